@@ -1,0 +1,52 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := outputs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train eval export test test-all lint format clean
+
+help: ## List these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(BIN)/.ready ## Make the virtual environment .venv with all requirements
+
+$(BIN)/.ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: setup ## Train, evaluate, export and predict on generated images: minutes on two CPU cores, no download
+	rm -rf $(DEMO)
+	$(BIN)/python train.py experiment=demo hydra.run.dir=$(DEMO)/train
+	$(BIN)/python eval.py data=sample checkpoint=$(DEMO)/train/checkpoints/last.ckpt hydra.run.dir=$(DEMO)/eval
+	$(BIN)/python export.py checkpoint=$(DEMO)/train/checkpoints/last.ckpt export.output=$(DEMO)/demo.onnx hydra.run.dir=$(DEMO)/export
+	$(BIN)/python predict.py input=data/sample/DUTS-TE/DUTS-TE-Image checkpoint=$(DEMO)/demo.onnx output=$(DEMO)/predict hydra.run.dir=$(DEMO)/predict
+	$(BIN)/python -m src.demo $(DEMO)
+
+train: setup ## Train: make train ARGS="model=dwsep init=pretrained data=duts data.root=DIR"
+	$(BIN)/python train.py $(ARGS)
+
+eval: setup ## Evaluate the newest checkpoint: make eval ARGS="data=ecssd data.root=DIR"
+	$(BIN)/python eval.py checkpoint=last $(ARGS)
+
+export: setup ## Export the newest checkpoint to ONNX: make export ARGS="export.preprocess=external"
+	$(BIN)/python export.py checkpoint=last $(ARGS)
+
+test: setup ## Run the quick tests
+	$(BIN)/python -m pytest
+
+test-all: setup ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: setup ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## Mend style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment, caches and generated data (outputs/ stays)
+	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""How far training is: a bar in a terminal, lines in a log file."""
+
+import logging
+import time
+from datetime import timedelta
+
+from pytorch_lightning.callbacks import RichProgressBar
+
+log = logging.getLogger(__name__)
+
+
+class Progress(RichProgressBar):
+    """Lightning's rich bar over optimizer steps; where output is not a terminal, a line now and then instead.
+
+    Args:
+        line_every_s: seconds between those lines.
+    """
+
+    def __init__(self, line_every_s: float = 20, **options):
+        super().__init__(**options)
+        self.line_every_s = line_every_s
+        self._start = self._last_line = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._start = self._last_line = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        now = time.monotonic()
+        if self._console.is_terminal or not trainer.is_global_zero or now - self._last_line < self.line_every_s:
+            return
+        self._last_line = now
+        step, total = trainer.global_step, trainer.max_steps
+        left = (now - self._start) / max(1, step - self._first_step) * (total - step)
+        values = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+        log.info("step %d of %d, %s, %s left", step, total, values, timedelta(seconds=round(left)))
+
+    def get_metrics(self, trainer, pl_module) -> dict:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"

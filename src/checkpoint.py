@@ -1,0 +1,80 @@
+"""Finding training checkpoints and rebuilding their nets."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.errors import UserError
+from src.models import build_net
+
+
+def resolve(checkpoint: str | Path, outputs: str | Path = "outputs") -> Path:
+    """A checkpoint's path: itself, or for `last` the newest `last.ckpt` of any run under `outputs`.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if str(checkpoint) != "last":
+        path = Path(checkpoint).expanduser()
+        if not path.is_file():
+            raise UserError(f"No checkpoint at {path}; give a .ckpt or .onnx file, or `last` for the newest run's.")
+        return path
+    found = sorted(Path(outputs).rglob("checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"No run under {Path(outputs)}/ has a checkpoints/last.ckpt yet; train one, or name a file.")
+    return found[-1]
+
+
+def read(path: Path) -> dict:
+    """A Lightning checkpoint of ours, read without running any code from the file.
+
+    Raises:
+        UserError: the file is truncated, published weights, or from another project.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for a damaged file
+        raise UserError(
+            f"{path} ({path.stat().st_size / 1e6:.1f} MB) cannot be read as a checkpoint: truncated, damaged or "
+            f"of another kind. Use an earlier one. [{type(error).__name__}]"
+        ) from error
+    if isinstance(checkpoint, dict) and "stage1.rebnconvin.conv_s1.weight" in checkpoint:
+        raise UserError(f"{path} holds published weights; use init=pretrained init.weights={path} instead.")
+    if not isinstance(checkpoint, dict) or "model" not in checkpoint.get("hyper_parameters", {}):
+        raise UserError(f"{path} is not a checkpoint of this project: it does not name its model.")
+    return checkpoint
+
+
+def load_net(
+    checkpoint: str | None,
+    model: Mapping[str, Any] | None = None,
+    init: Callable[[nn.Module], nn.Module] | None = None,
+    size: int = 320,
+) -> tuple[nn.Module, int]:
+    """A net in evaluation mode and the side of the square it works at.
+
+    Args:
+        checkpoint: a training checkpoint or `last`; it brings its own model and size.
+        model, init, size: without a checkpoint, the net to build, what fills it, and its side.
+
+    Raises:
+        UserError: both or neither of `checkpoint` and `init` are given, or the file is no checkpoint of ours.
+    """
+    if (checkpoint is None) == (init is None):
+        raise UserError(
+            "Say which net to use: either checkpoint=FILE (or checkpoint=last), "
+            "or model=... model.width=... init=pretrained [init.weights=FILE]."
+        )
+    if checkpoint is None:
+        net = build_net(model)
+        init(net)
+        return net.eval(), size
+    saved = read(resolve(checkpoint))
+    parameters = saved["hyper_parameters"]
+    net = build_net(parameters["model"])
+    weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
+    net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
+    return net.eval(), parameters["size"]

@@ -1,0 +1,47 @@
+"""What the command-line doors share."""
+
+import functools
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+
+from src.errors import UserError
+from src.images import write_whole
+
+
+# Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
+warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+# The sample stream resumes by itself, which Lightning cannot see.
+warnings.filterwarnings("ignore", message=".*not resumable.*")
+
+
+def door(main: Callable) -> Callable:
+    """Let a user's mistake end in its one sentence instead of the stack that found it."""
+
+    @functools.wraps(main)
+    def wrapped(config):
+        try:
+            return main(config)
+        except (UserError, InstantiationException) as error:
+            cause = error if isinstance(error, UserError) else error.__cause__
+            if not isinstance(cause, UserError):
+                raise
+            message = str(cause)
+        raise UserError(message)
+
+    return wrapped
+
+
+def output_dir() -> Path:
+    """The folder of this run (or of this job in a sweep)."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_whole(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))

@@ -1,0 +1,2 @@
+class UserError(Exception):
+    """A mistake the user can mend: the message names the cause and the remedy."""

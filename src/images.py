@@ -1,0 +1,109 @@
+"""Reading photos and masks of any kind into 8-bit arrays, and writing files that are whole or absent."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from src.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """A photo as RGB (H, W, 3) uint8, upright by its EXIF orientation.
+
+    Grayscale is repeated over the channels, 16 bits are scaled to 8, transparency is laid over white.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or not an image.
+    """
+    return split_alpha(_open(path))[0]
+
+
+def read_image_and_alpha(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A photo as `read_image`, and its own transparency (H, W) uint8 where it has one."""
+    return split_alpha(_open(path))
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """A mask as (H, W) uint8, divided by its own maximum so that 0/1 and 0/255 files mean the same."""
+    mask = np.asarray(_to_8_bit(_open(path)).convert("L"))
+    top = int(mask.max())
+    if top in (0, 255):
+        return mask
+    return np.rint(mask * (255.0 / top)).astype(np.uint8)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an upright image, read from its header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            sideways = image.getexif().get(0x0112, 1) >= 5
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return (width, height) if sideways else (height, width)
+
+
+def split_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """RGB over white (H, W, 3), and the alpha channel (H, W) or None."""
+    image = _to_8_bit(image)
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return np.array(image.convert("RGB")), None
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba.getchannel("A"))
+
+
+def _open(path: str | Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise UserError(f"floating-point image ({image.size[0]}x{image.size[1]}): save it with 8 or 16 bits.")
+    return image
+
+
+def _unreadable(path: str | Path, error: Exception) -> UserError:
+    path = Path(path)
+    if not path.exists():
+        return UserError(f"{path}: no such file.")
+    if path.is_dir():
+        return UserError(f"{path} is a folder, not an image.")
+    if path.stat().st_size == 0:
+        return UserError(f"{path} is empty (0 bytes); replace or remove it.")
+    reason = "not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+    return UserError(f"{path} cannot be read ({reason}); replace or remove it.")
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a temporary name beside `path`, then rename: the file is whole or absent.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    partial = path.with_name(f".{os.getpid()}.part.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another folder.") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA uint8 pixels as PNG, whole or not at all."""
+    write_whole(path, lambda partial: Image.fromarray(pixels).save(partial, format="PNG", compress_level=4))

@@ -1,0 +1,36 @@
+"""Nets, the convolutions they are made of, and the one way to build a net from a config."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+from torch import nn
+
+from src.errors import UserError
+from src.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, StandardConv
+from src.models.u2net import U2Net
+
+__all__ = ["ConvVariant", "DepthwiseSeparableConv", "GroupedConv", "StandardConv", "U2Net", "build_net"]
+
+_OWN_CLASS = re.compile(r"src\.models\.[A-Z]\w*")
+
+
+def build_net(config: Mapping[str, Any]) -> nn.Module:
+    """The net that a `model` config describes.
+
+    The config may come out of a checkpoint file, so `_target_` may name only the classes of this package.
+
+    Raises:
+        UserError: a `_target_` from elsewhere, an unknown width or option.
+    """
+    _check_targets(config)
+    return hydra.utils.instantiate(config)
+
+
+def _check_targets(config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if key == "_target_" and not _OWN_CLASS.fullmatch(str(value)):
+            raise UserError(f"A model config may not build {value!r}: only the classes of src.models.")
+        if isinstance(value, Mapping):
+            _check_targets(value)

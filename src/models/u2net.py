@@ -1,0 +1,130 @@
+"""U2-Net (Qin et al., Pattern Recognition 2020, arXiv 2005.09007) with exchangeable 3x3 convolutions."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.models.conv import StandardConv
+
+ConvFactory = Callable[..., nn.Module]
+
+# Each stage: (RSU depth, dilated, (in, mid, out) channels for each width).
+_ENCODER = (
+    (7, False, {"full": (3, 32, 64), "lite": (3, 16, 64)}),
+    (6, False, {"full": (64, 32, 128), "lite": (64, 16, 64)}),
+    (5, False, {"full": (128, 64, 256), "lite": (64, 16, 64)}),
+    (4, False, {"full": (256, 128, 512), "lite": (64, 16, 64)}),
+    (4, True, {"full": (512, 256, 512), "lite": (64, 16, 64)}),
+    (4, True, {"full": (512, 256, 512), "lite": (64, 16, 64)}),
+)
+# From the deepest decoder stage (5d) to the shallowest (1d).
+_DECODER = (
+    (4, True, {"full": (1024, 256, 512), "lite": (128, 16, 64)}),
+    (4, False, {"full": (1024, 128, 256), "lite": (128, 16, 64)}),
+    (5, False, {"full": (512, 64, 128), "lite": (128, 16, 64)}),
+    (6, False, {"full": (256, 32, 64), "lite": (128, 16, 64)}),
+    (7, False, {"full": (128, 16, 64), "lite": (128, 16, 64)}),
+)
+WIDTHS = ("full", "lite")
+
+
+def _pool(x_BCHW: Tensor) -> Tensor:
+    return F.max_pool2d(x_BCHW, 2, 2, ceil_mode=True)
+
+
+def _upsample_as(x_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
+    if x_BCHW.shape[2:] == like_BCHW.shape[2:]:
+        return x_BCHW
+    return F.interpolate(x_BCHW, size=like_BCHW.shape[2:], mode="bilinear", align_corners=False)
+
+
+class ConvBNReLU(nn.Sequential):
+    """A 3x3 convolution of the chosen variant, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int, conv: ConvFactory):
+        super().__init__()
+        self.conv = conv(in_channels, out_channels, dilation=dilation)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+
+class RSU(nn.Module):
+    """Residual U-block of a given depth: a small U-Net whose output is added to its first feature map.
+
+    With `dilated` (the paper's RSU-4F) the resolution stays and the dilation doubles from level to level.
+    Input (B, in, H, W), output (B, out, H, W).
+    """
+
+    def __init__(self, depth: int, dilated: bool, channels: tuple[int, int, int], conv: ConvFactory):
+        super().__init__()
+        in_channels, mid, out = channels
+        levels = depth - 1
+        dilations = [2**i if dilated else 1 for i in range(levels)]
+        self.dilated = dilated
+        self.stem = ConvBNReLU(in_channels, out, 1, conv)
+        self.encoder = nn.ModuleList(
+            ConvBNReLU(out if i == 0 else mid, mid, dilations[i], conv) for i in range(levels)
+        )
+        self.bottom = ConvBNReLU(mid, mid, 2**levels if dilated else 2, conv)
+        self.decoder = nn.ModuleList(
+            ConvBNReLU(2 * mid, out if i == 0 else mid, dilations[i], conv) for i in reversed(range(levels))
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        stem = x = self.stem(x_BCHW)
+        skips = []
+        for i, block in enumerate(self.encoder):
+            x = block(x if self.dilated or i == 0 else _pool(x))
+            skips.append(x)
+        x = self.bottom(x)
+        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = block(torch.cat((_upsample_as(x, skip), skip), 1))
+        return stem + x
+
+
+class U2Net(nn.Module):
+    """The salient-object net: an outer U of RSU blocks with a side output at each of six scales.
+
+    Args:
+        width: `full` (44.0 M parameters when dense) or `lite` (the published u2netp, 1.13 M).
+        conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
+            `src.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
+
+    Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
+    `[fused, side1, ..., side6]`, each (B, 1, H, W).
+    """
+
+    def __init__(self, width: str = "full", conv: ConvFactory = StandardConv):
+        super().__init__()
+        if width not in WIDTHS:
+            raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
+        self.width = width
+        self.encoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _ENCODER)
+        self.decoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _DECODER)
+        outputs = [c[width][2] for *_, c in (*reversed(_DECODER), _ENCODER[-1])]
+        self.sides = nn.ModuleList(nn.Conv2d(channels, 1, 3, padding=1) for channels in outputs)
+        self.fuse = nn.Conv2d(len(outputs), 1, 1)
+
+    @property
+    def name(self) -> str:
+        """Width and variant, for file names and tables: `u2net-lite-dwsep`."""
+        return f"u2net-{self.width}-{self.encoder[0].stem.conv.variant}"
+
+    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
+        skips = []
+        x = x_BCHW
+        for i, stage in enumerate(self.encoder):
+            x = stage(x if i == 0 else _pool(x))
+            skips.append(x)
+        features = [x]
+        for stage, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            x = stage(torch.cat((_upsample_as(x, skip), skip), 1))
+            features.append(x)
+        sides = [
+            _upsample_as(head(feature), x_BCHW)
+            for head, feature in zip(self.sides, reversed(features), strict=True)
+        ]
+        return [self.fuse(torch.cat(sides, 1)), *sides]

@@ -1,0 +1,62 @@
+"""Masks and cut-outs of a photo or a folder of photos."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from src.errors import UserError
+from src.images import EXTENSIONS, read_image_and_alpha, write_png
+from src.runtime import Segmenter
+
+
+def find_photos(source: str | Path) -> list[tuple[Path, Path]]:
+    """(photo, relative name without its ending) for a file, or for all photos below a folder.
+
+    Photos that differ only in their ending keep it in the name, so that no result overwrites another.
+
+    Raises:
+        UserError: there is nothing at `source`, or no photo in it.
+    """
+    source = Path(source).expanduser()
+    if not source.exists():
+        raise UserError(f"No photo or folder at input={source}.")
+    if source.is_file():
+        return [(source, Path(source.stem))]
+    photos = sorted(p for p in source.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    if not photos:
+        raise UserError(f"No photos under input={source} (looked for {', '.join(EXTENSIONS)}).")
+    stems = [photo.relative_to(source).with_suffix("") for photo in photos]
+    names = [s if stems.count(s) == 1 else p.relative_to(source) for p, s in zip(photos, stems, strict=True)]
+    return list(zip(photos, names, strict=True))
+
+
+def predict(segmenter: Segmenter, source: str | Path, output: Path, cutout: bool = True) -> tuple[int, dict[str, str]]:
+    """Write `masks/NAME.png` and `cutouts/NAME.png` under `output` at each photo's own size.
+
+    Returns:
+        how many photos were done, and for each that could not be read its path and the reason.
+    """
+    photos = find_photos(source)
+    failed = {}
+    for photo, name in track(photos, "cutting out"):
+        try:
+            image, alpha = read_image_and_alpha(photo)
+            mask = np.rint(segmenter(image) * 255).astype(np.uint8)
+        except UserError as error:
+            failed[str(photo)] = str(error)
+            continue
+        for path, pixels in _results(output, name, image, mask, alpha, cutout):
+            write_png(path, pixels)
+    return len(photos) - len(failed), failed
+
+
+def _results(
+    output: Path, name: Path, image: np.ndarray, mask: np.ndarray, alpha: np.ndarray | None, cutout: bool
+) -> Iterator[tuple[Path, np.ndarray]]:
+    yield output / "masks" / f"{name}.png", mask
+    if cutout:
+        # What was transparent in the photo stays so in the cut-out.
+        opacity = mask if alpha is None else (mask.astype(np.uint16) * alpha // 255).astype(np.uint8)
+        yield output / "cutouts" / f"{name}.png", np.dstack([image, opacity])

@@ -1,0 +1,32 @@
+"""The one place where a photo's pixels become a net's input, and a net's output a mask."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocess(nn.Module):
+    """U2-Net's input: each image divided by its own maximum, then ImageNet mean and standard deviation.
+
+    Input RGB (B, 3, H, W), 0..255, any dtype; output float32 of the same shape.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        x = image_BCHW.float()
+        # The addend keeps a black image finite and vanishes in float32 beside any maximum of 1..255.
+        x = x / (x.amax((1, 2, 3), keepdim=True) + 1e-6)
+        return (x - self.mean) / self.std
+
+
+def minmax(mask: np.ndarray) -> np.ndarray:
+    """Stretch a mask to 0..1, as U2-Net's own test script does; a constant mask stays as it is."""
+    low, high = mask.min(), mask.max()
+    return (mask - low) / (high - low) if high - low > 1e-6 else mask

@@ -1,0 +1,91 @@
+"""Shared pieces of the tests: small data in published layouts, random published weights, the real data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.data.sample import render
+from src.models import U2Net
+from src.weights import key_map
+
+REPO = Path(__file__).parent.parent
+
+
+def real_data() -> Path | None:
+    """The folder of real data and weights, where this machine has one."""
+    root = Path(os.environ.get("U2SLIM_DATA", REPO.parent / "shared" / "data"))
+    return root if (root / "weights" / "u2netp.pth").is_file() else None
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    root = real_data()
+    if root is None:
+        pytest.skip("real data absent: set U2SLIM_DATA to a folder with ecssd/, official/ and weights/u2netp.pth")
+    return root
+
+
+def write_set(folder: Path, images: str, masks: str, count: int, first: int = 0) -> None:
+    """`count` rendered pairs as JPEG and PNG files in one published layout."""
+    (folder / images).mkdir(parents=True, exist_ok=True)
+    (folder / masks).mkdir(parents=True, exist_ok=True)
+    for index in range(first, first + count):
+        image, mask = render(7, index)
+        Image.fromarray(image).save(folder / images / f"{index:04d}.jpg", quality=95)
+        Image.fromarray(mask).save(folder / masks / f"{index:04d}.png")
+
+
+@pytest.fixture
+def duts(tmp_path: Path) -> Path:
+    """A data root with eight DUTS-TR and four DUTS-TE pairs."""
+    root = tmp_path / "data"
+    write_set(root / "DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 8)
+    write_set(root / "DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask", 4, first=8)
+    return root
+
+
+def random_net(width: str = "lite", **options) -> U2Net:
+    """A net whose every tensor is random, running statistics included, so that nothing agrees by default."""
+    torch.manual_seed(1)
+    net = U2Net(width, **options)
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5 if "running_var" in name else torch.randn_like(tensor) * 0.1)
+    return net.eval()
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A file in the published lite net's layout, filled at random."""
+    state = random_net().state_dict()
+    path = tmp_path / "u2netp.pth"
+    torch.save({official: state[ours] for official, ours in key_map("lite").items()}, path)
+    return path
+
+
+def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
+    """Run one of the command-line doors as a user does; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(REPO / door), *overrides],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"},
+    )
+    printed = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, printed
+    return printed
+
+
+TINY = ("trainer=cpu", "model.width=lite", "data.size=64", "data.augment.crop=48", "data.batch_size=2", "data.num_workers=0")
+
+
+def gray(height: int, width: int) -> np.ndarray:
+    return np.linspace(0, 255, height * width).reshape(height, width).astype(np.uint8)

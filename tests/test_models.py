@@ -1,0 +1,82 @@
+"""The nets: sizes, shapes, and what a variant's convolution computes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from src.errors import UserError
+from src.models import DepthwiseSeparableConv, GroupedConv, StandardConv, U2Net, build_net
+from tests.conftest import random_net
+
+VARIANTS = {"standard": StandardConv, "grouped": GroupedConv, "dwsep": DepthwiseSeparableConv}
+
+
+@pytest.mark.parametrize(
+    ("width", "variant", "megabytes"),
+    [
+        ("full", "standard", 176.0),
+        ("full", "grouped", 88.2),
+        ("full", "dwsep", 20.7),
+        ("lite", "standard", 4.5),
+        ("lite", "grouped", 2.3),
+        ("lite", "dwsep", 0.7),
+    ],
+)
+def test_size_in_megabytes(width, variant, megabytes):
+    with torch.device("meta"):
+        net = U2Net(width, VARIANTS[variant])
+    size = sum(t.numel() * t.element_size() for t in net.state_dict().values()) / 1e6
+    assert size == pytest.approx(megabytes, rel=0.01, abs=0.05 if width == "lite" else 0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 100)])
+def test_seven_logits_of_the_input_size(variant, size):
+    net = U2Net("lite", VARIANTS[variant]).eval()
+    with torch.no_grad():
+        logits = net(torch.rand(2, 3, *size))
+    assert [tuple(t.shape) for t in logits] == [(2, 1, *size)] * 7
+
+
+def test_fused_is_the_learned_sum_of_the_sides():
+    net = random_net()
+    with torch.no_grad():
+        fused, *sides = net(torch.rand(1, 3, 48, 48))
+        by_hand = sum(w * side for w, side in zip(net.fuse.weight.flatten(), sides, strict=True)) + net.fuse.bias
+    torch.testing.assert_close(fused, by_hand)
+
+
+def test_grouped_leaves_stem_and_heads_dense():
+    net = U2Net("lite", GroupedConv)
+    assert net.encoder[0].stem.conv.groups == 1
+    assert [head.groups for head in net.sides] == [1] * 6
+    assert {m.groups for m in net.modules() if isinstance(m, GroupedConv)} == {1, 2}
+    assert sum(m.groups == 1 for m in net.modules() if isinstance(m, GroupedConv)) == 1
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_variants_compute_their_convolutions(dilation):
+    x = torch.rand(1, 4, 16, 16)
+    options = {"padding": dilation, "dilation": dilation}
+    grouped = GroupedConv(4, 6, dilation)
+    halves = [
+        F.conv2d(x[:, 2 * g : 2 * g + 2], grouped.weight[3 * g : 3 * g + 3], grouped.bias[3 * g : 3 * g + 3], **options)
+        for g in range(2)
+    ]
+    torch.testing.assert_close(grouped(x), torch.cat(halves, 1))
+
+    separable = DepthwiseSeparableConv(4, 6, dilation)
+    kernel = torch.einsum("ihw,oi->oihw", separable.depthwise.weight[:, 0], separable.pointwise.weight[:, :, 0, 0])
+    bias = separable.pointwise.bias + separable.pointwise.weight[:, :, 0, 0] @ separable.depthwise.bias
+    torch.testing.assert_close(separable(x), F.conv2d(x, kernel, bias, **options))
+
+
+def test_unknown_width_is_named_with_the_choices():
+    with pytest.raises(UserError, match="model.width=medium.*full, lite"):
+        U2Net("medium")
+
+
+@pytest.mark.parametrize("target", ["os.system", "src.models.conv.torch.hub.load", "src.models.u2net.U2Net"])
+def test_a_checkpoints_model_config_cannot_call_anything_else(target):
+    with pytest.raises(UserError, match="may not build"):
+        build_net({"_target_": "src.models.U2Net", "width": "lite", "conv": {"_target_": target, "_partial_": True}})

@@ -1,0 +1,172 @@
+"""Published files: read by their own key names, refused with a reason, and turned into every variant."""
+
+import pytest
+import torch
+
+from src import init, weights
+from src.errors import UserError
+from src.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, StandardConv, U2Net
+from tests.conftest import random_net
+
+
+def test_key_map_is_one_to_one_and_complete():
+    names = weights.key_map("full")
+    with torch.device("meta"):
+        ours = set(U2Net("full").state_dict())
+    assert set(names.values()) == ours
+    assert len(names) == len(ours) == 798
+    assert names["stage1.rebnconvin.conv_s1.weight"] == "encoder.0.stem.conv.weight"
+    assert names["stage1.rebnconv7.bn_s1.running_mean"] == "encoder.0.bottom.bn.running_mean"
+    assert names["stage4d.rebnconv1d.conv_s1.bias"] == "decoder.1.decoder.2.conv.bias"
+    assert names["outconv.weight"] == "fuse.weight"
+
+
+@pytest.mark.parametrize("width", ["lite", "full"])
+def test_published_layout_loads_strict(tmp_path, width):
+    net = random_net(width)
+    names = weights.key_map(width)
+    path = tmp_path / "w.pth"
+    torch.save({official: net.state_dict()[ours] for official, ours in names.items()}, path)
+    loaded = U2Net(width).eval()
+    loaded.load_state_dict(weights.load_published(path, width))
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x)[0], net(x)[0], rtol=0, atol=0)
+
+
+def test_wrong_files_are_named(tmp_path, published):
+    with pytest.raises(UserError, match="holds the lite net, not the full one; use model.width=lite"):
+        weights.load_published(published, "full")
+
+    page = tmp_path / "page.pth"
+    page.write_text("\n<!DOCTYPE html><html>quota exceeded</html>")
+    with pytest.raises(UserError, match="is a web page, not weights"):
+        weights.load_published(page, "lite")
+
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(published.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"0\.1 MB.*truncated.*u2netp\.pth 4\.7 MB"):
+        weights.load_published(cut, "lite")
+
+    lightning = tmp_path / "run.pth"
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6"}, lightning)
+    with pytest.raises(UserError, match="training checkpoint.*checkpoint="):
+        weights.load_published(lightning, "lite")
+
+    other = tmp_path / "other.pth"
+    torch.save({"layer.weight": torch.zeros(3)}, other)
+    with pytest.raises(UserError, match="798 missing.*1 unknown.*layer.weight"):
+        weights.load_published(other, "lite")
+
+    with pytest.raises(UserError, match="No weights file at .*nowhere"):
+        weights.load_published(tmp_path / "nowhere.pth", "lite")
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    path = tmp_path / "harmful.pth"
+    torch.save({"x": Harmful()}, path)
+    with pytest.raises(UserError, match="cannot be read"):
+        weights.load_published(path, "lite")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_offline_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):
+    import gdown
+
+    def offline(**_):
+        raise ConnectionError("network is unreachable")
+
+    monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gdown, "download", offline)
+    with pytest.raises(UserError) as error:
+        weights.fetch("lite")
+    assert "https://drive.google.com/uc?id=1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy" in str(error.value)
+    assert str(tmp_path / "cache" / "u2netp.pth") in str(error.value)
+    assert "init.weights=PATH" in str(error.value)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_download_is_cached_and_its_checksum_watched(tmp_path, monkeypatch, published):
+    import gdown
+
+    calls = []
+
+    def download(id, output):
+        calls.append(id)
+        with open(output, "wb") as file:
+            file.write(published.read_bytes())
+        return output
+
+    monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gdown, "download", download)
+    path = weights.fetch("lite")
+    assert weights.fetch("lite") == path == tmp_path / "cache" / "u2netp.pth"
+    assert calls == ["1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy"]
+    damaged = bytearray(path.read_bytes())
+    damaged[-1000] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="has changed since its first use"):
+        weights.fetch("lite")
+
+
+def convolutions(net, dense):
+    for name, module in net.named_modules():
+        if isinstance(module, ConvVariant):
+            yield module, dense.get_submodule(name)
+
+
+def test_mean_grouped_averages_adjacent_input_channels():
+    dense, net = random_net(), U2Net("lite", GroupedConv)
+    init.transfer(dense, net, "mean")
+    layers = list(convolutions(net, dense))
+    assert len(layers) == 112
+    for grouped, source in layers:
+        weight = source.weight
+        if weight.shape[1] != 3:
+            weight = torch.stack(
+                [(weight[:, i] + weight[:, i + 1]) / 2 for i in range(0, weight.shape[1], 2)],
+                dim=1,
+            )
+        torch.testing.assert_close(grouped.weight, weight)
+        torch.testing.assert_close(grouped.bias, source.bias, rtol=0, atol=0)
+
+
+def test_mean_dwsep_averages_over_outputs_and_over_the_window():
+    dense, net = random_net(), U2Net("lite", DepthwiseSeparableConv)
+    init.transfer(dense, net, "mean")
+    layers = list(convolutions(net, dense))
+    assert len(layers) == 112
+    for separable, source in layers:
+        out_channels, in_channels = source.weight.shape[:2]
+        depthwise = sum(source.weight[o] for o in range(out_channels))[:, None] / out_channels
+        pointwise = sum(source.weight[:, :, y, x] for y in range(3) for x in range(3))[..., None, None] / 9
+        torch.testing.assert_close(separable.depthwise.weight, depthwise)
+        assert separable.depthwise.bias.eq(0).all() and separable.depthwise.bias.shape == (in_channels,)
+        torch.testing.assert_close(separable.pointwise.weight, pointwise)
+        torch.testing.assert_close(separable.pointwise.bias, source.bias, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("conv", [StandardConv, GroupedConv, DepthwiseSeparableConv])
+def test_everything_but_the_convolutions_is_carried_over(conv):
+    dense, net = random_net(), U2Net("lite", conv)
+    init.transfer(dense, net, "mean")
+    carried = [key for key in net.state_dict() if ".bn." in key or key.startswith(("sides.", "fuse."))]
+    assert len(carried) == 112 * 5 + 14
+    for key in carried:
+        torch.testing.assert_close(net.state_dict()[key], dense.state_dict()[key], rtol=0, atol=0)
+
+
+def test_standard_variant_is_the_published_net(published):
+    net = init.pretrained(U2Net("lite"), published).eval()
+    x = torch.rand(1, 3, 40, 56)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[0], random_net()(x)[0], rtol=0, atol=0)
+
+
+def test_unknown_method_is_named_with_the_choices(published):
+    with pytest.raises(UserError, match="init.method=magic.*mean"):
+        init.pretrained(U2Net("lite"), published, method="magic")
