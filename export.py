@@ -53,7 +53,9 @@ def print_table(rows: list[Row], title: str) -> None:
     table = Table("runtime", "largest diff", "mean diff", "mask IoU", "MB", "ms", "x torch", title=title)
     for row in rows:
         ratio = rows[0].milliseconds / row.milliseconds
-        cells = f"{row.largest:.1e} {row.mean:.1e} {row.iou:.4f} {row.bytes / 1e6:.2f} {row.milliseconds:.0f} {ratio:.1f}"
+        cells = (
+            f"{row.largest:.1e} {row.mean:.1e} {row.iou:.4f} {row.bytes / 1e6:.2f} {row.milliseconds:.0f} {ratio:.1f}"
+        )
         table.add_row(row.runtime, *cells.split())
     Console().print(table)
 

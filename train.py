@@ -30,6 +30,7 @@ def main(cfg: DictConfig) -> float | None:
         init=None if resume else instantiate(cfg.init),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
+        scheduler=instantiate(cfg.scheduler),
     )
     trainer = instantiate(cfg.trainer)(
         callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],

@@ -13,7 +13,6 @@ from hydra.errors import InstantiationException
 from src.errors import UserError
 from src.images import write_whole
 
-
 # Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")

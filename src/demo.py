@@ -23,7 +23,7 @@ ROWS = 6
 def main(folder: Path) -> None:
     pairs = find_pairs("sample_te", "data/sample")
     pairs = pairs[:: len(pairs) // ROWS][:ROWS]
-    checkpoints = sorted((folder / "train/checkpoints").glob("step=*.ckpt"))
+    checkpoints = sorted((folder / "train/checkpoints").glob("step_*.ckpt"))
     picture = folder / "demo.png"
     write_whole(picture, lambda partial: draw(columns(pairs, checkpoints, folder), losses(folder), partial))
     scores = json.loads((folder / "eval/metrics.json").read_text())
@@ -41,7 +41,7 @@ def columns(pairs: list[Pair], checkpoints: list[Path], folder: Path) -> dict[st
     result = {"input": list(images), "truth": list(masks)}
     for checkpoint in checkpoints:
         segmenter = open_segmenter(str(checkpoint))
-        result[checkpoint.stem.replace("step=", "step ")] = [segmenter(image) for image in images]
+        result[checkpoint.stem.replace("step_", "step ")] = [segmenter(image) for image in images]
     result["ONNX in OpenCV dnn"] = [read_mask(folder / "predict/masks" / f"{pair.name}.png") for pair in pairs]
     return result
 

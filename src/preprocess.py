@@ -21,8 +21,10 @@ class Preprocess(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         x = image_BCHW.float()
+        # In two steps because OpenCV 4.14 computes ONNX's ReduceMax wrongly over three axes at once.
+        maximum = x.amax((2, 3), keepdim=True).amax(1, keepdim=True)
         # The addend keeps a black image finite and vanishes in float32 beside any maximum of 1..255.
-        x = x / (x.amax((1, 2, 3), keepdim=True) + 1e-6)
+        x = x / (maximum + 1e-6)
         return (x - self.mean) / self.std
 
 

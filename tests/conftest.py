@@ -84,7 +84,14 @@ def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
     return printed
 
 
-TINY = ("trainer=cpu", "model.width=lite", "data.size=64", "data.augment.crop=48", "data.batch_size=2", "data.num_workers=0")
+TINY = (
+    "trainer=cpu",
+    "model.width=lite",
+    "data.size=64",
+    "data.augment.crop=48",
+    "data.batch_size=2",
+    "data.num_workers=0",
+)
 
 
 def gray(height: int, width: int) -> np.ndarray:

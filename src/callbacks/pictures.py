@@ -10,7 +10,7 @@ from src.images import write_png
 
 
 class ValidationPictures(pl.Callback):
-    """Writes `step=N.png` with rows of image, mask and prediction, and sends it to W&B where that is on.
+    """Writes `step_N.png` with rows of image, mask and prediction, and sends it to W&B where that is on.
 
     Args:
         folder: where the pictures go.
@@ -33,7 +33,7 @@ class ValidationPictures(pl.Callback):
             return
         grid = np.concatenate(self._rows)
         self._rows = []
-        write_png(self.folder / f"step={trainer.global_step:06d}.png", grid)
+        write_png(self.folder / f"step_{trainer.global_step:06d}.png", grid)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image("val/pictures", [grid], step=trainer.global_step)

@@ -17,14 +17,12 @@ from src.errors import UserError
 
 VERSION = 1  # raise it whenever render() draws other pictures, so that sets on disk are rebuilt
 SUPERSAMPLING = 3
-MIN_EDGE_CONTRAST = 22.0  # CIE Lab distance that most of an object's outline must reach
+MIN_EDGE_CONTRAST = 24.0  # CIE Lab distance that most of an object's outline must reach
 SHAPES = ("blob", "blob", "polygon", "star", "ring", "vase", "vase", "animal", "animal", "tentacles")
 TEXTURES = ("plain", "plain", "noise", "blotches", "stripes", "checks", "dots")
 
 Rng = np.random.Generator
-Part = tuple[
-    np.ndarray, int
-]  # an (N, 2) outline in the shape's own frame, and 1 to fill it or 0 to cut it out
+Part = tuple[np.ndarray, int]  # an (N, 2) outline in the shape's own frame, and 1 to fill it or 0 to cut it out
 
 
 def _noise(rng: Rng, h: int, w: int, cell: float, octaves: int = 3) -> np.ndarray:
@@ -78,9 +76,7 @@ def _polar(r: np.ndarray | float, t: np.ndarray | float) -> np.ndarray:
     return np.stack([r * np.cos(t), r * np.sin(t)], axis=-1)
 
 
-def _limb(
-    rng: Rng, start: np.ndarray, end: np.ndarray, width: float, taper: float, bend: float
-) -> np.ndarray:
+def _limb(rng: Rng, start: np.ndarray, end: np.ndarray, width: float, taper: float, bend: float) -> np.ndarray:
     """The outline of a curved stroke whose width goes from `width` to `width * taper`."""
     t = np.linspace(0, 1, 20)[:, None]
     along = end - start
@@ -142,9 +138,7 @@ def _fill(parts: list[Part], h: int, w: int, scale: float, centre: np.ndarray) -
     """Anti-aliased coverage (h, w), float32 0..1, of a shape `scale` pixels a unit around `centre` (x, y)."""
     canvas = np.zeros((h * SUPERSAMPLING, w * SUPERSAMPLING), np.uint8)
     for points, fill in parts:
-        cv2.fillPoly(
-            canvas, [np.rint((points * scale + centre) * SUPERSAMPLING).astype(np.int32)], 255 * fill
-        )
+        cv2.fillPoly(canvas, [np.rint((points * scale + centre) * SUPERSAMPLING).astype(np.int32)], 255 * fill)
     return cv2.resize(canvas, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
@@ -173,25 +167,25 @@ def _over(image: np.ndarray, layer: np.ndarray, alpha: np.ndarray) -> np.ndarray
 
 def _background(rng: Rng, h: int, w: int) -> np.ndarray:
     """A float32 (h, w, 3) backdrop, perhaps split by a horizon, strewn with faint or blurred things."""
-    image = _texture(rng, h, w, rng.uniform(0.15, 0.75), rng.uniform(8, 60))
+    image = _texture(rng, h, w, rng.uniform(0.15, 0.65), rng.uniform(8, 50))
     if rng.random() < 0.4:
         y, x = np.mgrid[0:h, 0:w].astype(np.float32)
         line = h * rng.uniform(0.25, 0.75) + rng.normal(0, 0.2) * (x - w / 2)
         line += float(rng.choice([0, 30])) * _noise(rng, 1, w, 60)
-        ground = _texture(rng, h, w, rng.uniform(0.15, 0.75), rng.uniform(8, 60))
+        ground = _texture(rng, h, w, rng.uniform(0.15, 0.65), rng.uniform(8, 50))
         image = _over(image, ground, np.clip((y - line) / int(rng.choice([1, 10])), 0, 1))
-    image *= 0.6 + 0.8 * _noise(rng, h, w, max(h, w), 1)[..., None]  # uneven light
-    for _ in range(rng.poisson(1.5)):  # out of focus, any colour
+    image *= 0.65 + 0.7 * _noise(rng, h, w, max(h, w), 1)[..., None]  # uneven light
+    for _ in range(rng.poisson(1)):  # out of focus, any colour
         alpha = _blur(_place(rng, h, w, rng.uniform(0.01, 0.12)), rng.uniform(8, 18))
-        image = _over(image, _palette(rng)[0], 0.7 * alpha)
+        image = _over(image, _palette(rng)[0], 0.6 * alpha)
     for _ in range(rng.poisson(4)):  # sharp, but small and near the background's colour
         alpha = _place(rng, h, w, rng.uniform(0.001, 0.015))
-        image = _over(image, _palette(rng)[0], rng.uniform(0.15, 0.4) * alpha)
+        image = _over(image, _palette(rng)[0], rng.uniform(0.15, 0.35) * alpha)
     for _ in range(rng.poisson(1.5)):
         ends = (rng.random((2, 2)) * [w, h]).astype(int).tolist()
         alpha = cv2.line(np.zeros((h, w), np.float32), *ends, rng.uniform(0.15, 0.5), int(rng.integers(1, 4)))
         image = _over(image, _palette(rng)[0], alpha)
-    return _blur(image, rng.uniform(0.5, 2.5))
+    return _blur(image, rng.uniform(0.8, 2.5))
 
 
 def _light(rng: Rng, alpha: np.ndarray) -> np.ndarray:
@@ -234,7 +228,7 @@ def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([seed, index])
     h, w = (int(side) for side in rng.integers(240, 361, 2))
     image, mask = _background(rng, h, w), np.zeros((h, w), np.float32)
-    for share in 0.04 + 0.42 * rng.beta(1.2, 2.2, 2 if rng.random() < 0.15 else 1):
+    for share in 0.04 + 0.42 * rng.beta(1.2, 2.0, 2 if rng.random() < 0.15 else 1):
         alpha = _blur(_place(rng, h, w, share), rng.uniform(0.3, 1.0))
         surface = _surface(rng, image, alpha)
         shift = np.float32([[1, 0, rng.normal(0, 8)], [0, 1, rng.uniform(2, 14)]])
@@ -264,17 +258,13 @@ def _is_complete(root: Path, record: dict[str, int]) -> bool:
     except (OSError, ValueError):
         return False
     wanted = {"DUTS-TR": record["train"], "DUTS-TE": record["test"]}
-    folders = {
-        root / name / f"{name}-{kind}": count for name, count in wanted.items() for kind in ("Image", "Mask")
-    }
+    folders = {root / name / f"{name}-{kind}": count for name, count in wanted.items() for kind in ("Image", "Mask")}
     return all(len(list(folder.glob("sample_*"))) == count for folder, count in folders.items())
 
 
 def _refuse_foreign(root: Path) -> None:
     """Raise UserError unless root is absent, empty, or holds a sample set and nothing else."""
-    names = (
-        {path.name for path in root.iterdir()} if root.is_dir() else {root.name} if root.exists() else set()
-    )
+    names = {path.name for path in root.iterdir()} if root.is_dir() else {root.name} if root.exists() else set()
     if names and ("sample.json" not in names or names - {"sample.json", "DUTS-TR", "DUTS-TE"}):
         raise UserError(
             f"{root} holds files that are not a generated sample set, so nothing was written there. "
@@ -297,9 +287,7 @@ def _build(root: Path, record: dict[str, int], workers: int) -> None:
     (root / "sample.json").write_text(json.dumps(record))
 
 
-def write_sample_set(
-    root: Path, train: int = 320, test: int = 80, seed: int = 0, workers: int | None = None
-) -> Path:
+def write_sample_set(root: Path, train: int = 320, test: int = 80, seed: int = 0, workers: int | None = None) -> Path:
     """Make sure that root holds the generated set in the DUTS layout, and return root.
 
     root/DUTS-TR/DUTS-TR-Image/sample_00000.jpg and root/DUTS-TR/DUTS-TR-Mask/sample_00000.png are the first

@@ -70,9 +70,7 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
         super().__init__()
-        self.depthwise = nn.Conv2d(
-            in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels
-        )
+        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor) -> None:

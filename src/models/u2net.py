@@ -65,9 +65,7 @@ class RSU(nn.Module):
         dilations = [2**i if dilated else 1 for i in range(levels)]
         self.dilated = dilated
         self.stem = ConvBNReLU(in_channels, out, 1, conv)
-        self.encoder = nn.ModuleList(
-            ConvBNReLU(out if i == 0 else mid, mid, dilations[i], conv) for i in range(levels)
-        )
+        self.encoder = nn.ModuleList(ConvBNReLU(out if i == 0 else mid, mid, dilations[i], conv) for i in range(levels))
         self.bottom = ConvBNReLU(mid, mid, 2**levels if dilated else 2, conv)
         self.decoder = nn.ModuleList(
             ConvBNReLU(2 * mid, out if i == 0 else mid, dilations[i], conv) for i in reversed(range(levels))
@@ -124,7 +122,6 @@ class U2Net(nn.Module):
             x = stage(torch.cat((_upsample_as(x, skip), skip), 1))
             features.append(x)
         sides = [
-            _upsample_as(head(feature), x_BCHW)
-            for head, feature in zip(self.sides, reversed(features), strict=True)
+            _upsample_as(head(feature), x_BCHW) for head, feature in zip(self.sides, reversed(features), strict=True)
         ]
         return [self.fuse(torch.cat(sides, 1)), *sides]

@@ -97,6 +97,8 @@ class OpenCVSegmenter(OnnxSegmenter):
             self.net = cv2.dnn.readNetFromONNX(str(path))
         except cv2.error as error:
             raise UserError(f"OpenCV {cv2.__version__} cannot load {path}: {error.err or error}") from error
+        # Winograd convolutions are about 1.3 times as fast and put single pixels 1.2e-4 off, past our promise.
+        self.net.enableWinograd(False)
         self.names = self.net.getUnconnectedOutLayersNames()
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:

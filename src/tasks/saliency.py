@@ -22,6 +22,7 @@ class SaliencyTask(pl.LightningModule):
         init: fills the net before training.
         loss: maps (logits, mask) to (total, named terms).
         optimizer: called with the parameters.
+        scheduler: called with the optimizer, stepped with it; None keeps the learning rate constant.
         channels_last: the memory layout of images and weights; the numbers stay the same to rounding.
 
     Logged each step: `train/loss`, `train/fused`, `train/side1`..`6`; each validation: `val/loss`,
@@ -35,6 +36,7 @@ class SaliencyTask(pl.LightningModule):
         init: Callable[[nn.Module], nn.Module] | None = None,
         loss: nn.Module | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         channels_last: bool = False,
     ):
         super().__init__()
@@ -46,7 +48,7 @@ class SaliencyTask(pl.LightningModule):
         self.net.to(memory_format=self.memory_format)
         self.preprocess = Preprocess()
         self.loss = loss or DeepSupervision()
-        self.optimizer = optimizer
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.metrics = SaliencyMetrics()
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
@@ -74,5 +76,11 @@ class SaliencyTask(pl.LightningModule):
         self.log("val/maxF", scores.pop("val/maxF"), prog_bar=True)
         self.log_dict(scores)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.net.parameters())
+    def configure_optimizers(self) -> dict:
+        optimizer = self.optimizer(self.net.parameters())
+        if self.scheduler is None:
+            return {"optimizer": optimizer}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
+        }

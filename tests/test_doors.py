@@ -1,0 +1,266 @@
+"""The four command-line doors, run as a user runs them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from tests.conftest import TINY, run
+
+STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A data root and a run of four steps on it."""
+    from tests.conftest import write_set
+
+    folder = tmp_path_factory.mktemp("trained")
+    write_set(folder / "data" / "DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 8)
+    write_set(folder / "data" / "ecssd", "images", "ground_truth_mask", 3, first=8)
+    printed = run("train.py", "model=dwsep", "init=random", *TINY, *STEPS, "hydra.run.dir=outputs/run", cwd=folder)
+    return folder, printed
+
+
+def checkpoint(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_a_run_leaves_config_logs_checkpoints_metrics_and_pictures(trained):
+    folder, printed = trained
+    names = {path.relative_to(folder / "outputs/run").as_posix() for path in (folder / "outputs/run").rglob("*")}
+    assert {"config.yaml", "metrics.json", "pictures/step_000002.png", "pictures/step_000004.png"} <= names
+    assert {f"checkpoints/{name}.ckpt" for name in ("step_000002", "step_000004", "last")} <= names
+    assert "INFO trained u2net-lite-dwsep to step 4" in printed
+    assert "HKU-IS is not under data" in printed
+    assert "${" not in (folder / "outputs/run" / "config.yaml").read_text()
+
+    with (folder / "outputs/run/csv/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    steps = [row for row in rows if row["train/loss"]]
+    assert len(steps) == 4
+    for row in steps:
+        terms = [float(row[f"train/{name}"]) for name in ("fused", *(f"side{n}" for n in range(1, 7)))]
+        assert float(row["train/loss"]) == pytest.approx(sum(terms), rel=1e-5)
+    validations = [row for row in rows if row["val/maxF"]]
+    assert len(validations) == 2
+    metrics = json.loads((folder / "outputs/run/metrics.json").read_text())
+    assert metrics["step"] == 4
+    assert metrics["val/maxF"] == pytest.approx(float(validations[-1]["val/maxF"]), abs=1e-6)
+
+
+def test_picture_shows_image_mask_and_prediction(trained):
+    folder, _ = trained
+    grid = np.asarray(Image.open(folder / "outputs/run/pictures/step_000004.png"))
+    assert grid.shape == (3 * 64, 3 * 64, 3)
+    mask = grid[:64, 64:128]
+    assert set(np.unique(mask)) & {255} and (mask[..., 0] == mask[..., 1]).all()
+
+
+def test_same_seed_same_weights_and_resuming_goes_on_bit_for_bit(trained):
+    folder, _ = trained
+    whole = checkpoint(folder / "outputs/run/checkpoints/last.ckpt")
+    common = ("model=dwsep", "init=random", *TINY, *STEPS)
+    printed = run(
+        "train.py", *common, "ckpt_path=outputs/run/checkpoints/step_000002.ckpt", "hydra.run.dir=resumed", cwd=folder
+    )
+    assert "resuming from outputs/run/checkpoints/step_000002.ckpt" in printed
+    resumed = checkpoint(folder / "resumed/checkpoints/last.ckpt")
+    run("train.py", *common, "trainer.max_steps=2", "hydra.run.dir=two", cwd=folder)
+    run("train.py", *common, "ckpt_path=last", "hydra.run.dir=two", cwd=folder)
+    extended = checkpoint(folder / "two/checkpoints/last.ckpt")
+    for other in (resumed, extended):
+        assert other["global_step"] == whole["global_step"] == 4
+        for name, tensor in whole["state_dict"].items():
+            assert torch.equal(tensor, other["state_dict"][name]), name
+        moments = [state["optimizer_states"][0]["state"] for state in (whole, other)]
+        assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
+
+
+def test_resuming_another_model_or_a_damaged_file_is_refused(trained):
+    folder, _ = trained
+    printed = run(
+        "train.py", "model=grouped", *TINY, "ckpt_path=outputs/run/checkpoints/last.ckpt", cwd=folder, ok=False
+    )
+    assert "was trained with model" in printed
+    (folder / "cut.ckpt").write_bytes((folder / "outputs/run/checkpoints/last.ckpt").read_bytes()[:50_000])
+    printed = run("train.py", "model=dwsep", *TINY, "ckpt_path=cut.ckpt", cwd=folder, ok=False)
+    assert "cut.ckpt (0.1 MB) cannot be read as a checkpoint" in printed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["data.root=nowhere"], "No data under data.root=nowhere. Expected"),
+        (["model=huge"], "Could not find 'model/huge'"),
+        (["model.width=medium"], "model.width=medium is not known; choose one of: full, lite."),
+        (["loss.weights=[1,2]"], "loss.weights has 2 numbers; give 7"),
+        (["init=pretrained", "init.weights=none.pth"], "No weights file at none.pth"),
+        (["ckpt_path=none.ckpt"], "No checkpoint at none.ckpt"),
+    ],
+)
+def test_a_wrong_setting_ends_in_a_sentence(trained, overrides, sentence):
+    folder, _ = trained
+    printed = run("train.py", "model=dwsep", "init=random", *TINY, *STEPS, *overrides, cwd=folder, ok=False)
+    assert sentence in printed
+    assert "hydra/_internal" not in printed, "a stack trace instead of a sentence"
+
+
+def test_multirun_leaves_three_separate_runs(trained):
+    folder, _ = trained
+    run(
+        "train.py",
+        "-m",
+        "model=standard,grouped,dwsep",
+        "init=random",
+        *TINY,
+        "trainer.max_steps=2",
+        "hydra.sweep.dir=sweep",
+        cwd=folder,
+    )
+    for job, conv in enumerate(("StandardConv", "GroupedConv", "DepthwiseSeparableConv")):
+        run_folder = folder / "sweep" / str(job)
+        assert OmegaConf.load(run_folder / "config.yaml").model.conv._target_ == f"src.models.{conv}"
+        saved = checkpoint(run_folder / "checkpoints/last.ckpt")["hyper_parameters"]["model"]
+        assert saved["conv"]["_target_"] == f"src.models.{conv}"
+        assert (run_folder / "csv/version_0/metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("debug", ["one_batch", "overfit"])
+def test_debug_configs_run(trained, debug):
+    folder, _ = trained
+    extra = () if debug == "one_batch" else ("trainer.max_steps=2",)
+    tiny = [o for o in TINY if debug != "overfit" or "crop" not in o]
+    run("train.py", "model=dwsep", "init=random", *tiny, f"debug={debug}", *extra, cwd=folder)
+
+
+@pytest.mark.parametrize("experiment", ["plan", "demo"])
+def test_experiments_compose(trained, experiment):
+    folder, _ = trained
+    printed = run("train.py", f"experiment={experiment}", "--cfg", "job", cwd=folder)
+    cfg = OmegaConf.create(printed)
+    expected = {"plan": (200000, 16, 2000, "full"), "demo": (cfg.trainer.max_steps, 8, 100, "lite")}[experiment]
+    every = cfg.callbacks.checkpoint.every_n_train_steps
+    assert (cfg.trainer.max_steps, cfg.data.batch_size, every, cfg.model.width) == expected
+
+
+def test_eval_prints_and_writes_the_scores(trained):
+    folder, _ = trained
+    printed = run(
+        "eval.py", "checkpoint=outputs/run/checkpoints/last.ckpt", "data=ecssd", "hydra.run.dir=scores", cwd=folder
+    )
+    report = json.loads((folder / "scores/metrics.json").read_text())
+    assert report["images"] == 3 and report["data"] == "ecssd"
+    for name in ("MAE", "maxF", "meanF", "wF", "S", "maxE", "meanE", "mIoU"):
+        assert name in printed and 0 <= report[name] <= 1
+
+
+def test_exported_files_give_the_checkpoints_masks(trained):
+    folder, _ = trained
+    for kind in ("embedded", "external"):
+        printed = run(
+            "export.py", "checkpoint=last", f"export.preprocess={kind}", f"export.output={kind}.onnx", cwd=folder
+        )
+        for word in ("torch", "opencv", "onnxruntime", f"wrote {kind}.onnx"):
+            assert word in printed
+    masks = {}
+    for source, runtime in (
+        ("last", "torch"),
+        ("embedded.onnx", "opencv"),
+        ("embedded.onnx", "onnxruntime"),
+        ("external.onnx", "opencv"),
+        ("external.onnx", "onnxruntime"),
+    ):
+        output = f"masks/{source}-{runtime}"
+        options = (f"checkpoint={source}", f"runtime={runtime}", f"output={output}", "stretch=false", "cutout=false")
+        printed = run("predict.py", "input=data/ecssd/images", *options, cwd=folder)
+        assert f"3 of 3 photos done with {runtime}" in printed
+        paths = sorted((folder / output / "masks").glob("*.png"))
+        masks[source, runtime] = np.concatenate([np.asarray(Image.open(path)).ravel() for path in paths]).astype(int)
+    expected = masks.pop(("last", "torch"))
+    assert np.ptp(expected) > 20
+    for source, mask in masks.items():
+        assert np.abs(mask - expected).max() <= 1, source
+    run("eval.py", "checkpoint=embedded.onnx", "data=ecssd", "hydra.run.dir=s", cwd=folder)
+    report = json.loads((folder / "s/metrics.json").read_text())
+    assert (report["images"], report["runtime"]) == (3, "opencv")
+
+
+def test_export_that_disagrees_leaves_no_file(trained):
+    folder, _ = trained
+    printed = run(
+        "export.py", "checkpoint=last", "export.tolerance=1e-12", "export.output=bad/x.onnx", cwd=folder, ok=False
+    )
+    assert "differs from torch by up to" in printed and "no file was left" in printed
+    assert list((folder / "bad").iterdir()) == []
+
+
+def test_all_doors_take_published_weights_instead_of_a_checkpoint(trained, published):
+    folder, _ = trained
+    source = ("model=grouped", "model.width=lite", "init=pretrained", f"init.weights={published}", "size=64")
+    run("eval.py", *source, "data=ecssd", "hydra.run.dir=published", cwd=folder)
+    assert json.loads((folder / "published/metrics.json").read_text())["images"] == 3
+    assert "wrote p.onnx" in run("export.py", *source, "export.output=p.onnx", cwd=folder)
+    run("predict.py", *source, "input=data/ecssd/images", "output=pub", cwd=folder)
+    assert len(list((folder / "pub/masks").iterdir())) == 3
+    for door in ("eval.py", "export.py", "predict.py"):
+        extra = ["input=data/ecssd/images"] if door == "predict.py" else []
+        assert "Say which net to use: either checkpoint=" in run(door, *extra, cwd=folder, ok=False)
+
+
+def test_predict_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
+    folder, _ = trained
+    photos = folder / "photos"
+    (photos / "sub dir").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (30, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(photos / "a.jpg")
+    Image.fromarray(pixels[..., 0]).save(photos / "a.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(photos / "deep.png")
+    rgba = np.dstack([pixels, np.zeros((30, 50), np.uint8)])
+    Image.fromarray(rgba).save(photos / "sub dir" / "clear ü.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(photos / "turned.jpg", exif=exif)
+    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:600])
+    (photos / "notes.txt").write_text("not a photo")
+
+    printed = run("predict.py", "input=photos", "output=cut", "checkpoint=last", cwd=folder, ok=False)
+    assert "photos/broken.jpg cannot be read" in printed
+    assert "5 of 6 photos done with torch: cut" in printed
+    names = ["a.jpg.png", "a.png.png", "deep.png", "sub dir/clear ü.png", "turned.png"]
+    for kind, mode in (("masks", "L"), ("cutouts", "RGBA")):
+        made = sorted(p.relative_to(folder / "cut" / kind).as_posix() for p in (folder / "cut" / kind).rglob("*.png"))
+        assert made == names
+        for name in names:
+            with Image.open(folder / "cut" / kind / name) as image:
+                assert image.mode == mode
+                assert image.size == ((30, 50) if name == "turned.png" else (50, 30))
+    cutout = np.asarray(Image.open(folder / "cut/cutouts/a.jpg.png"))
+    np.testing.assert_array_equal(cutout[..., 3], np.asarray(Image.open(folder / "cut/masks/a.jpg.png")))
+    np.testing.assert_array_equal(cutout[..., :3], np.asarray(Image.open(photos / "a.jpg")))
+    assert np.asarray(Image.open(folder / "cut/cutouts/sub dir/clear ü.png"))[..., 3].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["input=none.jpg"], "No photo or folder at input=none.jpg"),
+        (["input=outputs/run/checkpoints"], "No photos under input=outputs/run/checkpoints"),
+        ([], "Say what to cut out"),
+        (["input=data/ecssd/images", "checkpoint=none.onnx"], "No checkpoint at none.onnx"),
+        (["input=data/ecssd/images", "runtime=opencv"], "runtime=opencv cannot run last"),
+        (["input=data/ecssd/images", "runtime=magic"], "runtime=magic is not known"),
+        (["input=data/ecssd/images", "output=data/ecssd/images/0008.jpg"], "cannot be written"),
+        (["input=data/ecssd/images", "checkpoint=short.onnx"], "is not an ONNX net"),
+    ],
+)
+def test_predict_refuses_in_a_sentence(trained, overrides, sentence):
+    folder, _ = trained
+    (folder / "short.onnx").write_bytes(b"\x08\x07 nonsense")
+    checkpoint = [] if any(o.startswith("checkpoint") for o in overrides) else ["checkpoint=last"]
+    assert sentence in run("predict.py", *overrides, *checkpoint, cwd=folder, ok=False)

@@ -1,0 +1,52 @@
+"""The published lite net through this code, on real photos: skipped where the data are absent."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src import init
+from src.export import check_parity, write_onnx
+from src.images import read_image
+from src.models import U2Net
+from src.runtime import TorchSegmenter
+from tests.conftest import run
+
+
+@pytest.fixture(scope="module")
+def lite(real):
+    return init.pretrained(U2Net("lite"), real / "weights" / "u2netp.pth").eval()
+
+
+def test_official_images_give_the_authors_masks(real, lite):
+    segmenter = TorchSegmenter(lite, (320, 320))
+    photos = sorted((real / "official" / "images").iterdir())
+    assert len(photos) == 6
+    for photo in photos:
+        theirs = np.asarray(Image.open(real / "official" / "u2netp" / f"{photo.stem}.png").convert("L")) / 255
+        ours = segmenter(read_image(photo))
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).mean() <= 0.006, photo.name
+
+
+@pytest.mark.parametrize("preprocess", ["embedded", "external"])
+def test_exports_agree_with_torch_on_photos(real, lite, tmp_path, preprocess):
+    path = tmp_path / "lite.onnx"
+    write_onnx(lite, 320, path, preprocess)
+    photos = [read_image(photo) for photo in sorted((real / "ecssd" / "images").iterdir())[:3]]
+    # A photo without a white pixel is what shows a wrong maximum inside the graph.
+    photos.append(photos[0] // 2)
+    rows = check_parity(lite, path, photos, 320, tolerance=1e-4, repeats=1)
+    assert [row.runtime for row in rows] == ["torch", "opencv", "onnxruntime"]
+    assert min(row.iou for row in rows) > 0.999
+
+
+@pytest.mark.slow
+def test_ecssd_200_scores_are_the_published_ones(real, tmp_path):
+    source = ("model=standard", "model.width=lite", "init=pretrained", f"init.weights={real}/weights/u2netp.pth")
+    run("eval.py", *source, "data=ecssd", f"data.root={real}", "hydra.run.dir=out", cwd=tmp_path)
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert report["images"] == 200
+    for name, value in {"maxF": 0.944, "MAE": 0.032, "S": 0.931, "wF": 0.904}.items():
+        assert report[name] == pytest.approx(value, abs=0.004), name
