@@ -31,8 +31,9 @@ def door(main: Callable) -> Callable:
             cause = error if isinstance(error, UserError) else error.__cause__
             if not isinstance(cause, UserError):
                 raise
-            message = str(cause)
-        raise UserError(message)
+            # An error out of a data-loading process carries that process's stack before its sentence.
+            sentence = str(cause).strip().splitlines()[-1].removeprefix("src.errors.UserError: ")
+        raise UserError(sentence)
 
     return wrapped
 

@@ -110,6 +110,17 @@ def test_a_wrong_setting_ends_in_a_sentence(trained, overrides, sentence):
     assert "hydra/_internal" not in printed, "a stack trace instead of a sentence"
 
 
+def test_a_corrupt_training_image_is_named_and_checkpoints_stay(trained, duts):
+    folder, _ = trained
+    path = duts / "DUTS-TR" / "DUTS-TR-Image" / "0003.jpg"
+    path.write_bytes(path.read_bytes()[:3000])
+    options = ("model=dwsep", "init=random", *TINY, "data.num_workers=1", "data.val_count=1", f"data.root={duts}")
+    every = "callbacks.checkpoint.every_n_train_steps=1"
+    printed = run("train.py", *options, "trainer.max_steps=20", every, "hydra.run.dir=corrupt", cwd=folder, ok=False)
+    assert "0003.jpg cannot be read" in printed
+    assert "Original Traceback" not in printed
+
+
 def test_multirun_leaves_three_separate_runs(trained):
     folder, _ = trained
     run(
