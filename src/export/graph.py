@@ -47,8 +47,17 @@ def write_onnx(net: nn.Module, size: int, path: Path, preprocess: str = "embedde
             verbose=False,
         )
     model = program.model_proto
+    _strip(model)
     entries = {"u2slim.net": getattr(net, "name", type(net).__name__), "u2slim.preprocess": preprocess}
     entries |= {"u2slim.size": str(size), "u2slim.input": "RGB, 0..255" if preprocess == "embedded" else "normalised"}
     onnx.helper.set_model_props(model, entries)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes (stack traces, paths of this machine), which outweigh a small net's weights."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+    graph.ClearField("value_info")
