@@ -4,13 +4,12 @@ import logging
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from src.cli import door, output_dir, write_json
+from src.cli import configured_segmenter, door, output_dir, write_json
 from src.evaluation import evaluate
-from src.runtime import open_segmenter
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +17,7 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 @door
 def main(cfg: DictConfig) -> float:
-    segmenter = open_segmenter(
-        cfg.checkpoint,
-        OmegaConf.to_container(cfg.model, resolve=True),
-        instantiate(cfg.init),
-        cfg.size,
-        cfg.runtime,
-        cfg.stretch,
-    )
+    segmenter = configured_segmenter(cfg)
     pairs = instantiate(cfg.data).test_pairs()
     scores = evaluate(segmenter, pairs)
     what = str(cfg.checkpoint or f"{cfg.model.width} net, weights {cfg.init.get('weights') or 'published'}")
@@ -35,8 +27,8 @@ def main(cfg: DictConfig) -> float:
         table.add_column(name, justify="right")
     table.add_row(*(f"{value:.3f}" for value in scores.values()))
     Console().print(table)
-    report = {"model": what, "data": sets, "images": len(pairs), "runtime": segmenter.runtime, **scores}
-    write_json(output_dir() / "metrics.json", report)
+    report = {"model": what, "data": sets, "images": len(pairs), "runtime": segmenter.runtime, "stretch": cfg.stretch}
+    write_json(output_dir() / "metrics.json", report | scores)
     log.info("wrote %s", output_dir() / "metrics.json")
     return scores["maxF"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import hydra
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from src.checkpoint import load_net
-from src.cli import door, output_dir
+from src.cli import door, output_dir, plain
 from src.data.sample import render
 from src.export import Row, check_parity, write_onnx
 from src.images import read_image, write_whole
@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 @door
 def main(cfg: DictConfig) -> float:
-    model = OmegaConf.to_container(cfg.model, resolve=True)
-    net, size = load_net(cfg.checkpoint, model, instantiate(cfg.init), cfg.size)
+    net, size = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
     settings = cfg.export
     path = Path(settings.output or output_dir() / f"{net.name}-{settings.preprocess}.onnx")
     images, rows = parity_images(settings.images, settings.count), []
@@ -33,6 +32,7 @@ def main(cfg: DictConfig) -> float:
         write_onnx(net, size, partial, settings.preprocess, settings.opset)
         rows.extend(check_parity(net, partial, images, size, settings.tolerance))
 
+    path.unlink(missing_ok=True)  # a file of this name after a failure must not be an older net
     log.info("exporting %s at %dx%d", net.name, size, size)
     write_whole(path, write_and_check)
     print_table(rows, f"{path.name} against torch on {len(images)} images")

@@ -4,13 +4,11 @@ import logging
 from pathlib import Path
 
 import hydra
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from src.cli import door, output_dir
+from src.cli import configured_segmenter, door, output_dir
 from src.errors import UserError
 from src.predict import predict
-from src.runtime import open_segmenter
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +18,7 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     if cfg.input is None:
         raise UserError("Say what to cut out: input=photo.jpg or input=FOLDER.")
-    segmenter = open_segmenter(
-        cfg.checkpoint,
-        OmegaConf.to_container(cfg.model, resolve=True),
-        instantiate(cfg.init),
-        cfg.size,
-        cfg.runtime,
-        cfg.stretch,
-    )
+    segmenter = configured_segmenter(cfg)
     output = Path(cfg.output) if cfg.output else output_dir()
     done, failed = predict(segmenter, cfg.input, output, cfg.cutout)
     for reason in failed.values():

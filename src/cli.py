@@ -9,9 +9,13 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
 from src.images import write_whole
+from src.runtime import Segmenter, open_segmenter
 
 # Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -33,6 +37,8 @@ def door(main: Callable) -> Callable:
                 raise
             # An error out of a data-loading process carries that process's stack before its sentence.
             sentence = str(cause).strip().splitlines()[-1].removeprefix("src.errors.UserError: ")
+        except PermissionError as error:
+            sentence = f"{error.filename} cannot be read or written: {error.strerror}. Choose another place."
         raise UserError(sentence)
 
     return wrapped
@@ -41,6 +47,20 @@ def door(main: Callable) -> Callable:
 def output_dir() -> Path:
     """The folder of this run (or of this job in a sweep)."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def in_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def plain(config: DictConfig) -> dict:
+    """A config as a dictionary with everything resolved."""
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def configured_segmenter(cfg: DictConfig) -> Segmenter:
+    """What `checkpoint`, or else `model` and `init`, of a door's config name."""
+    return open_segmenter(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size, cfg.runtime, cfg.stretch)
 
 
 def write_json(path: Path, content: Any) -> None:

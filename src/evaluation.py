@@ -15,9 +15,13 @@ SCORES = ("MAE", "maxF", "meanF", "wF", "S", "maxE", "meanE", "mIoU")
 
 
 class Scores:
-    """Accumulates predictions and masks, both (H, W) uint8 of the photo's own size."""
+    """Accumulates predictions and masks, both (H, W) uint8 of the photo's own size.
 
-    def __init__(self):
+    With `stretch`, each prediction is scored stretched to its own range, as is the field's custom.
+    """
+
+    def __init__(self, stretch: bool = True):
+        self.stretch = stretch
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.mae, self.s = sod.MAE(), sod.Smeasure()
@@ -31,7 +35,10 @@ class Scores:
 
     def add(self, prediction: np.ndarray, mask: np.ndarray) -> None:
         for metric in (self.mae, self.s, self.weighted_f, self.e, self.by_threshold):
-            metric.step(prediction, mask)
+            if self.stretch:
+                metric.step(prediction, mask)
+            else:
+                metric.step(prediction / 255, mask > 128, normalize=False)
 
     def result(self) -> dict[str, float]:
         """By name: maxF and maxE are the best point of the curve averaged over images; mIoU is cut at 1/2."""
@@ -52,7 +59,7 @@ class Scores:
 
 def evaluate(segmenter: Segmenter, pairs: Sequence[Pair]) -> dict[str, float]:
     """Scores of a segmenter over pairs, each at its photo's own size and in 256 levels as saved masks have."""
-    scores = Scores()
+    scores = Scores(segmenter.stretch)
     for pair in track(pairs, "evaluating"):
         image, mask = load_pair(pair)
         scores.add(np.rint(segmenter(image) * 255).astype(np.uint8), mask)

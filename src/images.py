@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from src.errors import UserError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
+# What Pillow raises for damaged files, depending on the format.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """A photo as RGB (H, W, 3) uint8, upright by its EXIF orientation.
 
@@ -20,20 +25,28 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, empty, truncated or not an image.
     """
-    return split_alpha(_open(path))[0]
+    return read_photo(path)[0]
 
 
-def read_image_and_alpha(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """A photo as `read_image`, and its own transparency (H, W) uint8 where it has one."""
-    return split_alpha(_open(path))
+def read_photo(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A photo as `read_image`, and where it has transparency its own RGBA (H, W, 4) uint8."""
+    image = _open(path)
+    if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return np.array(image.convert("RGB")), None
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
     """A mask as (H, W) uint8, divided by its own maximum so that 0/1 and 0/255 files mean the same."""
-    mask = np.asarray(_to_8_bit(_open(path)).convert("L"))
+    image = _open(path)
+    mask = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
     top = int(mask.max())
     if top in (0, 255):
-        return mask
+        return mask.astype(np.uint8)
     return np.rint(mask * (255.0 / top)).astype(np.uint8)
 
 
@@ -43,35 +56,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             sideways = image.getexif().get(0x0112, 1) >= 5
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
     return (width, height) if sideways else (height, width)
-
-
-def split_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """RGB over white (H, W, 3), and the alpha channel (H, W) or None."""
-    image = _to_8_bit(image)
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return np.array(image.convert("RGB")), None
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba.getchannel("A"))
 
 
 def _open(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
+            if image.mode == "F":
+                raise ValueError("floating-point pixels; save it with 8 or 16 bits")
             return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise UserError(f"floating-point image ({image.size[0]}x{image.size[1]}): save it with 8 or 16 bits.")
-    return image
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:
@@ -100,7 +97,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another folder.") from error
     finally:
-        if partial.exists():
+        with suppress(OSError):
             partial.unlink()
 
 

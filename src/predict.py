@@ -1,20 +1,22 @@
 """Masks and cut-outs of a photo or a folder of photos."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 from src.errors import UserError
-from src.images import EXTENSIONS, read_image_and_alpha, write_png
+from src.images import EXTENSIONS, read_photo, write_png
 from src.runtime import Segmenter
 
 
-def find_photos(source: str | Path) -> list[tuple[Path, Path]]:
+def find_photos(source: str | Path, but: Sequence[Path] = ()) -> list[tuple[Path, Path]]:
     """(photo, relative name without its ending) for a file, or for all photos below a folder.
 
-    Photos that differ only in their ending keep it in the name, so that no result overwrites another.
+    Photos that differ only in their ending keep it in the name, so that no result overwrites another. What lies
+    below the folders `but` is passed over: the results of an earlier run are no photos.
 
     Raises:
         UserError: there is nothing at `source`, or no photo in it.
@@ -24,11 +26,18 @@ def find_photos(source: str | Path) -> list[tuple[Path, Path]]:
         raise UserError(f"No photo or folder at input={source}.")
     if source.is_file():
         return [(source, Path(source.stem))]
-    photos = sorted(p for p in source.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    photos = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in EXTENSIONS
+        and not path.name.startswith(".")
+        and not any(path.resolve().is_relative_to(folder.resolve()) for folder in but)
+    )
     if not photos:
         raise UserError(f"No photos under input={source} (looked for {', '.join(EXTENSIONS)}).")
     stems = [photo.relative_to(source).with_suffix("") for photo in photos]
-    names = [s if stems.count(s) == 1 else p.relative_to(source) for p, s in zip(photos, stems, strict=True)]
+    times = Counter(stems)
+    names = [s if times[s] == 1 else p.relative_to(source) for p, s in zip(photos, stems, strict=True)]
     return list(zip(photos, names, strict=True))
 
 
@@ -38,25 +47,26 @@ def predict(segmenter: Segmenter, source: str | Path, output: Path, cutout: bool
     Returns:
         how many photos were done, and for each that could not be read its path and the reason.
     """
-    photos = find_photos(source)
+    photos = find_photos(source, but=(output / "masks", output / "cutouts"))
     failed = {}
     for photo, name in track(photos, "cutting out"):
         try:
-            image, alpha = read_image_and_alpha(photo)
+            image, rgba = read_photo(photo)
             mask = np.rint(segmenter(image) * 255).astype(np.uint8)
         except UserError as error:
             failed[str(photo)] = str(error)
             continue
-        for path, pixels in _results(output, name, image, mask, alpha, cutout):
+        for path, pixels in _results(output, name, image, mask, rgba, cutout):
             write_png(path, pixels)
     return len(photos) - len(failed), failed
 
 
 def _results(
-    output: Path, name: Path, image: np.ndarray, mask: np.ndarray, alpha: np.ndarray | None, cutout: bool
+    output: Path, name: Path, image: np.ndarray, mask: np.ndarray, rgba: np.ndarray | None, cutout: bool
 ) -> Iterator[tuple[Path, np.ndarray]]:
     yield output / "masks" / f"{name}.png", mask
     if cutout:
         # What was transparent in the photo stays so in the cut-out.
-        opacity = mask if alpha is None else (mask.astype(np.uint16) * alpha // 255).astype(np.uint8)
-        yield output / "cutouts" / f"{name}.png", np.dstack([image, opacity])
+        if rgba is not None:
+            image, mask = rgba[..., :3], (mask.astype(np.uint16) * rgba[..., 3] // 255).astype(np.uint8)
+        yield output / "cutouts" / f"{name}.png", np.dstack([image, mask])

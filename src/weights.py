@@ -50,7 +50,7 @@ def fetch(width: str) -> Path:
     published = PUBLISHED[width]
     path = cache_dir() / published.file
     if not path.exists():
-        _download(published, path)
+        _download(width, path)
     record = path.with_suffix(".pth.sha256")
     digest = _digest(path, "sha256")
     if not record.exists():
@@ -66,9 +66,10 @@ def fetch(width: str) -> Path:
     return path
 
 
-def _download(published: Published, path: Path) -> None:
+def _download(width: str, path: Path) -> None:
     import gdown
 
+    published = PUBLISHED[width]
     partial = path.with_suffix(".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {published.file} ({published.megabytes} MB) from {published.url}")
@@ -76,10 +77,12 @@ def _download(published: Published, path: Path) -> None:
         done = gdown.download(id=published.drive_id, output=str(partial))
         if done is None:
             raise OSError("the server sent no file")
+        load_published(partial, width)
     except Exception as error:  # gdown passes on the errors of several libraries
         partial.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{published.file} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"{published.file} could not be downloaded ({type(error).__name__}: {reason}). "
             f"Download it by hand from {published.url} and put it at {path}, "
             f"or give a copy that you have: init.weights=PATH."
         ) from error

@@ -88,7 +88,6 @@ TINY = (
     "trainer=cpu",
     "model.width=lite",
     "data.size=64",
-    "data.augment.crop=48",
     "data.batch_size=2",
     "data.num_workers=0",
 )

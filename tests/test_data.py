@@ -1,6 +1,5 @@
 """Data sets on disk, and the stream of samples that training sees."""
 
-import shutil
 from types import SimpleNamespace
 
 import albumentations as A
@@ -73,7 +72,7 @@ def test_without_validation_sets_a_seeded_part_is_held_out(duts, caplog):
             train, val = ({(p.set, p.name) for p in pairs} for pairs in (data.train_pairs, data.val_pairs))
             assert not train & val and len(train | val) == 12 and len(val) == 1
             draws.append(val)
-    assert draws[0] == draws[1]
+    assert draws[0] == draws[1] != draws[2]
     assert "1 training images held out (seed 0)" in caplog.text
 
 
@@ -185,4 +184,17 @@ def test_sample_set_is_made_on_first_use(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No data under"):
         data.test_pairs()
     assert made == [tmp_path]
-    shutil.rmtree(tmp_path)
+
+
+def test_a_training_mix_is_not_scored(duts):
+    with pytest.raises(UserError, match="for training; score another"):
+        SaliencyDataModule(str(duts), ["duts_tr"]).test_pairs()
+
+
+def test_generic_folder_names_count_only_inside_a_set(tmp_path):
+    write_set(tmp_path, "images", "masks", 2)
+    assert find_pairs("dut_omron", tmp_path) is None
+    write_set(tmp_path / "DUT-OMRON", "images", "masks", 2)
+    assert len(find_pairs("dut_omron", tmp_path)) == 2
+    write_set(tmp_path, "DUTS-TR-Image", "DUTS-TR-Mask", 3)
+    assert len(find_pairs("duts_tr", tmp_path)) == 3

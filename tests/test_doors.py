@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from tests.conftest import TINY, run
+from tests.conftest import REPO, TINY, run
 
 STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
 
@@ -110,7 +111,7 @@ def test_a_wrong_setting_ends_in_a_sentence(trained, overrides, sentence):
     assert "hydra/_internal" not in printed, "a stack trace instead of a sentence"
 
 
-def test_a_corrupt_training_image_is_named_and_checkpoints_stay(trained, duts):
+def test_a_corrupt_training_image_is_named(trained, duts):
     folder, _ = trained
     path = duts / "DUTS-TR" / "DUTS-TR-Image" / "0003.jpg"
     path.write_bytes(path.read_bytes()[:3000])
@@ -145,18 +146,62 @@ def test_multirun_leaves_three_separate_runs(trained):
 def test_debug_configs_run(trained, debug):
     folder, _ = trained
     extra = () if debug == "one_batch" else ("trainer.max_steps=2",)
-    tiny = [o for o in TINY if debug != "overfit" or "crop" not in o]
-    run("train.py", "model=dwsep", "init=random", *tiny, f"debug={debug}", *extra, cwd=folder)
+    run("train.py", "model=dwsep", "init=random", *TINY, f"debug={debug}", *extra, cwd=folder)
 
 
-@pytest.mark.parametrize("experiment", ["plan", "demo"])
-def test_experiments_compose(trained, experiment):
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [("plan", (200000, 16, 2000, "full", "pretrained")), ("demo", (400, 8, 100, "lite", "random"))],
+)
+def test_experiments_compose(experiment, expected):
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        cfg = compose("train", [f"experiment={experiment}"])
+    every, init = cfg.callbacks.checkpoint.every_n_train_steps, cfg.init._target_.split(".")[-1]
+    assert (cfg.trainer.max_steps, cfg.data.batch_size, every, cfg.model.width, init) == expected
+
+
+def test_resuming_a_finished_run_keeps_its_scores(trained):
     folder, _ = trained
-    printed = run("train.py", f"experiment={experiment}", "--cfg", "job", cwd=folder)
-    cfg = OmegaConf.create(printed)
-    expected = {"plan": (200000, 16, 2000, "full"), "demo": (cfg.trainer.max_steps, 8, 100, "lite")}[experiment]
-    every = cfg.callbacks.checkpoint.every_n_train_steps
-    assert (cfg.trainer.max_steps, cfg.data.batch_size, every, cfg.model.width) == expected
+    options = ("model=dwsep", "init=random", *TINY, *STEPS)
+    run("train.py", *options, "ckpt_path=outputs/run/checkpoints/last.ckpt", "hydra.run.dir=again", cwd=folder)
+    before, after = (json.loads((folder / d / "metrics.json").read_text()) for d in ("outputs/run", "again"))
+    assert after["val/maxF"] == pytest.approx(before["val/maxF"], abs=1e-6)
+
+
+def test_a_schedule_resumes_bit_for_bit_and_only_at_its_length(trained):
+    folder, _ = trained
+    options = ("model=dwsep", "init=random", *TINY, *STEPS, "scheduler=one_cycle", "data.num_workers=1")
+    run("train.py", *options, "hydra.run.dir=cycle", cwd=folder)
+    middle = "ckpt_path=cycle/checkpoints/step_000002.ckpt"
+    run("train.py", *options, middle, "hydra.run.dir=cycle2", cwd=folder)
+    whole, resumed = (checkpoint(folder / d / "checkpoints/last.ckpt") for d in ("cycle", "cycle2"))
+    assert all(torch.equal(tensor, resumed["state_dict"][name]) for name, tensor in whole["state_dict"].items())
+    printed = run("train.py", *options, middle, "trainer.max_steps=6", cwd=folder, ok=False)
+    assert "follows a schedule of 4 steps; resume it with trainer.max_steps=4" in printed
+
+
+def test_two_processes_train_on_the_global_batch_and_one_writes(trained):
+    folder, _ = trained
+    options = ("model=dwsep", "init=random", *TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=2")
+    run("train.py", *options, "hydra.run.dir=ddp", cwd=folder)
+    assert sorted(p.name for p in (folder / "ddp/checkpoints").iterdir()) == ["last.ckpt"]
+    assert len(list((folder / "ddp/csv").iterdir())) == 1
+    metrics = json.loads((folder / "ddp/metrics.json").read_text())
+    assert metrics["step"] == 2
+    assert 0 < metrics["val/MAE"] < 1
+    printed = run("train.py", *options, "data.batch_size=3", cwd=folder, ok=False)
+    assert "data.batch_size=3 is the global batch and does not divide by 2 processes" in printed
+    printed = run("train.py", "-m", *options, "seed=1,2", cwd=folder, ok=False)
+    assert "A sweep's jobs run on one device each" in printed
+
+
+def test_wandb_by_config_offline_one_run_a_job(trained):
+    folder, _ = trained
+    options = ("-m", "model=dwsep", "init=random", *TINY, "trainer.max_steps=1", "seed=1,2")
+    run("train.py", *options, "logger=wandb", "logger.wandb.offline=true", "hydra.sweep.dir=wb", cwd=folder)
+    for job in ("0", "1"):
+        assert len(list((folder / "wb" / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
+        assert (folder / "wb" / job / "csv/version_0/metrics.csv").is_file()
 
 
 def test_eval_prints_and_writes_the_scores(trained):
@@ -251,6 +296,9 @@ def test_predict_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
             with Image.open(folder / "cut" / kind / name) as image:
                 assert image.mode == mode
                 assert image.size == ((30, 50) if name == "turned.png" else (50, 30))
+    run("predict.py", "input=photos/sub dir", "output=photos/sub dir", "checkpoint=last", cwd=folder)
+    printed = run("predict.py", "input=photos/sub dir", "output=photos/sub dir", "checkpoint=last", cwd=folder)
+    assert "1 of 1 photos done" in printed, "the results of the first run are no photos"
     cutout = np.asarray(Image.open(folder / "cut/cutouts/a.jpg.png"))
     np.testing.assert_array_equal(cutout[..., 3], np.asarray(Image.open(folder / "cut/masks/a.jpg.png")))
     np.testing.assert_array_equal(cutout[..., :3], np.asarray(Image.open(photos / "a.jpg")))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from src.images import image_size, read_image, read_image_and_alpha, read_mask, write_png
+from src.images import image_size, read_image, read_mask, read_photo, write_png
 from tests.conftest import gray
 
 
@@ -31,10 +31,10 @@ def test_transparency_lies_over_white(tmp_path):
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
     pixels[1, 1] = (10, 20, 30, 0)
-    image, alpha = read_image_and_alpha(save(tmp_path / "a.png", Image.fromarray(pixels)))
+    image, rgba = read_photo(save(tmp_path / "a.png", Image.fromarray(pixels)))
     assert image[0, 0].tolist() == [10, 20, 30]
     assert image[1, 1].tolist() == [255, 255, 255]
-    np.testing.assert_array_equal(alpha, pixels[..., 3])
+    np.testing.assert_array_equal(rgba, pixels)
 
 
 def test_cmyk_and_palette_are_read_in_colour(tmp_path):
@@ -66,6 +66,9 @@ def test_masks_are_divided_by_their_maximum(tmp_path):
         "one-bit": Image.fromarray(expected).convert("1"),
     }.items():
         np.testing.assert_array_equal(read_mask(save(tmp_path / f"{name}.png", image)), expected, name)
+    for top in (1, 255, 40000):
+        deep = Image.fromarray(binary.astype(np.uint16) * top)
+        np.testing.assert_array_equal(read_mask(save(tmp_path / f"deep{top}.png", deep)), expected, f"16 bits, {top}")
     empty = save(tmp_path / "empty.png", Image.fromarray(np.zeros((4, 4), np.uint8)))
     assert read_mask(empty).max() == 0
 
@@ -85,6 +88,12 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason):
         content = path.read_bytes()[:-1500]
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"bad photo ü.jpg.*{reason}"):
+        read_image(path)
+
+
+def test_floating_point_image_is_named(tmp_path):
+    path = save(tmp_path / "hdr.tif", Image.fromarray(np.zeros((4, 4), np.float32)))
+    with pytest.raises(UserError, match=r"hdr.tif cannot be read \(floating-point pixels; save it with 8 or 16 bits"):
         read_image(path)
 
 

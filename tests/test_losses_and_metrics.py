@@ -59,6 +59,15 @@ def test_validation_metrics_equal_pysodmetrics():
         assert float(ours[name]) == pytest.approx(theirs[name], abs=1e-3), name
 
 
+def test_scores_without_stretching_are_pysodmetrics_without_normalisation():
+    raw, by_hand = Scores(stretch=False), []
+    for prediction, mask in predictions():
+        prediction = (prediction * 0.6 + 20).astype(np.uint8)
+        raw.add(prediction, mask)
+        by_hand.append(np.abs(prediction / 255 - (mask > 128)).mean())
+    assert raw.result()["MAE"] == pytest.approx(np.mean(by_hand), abs=1e-9)
+
+
 def test_perfect_and_inverted_masks_score_one_and_zero():
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:20, 8:20] = 1

@@ -78,5 +78,16 @@ def test_unknown_width_is_named_with_the_choices():
 
 @pytest.mark.parametrize("target", ["os.system", "src.models.conv.torch.hub.load", "src.models.u2net.U2Net"])
 def test_a_checkpoints_model_config_cannot_call_anything_else(target):
-    with pytest.raises(UserError, match="may not build"):
-        build_net({"_target_": "src.models.U2Net", "width": "lite", "conv": {"_target_": target, "_partial_": True}})
+    call = {"_target_": target, "_partial_": True}
+    for conv, reason in (
+        (call, "may not build"),
+        ([call], "only plain values"),
+        ("${oc.create:{_target_: os.getcwd}}", "only plain values"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            build_net({"_target_": "src.models.U2Net", "width": "lite", "conv": conv})
+
+
+def test_groups_that_do_not_divide_are_refused():
+    with pytest.raises(UserError, match="groups=3 does not divide 64 -> 16"):
+        GroupedConv(64, 16, groups=3)

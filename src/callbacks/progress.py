@@ -30,7 +30,8 @@ class Progress(RichProgressBar):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         now = time.monotonic()
-        if self._console.is_terminal or not trainer.is_global_zero or now - self._last_line < self.line_every_s:
+        # Only the enabled bar, that of the first process, has a console.
+        if self.is_disabled or self._console.is_terminal or now - self._last_line < self.line_every_s:
             return
         self._last_line = now
         step, total = trainer.global_step, trainer.max_steps

@@ -9,7 +9,10 @@ from src.images import EXTENSIONS, image_size
 
 @dataclass(frozen=True)
 class DataSet:
-    """A published set: folder names under the data root, and (images, masks) folders inside them."""
+    """A published set: names of its folder, and the (images, masks) folders inside it, the published ones first.
+
+    Image folders named after their set (`DUTS-TR-Image`) are also found right under the data root.
+    """
 
     title: str
     count: int | None
@@ -28,10 +31,10 @@ class Pair:
 
 
 CATALOG = {
-    "duts_tr": DataSet("DUTS-TR", 10553, ("DUTS-TR", "."), (("DUTS-TR-Image", "DUTS-TR-Mask"),)),
-    "duts_te": DataSet("DUTS-TE", 5019, ("DUTS-TE", "."), (("DUTS-TE-Image", "DUTS-TE-Mask"),)),
+    "duts_tr": DataSet("DUTS-TR", 10553, ("DUTS-TR",), (("DUTS-TR-Image", "DUTS-TR-Mask"),)),
+    "duts_te": DataSet("DUTS-TE", 5019, ("DUTS-TE",), (("DUTS-TE-Image", "DUTS-TE-Mask"),)),
     "dut_omron": DataSet(
-        "DUT-OMRON", 5168, ("DUT-OMRON", "."), (("DUT-OMRON-image", "pixelwiseGT-new-PNG"), ("images", "masks"))
+        "DUT-OMRON", 5168, ("DUT-OMRON",), (("DUT-OMRON-image", "pixelwiseGT-new-PNG"), ("images", "masks"))
     ),
     "ecssd": DataSet("ECSSD", 1000, ("ECSSD",), (("images", "ground_truth_mask"), ("image", "mask"))),
     "hku_is": DataSet("HKU-IS", 4447, ("HKU-IS",), (("imgs", "gt"),)),
@@ -72,11 +75,13 @@ def expected_places(name: str, root: str | Path) -> str:
 
 
 def _folders(data_set: DataSet, root: Path) -> tuple[Path, Path] | None:
-    homes = [found for home in data_set.homes if (found := _find_folder(root, home))]
+    homes = [(found, data_set.layouts) for home in data_set.homes if (found := _find_folder(root, home))]
     if root.name.lower() in (home.lower() for home in data_set.homes):
-        homes.append(root)
-    for home in homes:
-        for images, masks in data_set.layouts:
+        homes.append((root, data_set.layouts))
+    elif data_set.title.lower() in data_set.layouts[0][0].lower():
+        homes.append((root, data_set.layouts[:1]))
+    for home, layouts in homes:
+        for images, masks in layouts:
             image_folder, mask_folder = _find_folder(home, images), _find_folder(home, masks)
             if image_folder and mask_folder and _images(image_folder, mask_folder):
                 return image_folder, mask_folder

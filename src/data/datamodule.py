@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -83,11 +84,10 @@ class SaliencyDataModule(pl.LightningDataModule):
         log.info("training on %d images, validating on %d", len(self.train_pairs), len(val))
 
     def test_pairs(self) -> list[Pair]:
-        """The pairs that `eval.py` scores: the test sets, or for a training mix its validation images."""
-        self.prepare_data()
+        """The pairs that `eval.py` scores: all of the test sets."""
         if not self.test_sets:
-            self.setup()
-            return self.val_pairs
+            raise UserError("This data config is for training; score another, e.g. data=ecssd or data=duts_te.")
+        self.prepare_data()
         pairs = self._found(self.test_sets)
         if not pairs:
             raise UserError(self._nothing_found(self.test_sets))
@@ -115,6 +115,7 @@ class SaliencyDataModule(pl.LightningDataModule):
         return DataLoader(
             dataset,
             num_workers=self.num_workers,
+            worker_init_fn=_one_thread,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             **options,
@@ -142,3 +143,8 @@ class SaliencyDataModule(pl.LightningDataModule):
     def _nothing_found(self, names: Sequence[str]) -> str:
         places = "; ".join(expected_places(name, self.root) for name in names)
         return f"No data under data.root={self.root}. Expected (folders in any case): {places}."
+
+
+def _one_thread(worker: int) -> None:
+    # Workers are processes already; OpenCV's own threads would only make them contend.
+    cv2.setNumThreads(0)

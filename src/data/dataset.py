@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import albumentations as A
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -13,9 +12,6 @@ from torch.utils.data import Dataset, Sampler
 from src.data.catalog import Pair
 from src.errors import UserError
 from src.images import read_image, read_mask
-
-# Workers are processes already; OpenCV's own threads would only make them contend.
-cv2.setNumThreads(0)
 
 
 def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:

@@ -19,18 +19,21 @@ _OWN_CLASS = re.compile(r"src\.models\.[A-Z]\w*")
 def build_net(config: Mapping[str, Any]) -> nn.Module:
     """The net that a `model` config describes.
 
-    The config may come out of a checkpoint file, so `_target_` may name only the classes of this package.
+    The config may come out of a checkpoint file, so it may hold only plain values and, as `_target_`, only the
+    classes of this package.
 
     Raises:
-        UserError: a `_target_` from elsewhere, an unknown width or option.
+        UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.
     """
-    _check_targets(config)
+    _check(config)
     return hydra.utils.instantiate(config)
 
 
-def _check_targets(config: Mapping[str, Any]) -> None:
+def _check(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
-        if key == "_target_" and not _OWN_CLASS.fullmatch(str(value)):
-            raise UserError(f"A model config may not build {value!r}: only the classes of src.models.")
         if isinstance(value, Mapping):
-            _check_targets(value)
+            _check(value)
+        elif key == "_target_" and not _OWN_CLASS.fullmatch(str(value)):
+            raise UserError(f"A model config may not build {value!r}: only the classes of src.models.")
+        elif not isinstance(value, str | int | float | bool | None) or "${" in str(value):
+            raise UserError(f"A model config may hold only plain values, not {key}={value!r}.")

@@ -39,7 +39,7 @@ class StandardConv(ConvVariant, nn.Conv2d):
 
 
 class GroupedConv(ConvVariant, nn.Conv2d):
-    """A 3x3 convolution in `groups` groups; dense where the channels do not divide (the 3-channel stem).
+    """A 3x3 convolution in `groups` groups; the 3-channel stem stays dense.
 
     `mean`: adjacent input channels are averaged in runs of `groups`, so that a dense weight (O, I, 3, 3)
     becomes (O, I/groups, 3, 3).
@@ -48,8 +48,10 @@ class GroupedConv(ConvVariant, nn.Conv2d):
     variant = "grouped"
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, groups: int = 2):
-        if in_channels % groups or out_channels % groups:
+        if in_channels == 3:
             groups = 1
+        if in_channels % groups or out_channels % groups:
+            raise UserError(f"model.conv.groups={groups} does not divide {in_channels} -> {out_channels} channels.")
         super().__init__(in_channels, out_channels, 3, padding=dilation, dilation=dilation, groups=groups)
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor) -> None:

@@ -11,8 +11,6 @@ from torch import nn
 from src.errors import UserError
 from src.preprocess import Preprocess, minmax
 
-cv2.setNumThreads(0)
-
 
 class Segmenter(ABC):
     """Calls a net on photos of any size.
@@ -34,7 +32,8 @@ class Segmenter(ABC):
             UserError: the net gives NaN or infinite values for this photo.
         """
         height, width = image_HW3.shape[:2]
-        small = cv2.resize(image_HW3, self.size[::-1], interpolation=cv2.INTER_LINEAR)
+        # In float and without antialiasing, as U2-Net's own test script resizes.
+        small = cv2.resize(image_HW3.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR)
         mask = self.probability(small)
         if not np.isfinite(mask).all():
             raise UserError(f"the net gives NaN or infinite values on {self.runtime}; no mask was made.")
@@ -44,17 +43,17 @@ class Segmenter(ABC):
 
     @abstractmethod
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
-        """The net's own mask (H, W) float32, not stretched, of an RGB uint8 image of `self.size`."""
+        """The net's own mask (H, W) float32, not stretched, of an RGB image, 0..255, of `self.size`."""
 
 
 class TorchSegmenter(Segmenter):
-    """Runs a net that returns logits `[fused, ...]` with PyTorch, on a GPU where there is one."""
+    """Runs a net that returns logits `[fused, ...]` with PyTorch, by default on a GPU where there is one."""
 
     runtime = "torch"
 
-    def __init__(self, net: nn.Module, size: tuple[int, int], stretch: bool = True):
+    def __init__(self, net: nn.Module, size: tuple[int, int], stretch: bool = True, device: str | None = None):
         super().__init__(size, stretch)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = nn.Sequential(Preprocess(), net).to(self.device).eval()
 
     @torch.inference_mode()

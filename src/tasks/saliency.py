@@ -50,6 +50,7 @@ class SaliencyTask(pl.LightningModule):
         self.loss = loss or DeepSupervision()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.metrics = SaliencyMetrics()
+        self.validated_at: int | None = None
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         return self.net(self.preprocess(image_BCHW).contiguous(memory_format=self.memory_format))
@@ -73,6 +74,7 @@ class SaliencyTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         scores = {f"val/{name}": value.float() for name, value in self.metrics.compute().items()}
         self.metrics.reset()
+        self.validated_at = self.global_step
         self.log("val/maxF", scores.pop("val/maxF"), prog_bar=True)
         self.log_dict(scores)
 
