@@ -54,7 +54,7 @@ def predict(segmenter: Segmenter, source: str | Path, output: Path, cutout: bool
             image, rgba = read_photo(photo)
             mask = np.rint(segmenter(image) * 255).astype(np.uint8)
         except UserError as error:
-            failed[str(photo)] = str(error)
+            failed[str(photo)] = str(error) if str(photo) in str(error) else f"{photo}: {error}"
             continue
         for path, pixels in _results(output, name, image, mask, rgba, cutout):
             write_png(path, pixels)
