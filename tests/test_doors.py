@@ -151,7 +151,7 @@ def test_debug_configs_run(trained, debug):
 
 @pytest.mark.parametrize(
     ("experiment", "expected"),
-    [("plan", (200000, 16, 2000, "full", "pretrained")), ("demo", (400, 8, 100, "lite", "random"))],
+    [("plan", (200000, 16, 2000, "full", "pretrained")), ("demo", (600, 8, 150, "lite", "random"))],
 )
 def test_experiments_compose(experiment, expected):
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
