@@ -1,15 +1,21 @@
-"""Score a net: python eval.py checkpoint=FILE data=ecssd data.root=DIR (all settings: --help)."""
+"""Score models: python eval.py models=[a.ckpt,b.onnx,u2netp] data=[ecssd,duts_te] data.root=DIR (more: --help)."""
 
 import logging
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
-from src.cli import configured_segmenter, door, output_dir, write_json
-from src.evaluation import evaluate
+from src.checkpoint import load_net
+from src.cli import door, output_dir, plain
+from src.errors import UserError
+from src.evaluation.models import Model, net_model, open_models, with_latencies
+from src.evaluation.pictures import worst_and_median
+from src.evaluation.run import score_all, summarise
+from src.evaluation.store import Store
+from src.evaluation.tables import as_terminal, write_images, write_tables
+from src.report.page import write_page
 
 log = logging.getLogger(__name__)
 
@@ -17,20 +23,45 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 @door
 def main(cfg: DictConfig) -> float:
-    segmenter = configured_segmenter(cfg)
-    pairs = instantiate(cfg.data).test_pairs()
-    scores = evaluate(segmenter, pairs)
-    what = str(cfg.checkpoint or f"{cfg.model.width} net, weights {cfg.init.get('weights') or 'published'}")
-    sets = "+".join(sorted({pair.set for pair in pairs}))
-    table = Table(title=f"{what} on {sets} ({len(pairs)} images, {segmenter.runtime}, stretch={cfg.stretch})")
-    for name in scores:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.3f}" for value in scores.values()))
-    Console().print(table)
-    report = {"model": what, "data": sets, "images": len(pairs), "runtime": segmenter.runtime, "stretch": cfg.stretch}
-    write_json(output_dir() / "metrics.json", report | scores)
-    log.info("wrote %s", output_dir() / "metrics.json")
-    return scores["maxF"]
+    sets = instantiate(cfg.data).test_pairs()
+    models = with_latencies(configured_models(cfg), cfg.latency)
+    stretches = [cfg.stretch] if isinstance(cfg.stretch, bool) else list(cfg.stretch)
+    store = Store(cfg.store or output_dir() / "scores.sqlite")
+    scored = score_all(models, sets, store, stretches, cfg.workers)
+    results = [
+        summarise(name, data, scored[name, data], store, stretch)
+        for data in sets
+        for name in models
+        for stretch in stretches
+    ]
+
+    folder, facts = output_dir(), {name: model.facts for name, model in models.items()}
+    table = as_terminal(facts, results)
+    # Too wide a line can be scrolled or piped into a file; a squeezed table cannot be read.
+    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+    for result in results:
+        if result.left_out and result.stretch == stretches[0]:
+            some = "; ".join(f"{image}: {reason}" for image, reason in list(result.left_out.items())[:3])
+            log.warning("%s on %s: %d images left out: %s", result.model, result.data, len(result.left_out), some)
+    write_tables(folder, facts, results)
+    write_images(folder / "images.csv", scored, store, stretches)
+    if cfg.report:
+        pictures = worst_and_median(models, sets, scored, store, cfg.pictures, stretches[0])
+        write_page(folder / "report.html", "Evaluation", facts, results, pictures)
+        log.info("wrote %s", folder / "report.html")
+    log.info("wrote metrics.json, table.md, table.tex, table.csv and images.csv to %s", folder)
+    return results[0].scores["maxF"]
+
+
+def configured_models(cfg: DictConfig) -> dict[str, Model]:
+    """What `models`, or else `checkpoint`, or else `model` and `init` name."""
+    if cfg.models is not None and (cfg.checkpoint or cfg.init):
+        raise UserError("Give models=, or checkpoint=, or init=: not two of them.")
+    named = cfg.checkpoint if cfg.models is None else cfg.models
+    if named is not None:
+        return open_models(OmegaConf.to_object(named) if OmegaConf.is_config(named) else named, cfg.runtime)
+    net, size = load_net(None, plain(cfg.model), instantiate(cfg.init), cfg.size)
+    return {net.name: net_model(net, size, cfg.runtime)}
 
 
 if __name__ == "__main__":

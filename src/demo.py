@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     checkpoints = sorted((folder / "train/checkpoints").glob("step_*.ckpt"))
     picture = folder / "demo.png"
     write_whole(picture, lambda partial: draw(columns(pairs, checkpoints, folder), losses(folder), partial))
-    scores = json.loads((folder / "eval/metrics.json").read_text())
+    scores = json.loads((folder / "eval/metrics.json").read_text())["results"][0]
     print(f"\nmaxF {scores['maxF']:.3f}, MAE {scores['MAE']:.3f} on {scores['images']} generated test images. Files:")
     made = [checkpoints[-1].with_name("last.ckpt"), folder / "demo.onnx", folder / "eval/metrics.json"]
     for path in (*made, folder / "predict/masks", folder / "predict/cutouts"):

@@ -49,6 +49,14 @@ def read_mask(path: str | Path) -> np.ndarray:
     return np.rint(mask * (255.0 / top)).astype(np.uint8)
 
 
+def read_gray(path: str | Path) -> np.ndarray:
+    """A ready-made prediction as (H, W) uint8, as it is stored; 16 bits are scaled to 8."""
+    image = _open(path)
+    if image.mode.startswith("I"):
+        return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+    return np.asarray(image.convert("L"))
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of an upright image, read from its header alone."""
     try:

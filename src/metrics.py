@@ -9,24 +9,26 @@ LEVELS = 256
 
 
 class SaliencyMetrics(Metric):
-    """MAE, maxF, meanF (the image's F curve averaged over images, as `pysodmetrics`) and mIoU (threshold 1/2).
+    """MAE, maxF, meanF, mIoU (the image's curves averaged over images, as `pysodmetrics`) and IoU (cut at 1/2).
 
     `update` takes probabilities (B, 1, H, W) and masks (B, 1, H, W) in 0..1. As the field does, each
-    prediction is stretched to its own range and quantised to 256 levels, and the mask is cut at 128/255.
+    prediction is rounded to 256 levels as saved masks are and stretched to its own range, and the mask is cut at
+    128/255.
     """
 
     full_state_update = False
 
     def __init__(self):
         super().__init__()
-        for name, shape in {"mae": (), "f_curve": (LEVELS,), "iou": (), "images": ()}.items():
+        for name, shape in {"mae": (), "f_curve": (LEVELS,), "iou_curve": (LEVELS,), "images": ()}.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probability_B1HW: Tensor, mask_B1HW: Tensor) -> None:
-        predicted_BN = _stretch(probability_B1HW.flatten(1).float())
+        # In double precision, as numpy has it: in single precision whole levels fall below themselves.
+        predicted_BN = _stretch((probability_B1HW.flatten(1).double() * 255).round() / 255)
         actual_BN = mask_B1HW.flatten(1) > 128 / 255
         self.images += len(actual_BN)
-        self.mae += (predicted_BN - actual_BN.float()).abs().mean(1).sum()
+        self.mae += (predicted_BN - actual_BN.double()).abs().mean(1).sum()
 
         background, foreground = _histograms(predicted_BN, actual_BN)
         # Index k of the reversed cumulative sums counts the pixels at or above level 255 - k.
@@ -38,21 +40,22 @@ class SaliencyMetrics(Metric):
         product = (1 + BETA2) * precision * recall
         self.f_curve += (product / (BETA2 * precision + recall).where(product > 0, 1.0)).sum(0)
         union = positive + actual - true_positive
-        self.iou += (true_positive / union.clamp_min(1))[:, LEVELS // 2 - 1].sum()
+        self.iou_curve += (true_positive / union.clamp_min(1)).sum(0)
 
     def compute(self) -> dict[str, Tensor]:
-        curve = self.f_curve / self.images
+        f_curve, iou_curve = self.f_curve / self.images, self.iou_curve / self.images
         return {
             "MAE": self.mae / self.images,
-            "maxF": curve.max(),
-            "meanF": curve.mean(),
-            "mIoU": self.iou / self.images,
+            "maxF": f_curve.max(),
+            "meanF": f_curve.mean(),
+            "mIoU": iou_curve.mean(),
+            "IoU": iou_curve[LEVELS // 2 - 1],
         }
 
 
 def _stretch(flat_BN: Tensor) -> Tensor:
     low, high = flat_BN.amin(1, keepdim=True), flat_BN.amax(1, keepdim=True)
-    return torch.where(high > low, (flat_BN - low) / (high - low).clamp_min(1e-12), flat_BN)
+    return torch.where(high > low, (flat_BN - low) / (high - low), flat_BN)
 
 
 def _histograms(predicted_BN: Tensor, actual_BN: Tensor) -> tuple[Tensor, Tensor]:

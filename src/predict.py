@@ -9,6 +9,7 @@ from rich.progress import track
 
 from src.errors import UserError
 from src.images import EXTENSIONS, read_photo, write_png
+from src.masks import to_8bit
 from src.runtime import Segmenter
 
 
@@ -52,7 +53,7 @@ def predict(segmenter: Segmenter, source: str | Path, output: Path, cutout: bool
     for photo, name in track(photos, "cutting out"):
         try:
             image, rgba = read_photo(photo)
-            mask = np.rint(segmenter(image) * 255).astype(np.uint8)
+            mask = to_8bit(segmenter(image))
         except UserError as error:
             failed[str(photo)] = str(error) if str(photo) in str(error) else f"{photo}: {error}"
             continue

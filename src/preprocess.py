@@ -1,6 +1,5 @@
-"""The one place where a photo's pixels become a net's input, and a net's output a mask."""
+"""The one place where a photo's pixels become a net's input."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +25,3 @@ class Preprocess(nn.Module):
         # The addend keeps a black image finite and vanishes in float32 beside any maximum of 1..255.
         x = x / (maximum + 1e-6)
         return (x - self.mean) / self.std
-
-
-def minmax(mask: np.ndarray) -> np.ndarray:
-    """Stretch a mask to 0..1, as U2-Net's own test script does; a constant mask stays as it is."""
-    low, high = mask.min(), mask.max()
-    return (mask - low) / (high - low) if high - low > 1e-6 else mask

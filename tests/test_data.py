@@ -180,7 +180,7 @@ def test_sample_set_is_made_on_first_use(tmp_path, monkeypatch):
 
     made = []
     monkeypatch.setattr(sample, "write_sample_set", lambda root: made.append(root))
-    data = SaliencyDataModule(str(tmp_path), ["sample_tr"], test=["sample_te"], generate=True)
+    data = SaliencyDataModule(str(tmp_path), ["sample_tr"], test={"sample_te": None}, generate=True)
     with pytest.raises(UserError, match="No data under"):
         data.test_pairs()
     assert made == [tmp_path]

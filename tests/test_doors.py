@@ -2,6 +2,13 @@
 
 import csv
 import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +18,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from tests.conftest import REPO, TINY, run
+from src.checkpoint import load_net
+from src.export import write_onnx
+from src.results import SCORES
+from tests.conftest import REPO, TINY, run, write_set
 
 STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
 
@@ -19,8 +29,6 @@ STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A data root and a run of four steps on it."""
-    from tests.conftest import write_set
-
     folder = tmp_path_factory.mktemp("trained")
     write_set(folder / "data" / "DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 8)
     write_set(folder / "data" / "ecssd", "images", "ground_truth_mask", 3, first=8)
@@ -196,24 +204,78 @@ def test_two_processes_train_on_the_global_batch_and_one_writes(trained):
     assert "A sweep's jobs run on one device each" in printed
 
 
-def test_wandb_by_config_offline_one_run_a_job(trained):
+def test_eval_scores_many_models_on_many_sets(trained):
     folder, _ = trained
-    options = ("-m", "model=dwsep", "init=random", *TINY, "trainer.max_steps=1", "seed=1,2")
-    run("train.py", *options, "logger=wandb", "logger.wandb.offline=true", "hydra.sweep.dir=wb", cwd=folder)
-    for job in ("0", "1"):
-        assert len(list((folder / "wb" / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
-        assert (folder / "wb" / job / "csv/version_0/metrics.csv").is_file()
-
-
-def test_eval_prints_and_writes_the_scores(trained):
-    folder, _ = trained
-    printed = run(
-        "eval.py", "checkpoint=outputs/run/checkpoints/last.ckpt", "data=ecssd", "hydra.run.dir=scores", cwd=folder
-    )
+    checkpoint, onnx = "outputs/run/checkpoints/last.ckpt", folder / "a.onnx"
+    write_onnx(load_net(str(folder / checkpoint))[0], 64, onnx)
+    write_set(folder / "two/ECSSD", "images", "ground_truth_mask", 3)
+    write_set(folder / "two/DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask", 4, first=5)
+    shutil.copytree(folder / "two/DUTS-TE/DUTS-TE-Mask", folder / "theirs")
+    shutil.copytree(folder / "two/ECSSD/ground_truth_mask", folder / "theirs/ECSSD")
+    (folder / "theirs/ECSSD/0001.png").unlink()
+    data = ("data=[ecssd,duts_te]", "data.test.duts_te=2", "data.root=two")
+    options = (f"models=[{checkpoint},a.onnx,theirs]", *data, "latency=1", "report=true", "pictures=1")
+    printed = run("eval.py", *options, "hydra.run.dir=scores", cwd=folder)
+    assert "theirs on ECSSD: 1 images left out" in printed and "no prediction" in printed
+    assert all(name in printed for name in (*SCORES, "run/last", "GMAC", "2/3"))
     report = json.loads((folder / "scores/metrics.json").read_text())
-    assert report["images"] == 3 and report["data"] == "ecssd"
-    for name in ("MAE", "maxF", "meanF", "wF", "S", "maxE", "meanE", "mIoU"):
-        assert name in printed and 0 <= report[name] <= 1
+    rows = {(row["data"], row["model"], row["stretch"]): row for row in report["results"]}
+    assert len(rows) == 2 * 3 * 2
+    assert rows["DUTS-TE", "run/last", True]["images"] == 2
+    assert rows["ECSSD", "theirs", True]["maxF"] == 1, "the truth itself"
+    for name in ("MAE", "maxF", "relaxF"):
+        for stretch in (True, False):
+            torch_says = rows["ECSSD", "run/last", stretch][name]
+            assert rows["ECSSD", "a", stretch][name] == pytest.approx(torch_says, abs=0.01)
+    assert {name: facts["runtime"] for name, facts in report["models"].items()} == {
+        "run/last": "torch", "a": "opencv", "theirs": "masks"
+    }  # fmt: skip
+    made = sorted(path.name for path in (folder / "scores").glob("*.*") if path.is_file())
+    assert made == ["eval.log", "images.csv", "metrics.json", "report.html", "table.csv", "table.md", "table.tex"]
+    assert (folder / "scores/report.html").read_text().count("<article") == 4
+
+    run("eval.py", "models={net: a.onnx}", *data, "latency=0", "hydra.run.dir=ov", "runtime=openvino", cwd=folder)
+    report = json.loads((folder / "ov/metrics.json").read_text())
+    assert report["models"]["net"]["runtime"] == "openvino"
+    for row in report["results"]:
+        assert row["maxF"] == pytest.approx(rows[row["data"], "a", row["stretch"]]["maxF"], abs=0.01)
+
+
+def test_a_killed_evaluation_goes_on_where_it_stood(trained):
+    folder, _ = trained
+    write_set(folder / "many/ECSSD", "images", "ground_truth_mask", 60)
+    options = ("checkpoint=last", "data.root=many", "latency=0", "store=kept.sqlite")
+
+    def finished() -> int:
+        with suppress(sqlite3.Error), closing(sqlite3.connect(folder / "kept.sqlite")) as connection:
+            return connection.execute("SELECT COUNT(*) FROM images").fetchone()[0]
+        return 0
+
+    command = [sys.executable, str(REPO / "eval.py"), *options]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        for _ in range(1200):
+            if finished() >= 10 or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it was still at work"
+    before = finished()
+    assert 10 <= before < 120
+    run("eval.py", *options, "hydra.run.dir=resumed", cwd=folder)
+    assert finished() == 120, "both variants of 60 images, none of them under another key"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["models=[none.ckpt]"], "No model at none.ckpt"),
+        (["models=[a.onnx]", "checkpoint=last"], "not two of them"),
+        (["checkpoint=last", "data=[ecssd,sod]"], "Expected (folders in any case): SOD:"),
+    ],
+)
+def test_eval_refuses_in_a_sentence(trained, overrides, sentence):
+    folder, _ = trained
+    assert sentence in run("eval.py", *overrides, "data.root=data", cwd=folder, ok=False)
 
 
 def test_exported_files_give_the_checkpoints_masks(trained):
@@ -314,7 +376,6 @@ def test_predict_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
         (["input=outputs/run/checkpoints"], "No photos under input=outputs/run/checkpoints"),
         ([], "Say what to cut out"),
         (["input=data/ecssd/images", "checkpoint=none.onnx"], "No checkpoint at none.onnx"),
-        (["input=data/ecssd/images", "runtime=opencv"], "runtime=opencv cannot run last"),
         (["input=data/ecssd/images", "runtime=magic"], "runtime=magic is not known"),
         (["input=data/ecssd/images", "output=data/ecssd/images/0008.jpg"], "cannot be written"),
         (["input=data/ecssd/images", "checkpoint=short.onnx"], "is not an ONNX net"),

@@ -1,7 +1,7 @@
 """Training, validation and test pairs for saliency, from whichever published sets are on disk."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import albumentations as A
@@ -25,8 +25,9 @@ class SaliencyDataModule(pl.LightningDataModule):
 
     Args:
         root: the folder that holds the data sets.
-        train, val, test: names in the catalog. Sets that are not on disk are named in the log; if no `val` set
-            is, a seeded part of the training pairs is held out.
+        train, val: names in the catalog. Sets that are not on disk are named in the log; if no `val` set is, a
+            seeded part of the training pairs is held out.
+        test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all.
         batch_size: global, divided by the number of processes.
         val_count: how many validation images are drawn.
         size: side of the square that validation images are resized to.
@@ -40,7 +41,7 @@ class SaliencyDataModule(pl.LightningDataModule):
         root: str,
         train: Sequence[str] = (),
         val: Sequence[str] = (),
-        test: Sequence[str] = (),
+        test: Mapping[str, int | None] | None = None,
         batch_size: int = 16,
         val_batch_size: int = 8,
         val_count: int = 1000,
@@ -53,7 +54,7 @@ class SaliencyDataModule(pl.LightningDataModule):
     ):
         super().__init__()
         self.root = Path(root).expanduser()
-        self.train_sets, self.val_sets, self.test_sets = list(train), list(val), list(test)
+        self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
         self.size, self.augment = size, augment or u2net()
         self.num_workers, self.seed, self.limit_train, self.generate = num_workers, seed, limit_train, generate
@@ -83,15 +84,19 @@ class SaliencyDataModule(pl.LightningDataModule):
         self.train_pairs, self.val_pairs = train[: self.limit_train], val
         log.info("training on %d images, validating on %d", len(self.train_pairs), len(val))
 
-    def test_pairs(self) -> list[Pair]:
-        """The pairs that `eval.py` scores: all of the test sets."""
+    def test_pairs(self) -> dict[str, list[Pair]]:
+        """The pairs that `eval.py` scores, by set.
+
+        Raises:
+            UserError: no test sets are configured, or one of them is not on disk.
+        """
         if not self.test_sets:
             raise UserError("This data config is for training; score another, e.g. data=ecssd or data=duts_te.")
         self.prepare_data()
-        pairs = self._found(self.test_sets)
-        if not pairs:
-            raise UserError(self._nothing_found(self.test_sets))
-        return pairs
+        found = {name: self._found([name]) for name in self.test_sets}
+        if missing := [name for name, pairs in found.items() if not pairs]:
+            raise UserError(self._nothing_found(missing))
+        return {name: pairs[: self.test_sets[name]] for name, pairs in found.items()}
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer

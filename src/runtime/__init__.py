@@ -1,17 +1,28 @@
 """Runtimes behind one interface."""
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from src import checkpoint as checkpoints
 from src.errors import UserError
-from src.runtime.segmenter import OnnxRuntimeSegmenter, OpenCVSegmenter, Segmenter, TorchSegmenter
+from src.runtime.segmenter import OnnxRuntimeSegmenter, OpenCVSegmenter, OpenVINOSegmenter, Segmenter, TorchSegmenter
 
-__all__ = ["OnnxRuntimeSegmenter", "OpenCVSegmenter", "Segmenter", "TorchSegmenter", "open_segmenter"]
+__all__ = [
+    "OnnxRuntimeSegmenter",
+    "OpenCVSegmenter",
+    "OpenVINOSegmenter",
+    "Segmenter",
+    "TorchSegmenter",
+    "net_segmenter",
+    "onnx_segmenter",
+    "open_segmenter",
+]
 
-ONNX_RUNTIMES = {"opencv": OpenCVSegmenter, "onnxruntime": OnnxRuntimeSegmenter}
+ONNX_RUNTIMES = {"opencv": OpenCVSegmenter, "onnxruntime": OnnxRuntimeSegmenter, "openvino": OpenVINOSegmenter}
 
 
 def open_segmenter(
@@ -24,21 +35,36 @@ def open_segmenter(
 ) -> Segmenter:
     """A segmenter from a training checkpoint, an ONNX file, or a net that `init` fills.
 
-    `runtime=auto` runs checkpoints with torch and ONNX files with OpenCV.
-
     Raises:
         UserError: the file is missing or not what its ending says, or the runtime cannot run it.
     """
+    if checkpoint is not None and str(checkpoint).lower().endswith(".onnx"):
+        return onnx_segmenter(checkpoints.resolve(checkpoint), runtime, stretch)
+    net, side = checkpoints.load_net(checkpoint, model, init, size)
+    return net_segmenter(net, side, runtime, stretch)
+
+
+def onnx_segmenter(path: Path, runtime: str = "auto", stretch: bool = True) -> Segmenter:
+    """An ONNX file in a runtime, by default OpenCV."""
+    _check(runtime)
+    if runtime == "torch":
+        raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
+    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch)
+
+
+def net_segmenter(net: nn.Module, size: int, runtime: str = "auto", stretch: bool = True) -> Segmenter:
+    """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
+    _check(runtime)
+    if runtime in ("auto", "torch"):
+        return TorchSegmenter(net, (size, size), stretch)
+    from src.export.graph import write_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        write_onnx(net, size, path)
+        return ONNX_RUNTIMES[runtime](path, stretch)
+
+
+def _check(runtime: str) -> None:
     if runtime not in ("auto", "torch", *ONNX_RUNTIMES):
         raise UserError(f"runtime={runtime} is not known; choose auto, torch, {', '.join(ONNX_RUNTIMES)}.")
-    is_onnx = checkpoint is not None and str(checkpoint).lower().endswith(".onnx")
-    if is_onnx != (runtime in ONNX_RUNTIMES) and runtime != "auto":
-        raise UserError(
-            f"runtime={runtime} cannot run {checkpoint or 'a net in memory'}: torch runs .ckpt files, "
-            f"{' and '.join(ONNX_RUNTIMES)} run .onnx files (make one with export.py)."
-        )
-    if is_onnx:
-        kind = ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime]
-        return kind(checkpoints.resolve(checkpoint), stretch)
-    net, side = checkpoints.load_net(checkpoint, model, init, size)
-    return TorchSegmenter(net, (side, side), stretch)

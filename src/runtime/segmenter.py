@@ -1,5 +1,6 @@
 """One interface from a photo to its mask, whatever runs the net."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from src.errors import UserError
-from src.preprocess import Preprocess, minmax
+from src.masks import enlarge, minmax
+from src.preprocess import Preprocess
 
 
 class Segmenter(ABC):
@@ -26,20 +28,26 @@ class Segmenter(ABC):
         self.size, self.stretch = size, stretch
 
     def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
-        """The soft mask (H, W) float32 in 0..1 of an RGB uint8 photo, at the photo's own size.
+        """The soft mask (H, W) float32 in 0..1 of an RGB uint8 photo, at the photo's own size."""
+        small = self.small_mask(image_HW3)
+        return enlarge(minmax(small) if self.stretch else small, image_HW3.shape[:2])
+
+    def small_mask(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The net's own mask (h, w) float32 of a photo, at the net's resolution and not stretched.
 
         Raises:
             UserError: the net gives NaN or infinite values for this photo.
         """
-        height, width = image_HW3.shape[:2]
         # In float and without antialiasing, as U2-Net's own test script resizes.
         small = cv2.resize(image_HW3.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR)
         mask = self.probability(small)
         if not np.isfinite(mask).all():
             raise UserError(f"the net gives NaN or infinite values on {self.runtime}; no mask was made.")
-        if self.stretch:
-            mask = minmax(mask)
-        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR).clip(0, 1)
+        return mask
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """The same for segmenters that give the same masks, up to rounding."""
 
     @abstractmethod
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
@@ -56,6 +64,12 @@ class TorchSegmenter(Segmenter):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = nn.Sequential(Preprocess(), net).to(self.device).eval()
 
+    def fingerprint(self) -> str:
+        total = hashlib.sha256(f"{self.net} {self.size} {self.device.type}".encode())
+        for tensor in self.net.state_dict().values():
+            total.update(tensor.cpu().contiguous().numpy())
+        return total.hexdigest()
+
     @torch.inference_mode()
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
         image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
@@ -69,10 +83,13 @@ class OnnxSegmenter(Segmenter):
     """
 
     def __init__(self, path: str | Path, stretch: bool = True):
-        self.path = Path(path)
-        self.input, self.output, size, embedded = _describe(self.path)
+        self.input, self.output, size, embedded = _describe(Path(path))
+        self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         super().__init__(size, stretch)
         self.preprocess = None if embedded else Preprocess()
+
+    def fingerprint(self) -> str:
+        return f"{self.runtime} {self.digest}"
 
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
         blob = np.ascontiguousarray(image_HW3.transpose(2, 0, 1)[None], dtype=np.float32)
@@ -118,6 +135,24 @@ class OnnxRuntimeSegmenter(OnnxSegmenter):
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
         return self.session.run([self.output], {self.input: blob_13HW})[0]
+
+
+class OpenVINOSegmenter(OnnxSegmenter):
+    """Runs an ONNX file with OpenVINO on the CPU."""
+
+    runtime = "openvino"
+
+    def __init__(self, path: str | Path, stretch: bool = True):
+        try:
+            import openvino
+        except ImportError as error:
+            raise UserError("runtime=openvino needs its package: pip install openvino.") from error
+        super().__init__(path, stretch)
+        # Without the hint it rounds to bfloat16 where the processor can.
+        self.net = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
+        return self.net(blob_13HW)[self.net.output(self.output)]
 
 
 def _describe(path: Path) -> tuple[str, str, tuple[int, int], bool]:

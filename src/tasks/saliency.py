@@ -26,7 +26,7 @@ class SaliencyTask(pl.LightningModule):
         channels_last: the memory layout of images and weights; the numbers stay the same to rounding.
 
     Logged each step: `train/loss`, `train/fused`, `train/side1`..`6`; each validation: `val/loss`,
-    `val/fused`, `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`.
+    `val/fused`, `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`, `val/IoU`.
     """
 
     def __init__(

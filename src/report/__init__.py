@@ -1,0 +1,1 @@
+"""Pages about what was trained and scored: `runs` compares training runs, `page` evaluations."""

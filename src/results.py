@@ -1,0 +1,77 @@
+"""What an evaluation found, as plain values that tables and pages are made from."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# Means over images unless said otherwise. maxF and maxE are the best point of the averaged curve, as `pysodmetrics`
+# and most tables since 2020 have it; maxF_set takes the best F of precision and recall averaged over the set first,
+# as the U2-Net paper's tool. meanF, meanE and mIoU average over all 256 thresholds; adpF and adpE cut at twice the
+# prediction's mean; IoU cuts at 1/2, as relaxF (boundary F, slack 3 pixels) and bIoU (boundary IoU) do.
+SCORES = (
+    "MAE", "maxF", "maxF_set", "meanF", "adpF", "wF", "S", "maxE", "meanE", "adpE", "mIoU", "IoU", "relaxF", "bIoU",
+)  # fmt: skip
+LOWER_IS_BETTER = ("MAE",)
+CURVES = ("precision", "recall", "F", "E")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model costs; None where it does not apply (a folder of masks) or was not measured.
+
+    Args:
+        params: number of parameters.
+        megabytes: the file's size, or for a training checkpoint its weights' size, in 1e6 bytes.
+        gmac: 1e9 multiply-accumulates of one image at the net's own input size.
+        milliseconds: median time of one image at the net's own input size.
+        runtime: what ran it.
+    """
+
+    params: int | None = None
+    megabytes: float | None = None
+    gmac: float | None = None
+    milliseconds: float | None = None
+    runtime: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one data set, with or without per-image min-max.
+
+    Args:
+        scores: by name, all of `SCORES`.
+        curves: by name, all of `CURVES`, each 256 values for thresholds 255, 254, ... 0, averaged over images.
+        images: how many images the averages are over.
+        left_out: image name -> why it is not in the averages.
+        image_ious: the IoU of each image in the averages.
+    """
+
+    model: str
+    data: str
+    stretch: bool
+    scores: dict[str, float]
+    curves: dict[str, np.ndarray]
+    images: int
+    left_out: dict[str, str] = field(default_factory=dict)
+    image_ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image with its truth and every model's mask, for looking at.
+
+    Args:
+        kind: `worst` or `median`, by IoU averaged over models.
+        photo: (H, W, 3) RGB uint8.
+        truth: (H, W) uint8.
+        masks: model -> (H, W) uint8; a model that has no mask of this image is absent.
+        ious: model -> IoU.
+    """
+
+    data: str
+    name: str
+    kind: str
+    photo: np.ndarray
+    truth: np.ndarray
+    masks: dict[str, np.ndarray]
+    ious: dict[str, float]
