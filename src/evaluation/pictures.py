@@ -11,6 +11,7 @@ from src.evaluation.run import Scored
 from src.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, both_masks
 from src.evaluation.store import Store
 from src.images import read_image, read_mask
+from src.masks import minmax, to_8bit
 from src.results import Picture
 
 IOU = IMAGE_SCORES.index("IoU")
@@ -58,5 +59,6 @@ def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[s
             prediction = model.mask_files(pair.set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
         except UserError:  # it had scores, so only a file that changed meanwhile comes here
             continue
-        masks[name] = both_masks(prediction, truth.shape)[int(stretch)]
+        mask = both_masks(prediction, truth.shape)[int(stretch)]
+        masks[name] = to_8bit(minmax(mask / 255)) if stretch else mask
     return Picture(CATALOG[pair.set].title, pair.name, kind, photo, truth, masks, dict(ious))
