@@ -19,7 +19,7 @@ $(BIN)/.ready: requirements.txt requirements-dev.txt
 demo: setup ## Train, evaluate, export and predict on generated images: minutes on two CPU cores, no download
 	rm -rf $(DEMO)
 	$(BIN)/python train.py experiment=demo hydra.run.dir=$(DEMO)/train
-	$(BIN)/python eval.py data=sample checkpoint=$(DEMO)/train/checkpoints/last.ckpt hydra.run.dir=$(DEMO)/eval
+	$(BIN)/python eval.py data=sample checkpoint=$(DEMO)/train/checkpoints/last.ckpt report=true hydra.run.dir=$(DEMO)/eval
 	$(BIN)/python export.py checkpoint=$(DEMO)/train/checkpoints/last.ckpt export.output=$(DEMO)/demo.onnx hydra.run.dir=$(DEMO)/export
 	$(BIN)/python predict.py input=data/sample/DUTS-TE/DUTS-TE-Image checkpoint=$(DEMO)/demo.onnx output=$(DEMO)/predict hydra.run.dir=$(DEMO)/predict
 	$(BIN)/python -m src.demo $(DEMO)

@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     write_whole(picture, lambda partial: draw(columns(pairs, checkpoints, folder), losses(folder), partial))
     scores = json.loads((folder / "eval/metrics.json").read_text())["results"][0]
     print(f"\nmaxF {scores['maxF']:.3f}, MAE {scores['MAE']:.3f} on {scores['images']} generated test images. Files:")
-    made = [checkpoints[-1].with_name("last.ckpt"), folder / "demo.onnx", folder / "eval/metrics.json"]
+    made = [checkpoints[-1].with_name("last.ckpt"), folder / "demo.onnx", folder / "eval/report.html"]
     for path in (*made, folder / "predict/masks", folder / "predict/cutouts"):
         size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else f"{len(list(path.iterdir()))} files"
         print(f"  {path} ({size})")

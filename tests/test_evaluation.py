@@ -289,8 +289,8 @@ def test_an_interrupted_evaluation_goes_on_where_it_stood(ecssd, monkeypatch):
     Image.fromarray(255 - read(pairs[0].mask)).save(pairs[0].mask)
     painted(third, kept, pairs)
     assert third.calls == 1
-    monkeypatch.setattr(run, "code_digest", lambda: b"changed")
-    painted(third, kept, pairs)
+    monkeypatch.setattr(store, "code_digest", lambda: b"changed")
+    painted(third, Store(ecssd / "scores.sqlite"), pairs)
     assert third.calls == 11
 
 

@@ -17,11 +17,14 @@ from src.data.catalog import CATALOG, Pair
 from src.errors import UserError
 from src.evaluation.models import Model
 from src.evaluation.scoring import ALL_BLACK, BETA2, IMAGE_SCORES, ImageScores, score_image, start_worker
-from src.evaluation.store import Store, code_digest, digest
+from src.evaluation.store import Store, digest
 from src.images import read_image
 from src.results import CURVES, SCORES, Result
 
 IN_FLIGHT = 4  # images per process between the net and the scores: what bounds memory
+
+# Without these glibc gives every image-sized array back to the system and asks for it again: a fifth of the time.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(10**9), "MALLOC_TRIM_THRESHOLD_": str(10**9)}
 
 
 @dataclass
@@ -55,7 +58,7 @@ def score_all(
         UserError: a model has no usable prediction in a whole set, or a scoring process died.
     """
     workers = workers or cpu_count()
-    made_by = {name: digest(code_digest(), model.fingerprint()) for name, model in models.items()}
+    made_by = {name: digest(model.fingerprint()) for name, model in models.items()}
     result = {}
     with _progress() as progress, _scorers(workers) as pool:
         for data, pairs in sets.items():
@@ -171,7 +174,7 @@ def _scorers(workers: int) -> Iterator[Callable[[], Executor]]:
 
     def get() -> Executor:
         if not made:
-            made.append(ProcessPoolExecutor(workers, initializer=start_worker))
+            made.append(ProcessPoolExecutor(workers, initializer=start_worker, env=KEEP_MEMORY))
         return made[0]
 
     try:

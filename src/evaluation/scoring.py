@@ -47,6 +47,22 @@ class _Binned(sod.FmeasureV2):
         }
 
 
+class _WeightedF(sod.WeightedFmeasure):
+    """`WeightedFmeasure` with its 7x7 window in OpenCV instead of scipy: the same numbers, sooner."""
+
+    def cal_wfm(self, pred: np.ndarray, gt: np.ndarray) -> float:
+        scipys = sod.sod_metrics.convolve
+        sod.sod_metrics.convolve = _window
+        try:
+            return super().cal_wfm(pred, gt)
+        finally:
+            sod.sod_metrics.convolve = scipys
+
+
+def _window(image: np.ndarray, weights: np.ndarray, mode: str, cval: float) -> np.ndarray:
+    return cv2.filter2D(image, -1, weights, borderType=cv2.BORDER_CONSTANT)
+
+
 def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> ImageScores:
     """Scores of a prediction against its mask, both (H, W) uint8 of the same size.
 
@@ -55,7 +71,7 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
     predicted, actual = prediction / 255, mask > 128
     if stretch and predicted.max() != predicted.min():
         predicted = (predicted - predicted.min()) / (predicted.max() - predicted.min())
-    mae, s, weighted_f, e = sod.MAE(), sod.Smeasure(), sod.WeightedFmeasure(), sod.Emeasure()
+    mae, s, weighted_f, e = sod.MAE(), sod.Smeasure(), _WeightedF(), sod.Emeasure()
     by_threshold = _Binned(
         {
             "precision": sod.PrecisionHandler(with_dynamic=True, with_adaptive=False),

@@ -17,7 +17,10 @@ _PACKAGES = ("pysodmetrics", "numpy", "scipy", "opencv-python-headless", "pillow
 
 
 class Store:
-    """Image scores by key in an SQLite file, whole after any interruption; several processes may share it."""
+    """Image scores by key in an SQLite file, whole after any interruption; several processes may share it.
+
+    Opening it forgets what other code, or other versions of the packages that numbers depend on, computed.
+    """
 
     def __init__(self, path: str | Path):
         path = Path(path)
@@ -27,6 +30,10 @@ class Store:
             self.connection.execute("PRAGMA journal_mode = WAL")
             # An interrupted process loses nothing so; only a power cut may lose the last images.
             self.connection.execute("PRAGMA synchronous = OFF")
+            version = int.from_bytes(code_digest()[:4]) >> 1  # what fits into the field
+            if self.connection.execute("PRAGMA user_version").fetchone() != (version,):
+                self.connection.execute("DROP TABLE IF EXISTS images")
+                self.connection.execute(f"PRAGMA user_version = {version}")
             self.connection.execute(
                 "CREATE TABLE IF NOT EXISTS images (key BLOB, stretch INTEGER, score BLOB, curve BLOB, note TEXT, "
                 "PRIMARY KEY (key, stretch))"
