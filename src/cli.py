@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,8 @@ def door(main: Callable) -> Callable:
             sentence = str(cause).strip().splitlines()[-1].removeprefix("src.errors.UserError: ")
         except PermissionError as error:
             sentence = f"{error.filename} cannot be read or written: {error.strerror}. Choose another place."
+        except KeyboardInterrupt:
+            sys.exit("interrupted")
         raise UserError(sentence)
 
     return wrapped

@@ -241,6 +241,17 @@ def test_eval_scores_many_models_on_many_sets(trained):
         assert row["maxF"] == pytest.approx(rows[row["data"], "a", row["stretch"]]["maxF"], abs=0.01)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started (on Linux)."""
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent(path) == pid]
+
+
+def parent(stat: Path) -> int:
+    with suppress(OSError):  # it may end meanwhile
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
 def test_a_killed_evaluation_goes_on_where_it_stood(trained):
     folder, _ = trained
     write_set(folder / "many/ECSSD", "images", "ground_truth_mask", 60)
@@ -257,10 +268,17 @@ def test_a_killed_evaluation_goes_on_where_it_stood(trained):
             if finished() >= 10 or process.poll() is not None:
                 break
             time.sleep(0.05)
+        workers = children(process.pid)
         process.kill()
     assert process.returncode == -signal.SIGKILL, "it was still at work"
     before = finished()
     assert 10 <= before < 120
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("scoring processes outlive the evaluation")
     run("eval.py", *options, "hydra.run.dir=resumed", cwd=folder)
     assert finished() == 120, "both variants of 60 images, none of them under another key"
 
