@@ -4,15 +4,14 @@ import logging
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from src.checkpoint import load_net
-from src.cli import door, output_dir, plain
-from src.errors import UserError
-from src.evaluation.models import Model, net_model, open_models, with_latencies
+from src.cli import door, output_dir
+from src.evaluation.models import with_latencies
 from src.evaluation.pictures import worst_and_median
 from src.evaluation.run import score_all, summarise
+from src.evaluation.settings import checked, configured_models, fresh
 from src.evaluation.store import Store
 from src.evaluation.tables import as_terminal, write_images, write_tables
 from src.report.page import write_page
@@ -23,10 +22,10 @@ log = logging.getLogger(__name__)
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 @door
 def main(cfg: DictConfig) -> float:
+    stretches = checked(cfg)
     sets = instantiate(cfg.data).test_pairs()
     models = with_latencies(configured_models(cfg), cfg.latency)
-    stretches = [cfg.stretch] if isinstance(cfg.stretch, bool) else list(cfg.stretch)
-    store = Store(cfg.store or output_dir() / "scores.sqlite")
+    store = Store(cfg.store or fresh(output_dir() / "scores.sqlite"))
     scored = score_all(models, sets, store, stretches, cfg.workers)
     results = [
         summarise(name, data, scored[name, data], store, stretch)
@@ -51,17 +50,6 @@ def main(cfg: DictConfig) -> float:
         log.info("wrote %s", folder / "report.html")
     log.info("wrote metrics.json, table.md, table.tex, table.csv and images.csv to %s", folder)
     return results[0].scores["maxF"]
-
-
-def configured_models(cfg: DictConfig) -> dict[str, Model]:
-    """What `models`, or else `checkpoint`, or else `model` and `init` name."""
-    if cfg.models is not None and (cfg.checkpoint or cfg.init):
-        raise UserError("Give models=, or checkpoint=, or init=: not two of them.")
-    named = cfg.checkpoint if cfg.models is None else cfg.models
-    if named is not None:
-        return open_models(OmegaConf.to_object(named) if OmegaConf.is_config(named) else named, cfg.runtime)
-    net, size = load_net(None, plain(cfg.model), instantiate(cfg.init), cfg.size)
-    return {net.name: net_model(net, size, cfg.runtime)}
 
 
 if __name__ == "__main__":

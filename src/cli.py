@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,8 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 # The sample stream resumes by itself, which Lightning cannot see.
 warnings.filterwarnings("ignore", message=".*not resumable.*")
 
+log = logging.getLogger(__name__)
+
 
 def door(main: Callable) -> Callable:
     """Let a user's mistake end in its one sentence instead of the stack that found it."""
@@ -41,8 +44,9 @@ def door(main: Callable) -> Callable:
         except PermissionError as error:
             sentence = f"{error.filename} cannot be read or written: {error.strerror}. Choose another place."
         except KeyboardInterrupt:
-            sys.exit("interrupted")
-        raise UserError(sentence)
+            sentence = "interrupted"
+        log.error("%s", sentence)
+        sys.exit(1)
 
     return wrapped
 

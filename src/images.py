@@ -50,8 +50,15 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def read_gray(path: str | Path) -> np.ndarray:
-    """A ready-made prediction as (H, W) uint8, as it is stored; 16 bits are scaled to 8."""
+    """A ready-made prediction as (H, W) uint8, as it is stored; 16 bits are scaled to 8.
+
+    Raises:
+        UserError: the file cannot be read, or is a cut-out: whether its mask is in the colours is anyone's guess.
+    """
     image = _open(path)
+    has_alpha = "A" in image.getbands() or "transparency" in image.info
+    if has_alpha and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        raise UserError(f"{path} is a picture with transparency, not a mask; save the mask as a gray image.")
     if image.mode.startswith("I"):
         return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
     return np.asarray(image.convert("L"))

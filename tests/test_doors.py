@@ -234,9 +234,11 @@ def test_eval_scores_many_models_on_many_sets(trained):
     assert made == ["eval.log", "images.csv", "metrics.json", "report.html", "table.csv", "table.md", "table.tex"]
     assert (folder / "scores/report.html").read_text().count("<article") == 4
 
-    run("eval.py", "models={net: a.onnx}", *data, "latency=0", "hydra.run.dir=ov", "runtime=openvino", cwd=folder)
+    both = "runtime=[openvino,onnxruntime]"
+    run("eval.py", "models={net: a.onnx}", *data, "latency=0", "hydra.run.dir=ov", both, cwd=folder)
     report = json.loads((folder / "ov/metrics.json").read_text())
-    assert report["models"]["net"]["runtime"] == "openvino"
+    assert list(report["models"]) == ["net (openvino)", "net (onnxruntime)"]
+    assert len(report["results"]) == 8
     for row in report["results"]:
         assert row["maxF"] == pytest.approx(rows[row["data"], "a", row["stretch"]]["maxF"], abs=0.01)
 
@@ -289,11 +291,13 @@ def test_a_killed_evaluation_goes_on_where_it_stood(trained):
         (["models=[none.ckpt]"], "No model at none.ckpt"),
         (["models=[a.onnx]", "checkpoint=last"], "not two of them"),
         (["checkpoint=last", "data=[ecssd,sod]"], "Expected (folders in any case): SOD:"),
+        (["checkpoint=last", "stretch=foo"], "stretch=foo: give true, false or [true,false]"),
     ],
 )
 def test_eval_refuses_in_a_sentence(trained, overrides, sentence):
     folder, _ = trained
-    assert sentence in run("eval.py", *overrides, "data.root=data", cwd=folder, ok=False)
+    printed = run("eval.py", *overrides, "data.root=data", cwd=folder, ok=False)
+    assert sentence in printed and "Traceback" not in printed
 
 
 def test_exported_files_give_the_checkpoints_masks(trained):

@@ -20,7 +20,7 @@ from src.evaluation.boundary import boundary_iou, relaxed_boundary_f
 from src.evaluation.models import Model, net_gmac, net_model, open_models, with_latencies
 from src.evaluation.pictures import worst_and_median
 from src.evaluation.run import score_all, summarise
-from src.evaluation.scoring import IMAGE_SCORES, score
+from src.evaluation.scoring import IMAGE_SCORES, score, score_image
 from src.evaluation.store import Store
 from src.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
 from src.export import write_onnx
@@ -203,21 +203,27 @@ def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
     Image.fromarray(np.zeros_like(read(pairs[3].mask))).save(pairs[3].mask)
     Image.fromarray(np.full(read(pairs[4].mask).shape, np.nan, np.float32)).save(theirs / f"{names[4]}.tif")
     (theirs / f"{names[4]}.png").unlink()
+    opaque = np.dstack([read(theirs / f"{names[5]}.png")] * 3)
+    Image.fromarray(np.dstack([opaque, opaque[..., 0]])).save(theirs / f"{names[5]}.png")
+    (theirs / f"{names[6]}.png").unlink()
+    (theirs / f"{names[6]}.png").symlink_to("nowhere.png")
 
     kept = Store(ecssd / "scores.sqlite")
     scored = score_all({"theirs": masks_of(theirs)}, {"ecssd": pairs}, kept, workers=1)
     result = summarise("theirs", "ecssd", scored["theirs", "ecssd"], kept, True)
-    assert list(result.left_out) == names[:5]
+    assert list(result.left_out) == names[:7]
     reasons = list(result.left_out.values())
     height, width = read(pairs[1].mask).shape
     assert reasons[0] == "no prediction"
-    assert reasons[1] == f"the prediction is {width}x{height - 3}, its truth {width}x{height}"
+    assert reasons[1] == f"the prediction is {width}x{height - 3}, its truth {width}x{height}; resize it"
     assert "cannot be read" in reasons[2]
     assert reasons[3] == "all-black truth"
     assert "floating-point pixels" in reasons[4]
-    good = [(read(theirs / f"{pair.name}.png"), read(pair.mask)) for pair in pairs[5:]]
+    assert "a picture with transparency, not a mask" in reasons[5]
+    assert reasons[6] == "no prediction"
+    good = [(read(theirs / f"{pair.name}.png"), read(pair.mask)) for pair in pairs[7:]]
     expected = by_pysodmetrics(good)
-    assert result.images == 5
+    assert result.images == 3
     assert {name: result.scores[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
     write_images(ecssd / "images.csv", scored, kept, [True])
@@ -226,13 +232,13 @@ def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
     assert len(rows) == 10
     assert rows[names[0]]["note"] == "no prediction" and rows[names[0]]["IoU"] == ""
     assert rows[names[3]]["note"] == "all-black truth: not in the averages" and rows[names[3]]["S"]
-    assert [float(rows[name]["IoU"]) for name in names[5:]] == pytest.approx(list(result.image_ious))
+    assert [float(rows[name]["IoU"]) for name in names[7:]] == pytest.approx(list(result.image_ious))
 
 
 def test_a_folder_without_any_usable_prediction_is_refused(ecssd):
     (ecssd / "none").mkdir()
     pairs = {"ecssd": find_pairs("ecssd", ecssd)}
-    with pytest.raises(UserError, match="none has no usable prediction on ECSSD: 0000: no prediction"):
+    with pytest.raises(UserError, match=r"none has no usable prediction on ECSSD: 0000: no prediction \(looked in"):
         score_all({"none": masks_of(ecssd / "none")}, pairs, Store(ecssd / "scores.sqlite"), workers=1)
 
 
@@ -374,8 +380,9 @@ def test_models_are_named_as_short_as_tells_them_apart(tmp_path):
         open_models([str(tmp_path / "z"), str(tmp_path / "z")])
     with pytest.raises(UserError, match="No model at nowhere.onnx"):
         open_models("nowhere.onnx")
-    with pytest.raises(UserError, match="names nothing"):
-        open_models([])
+    for nothing in ([], "", [" "], {}):
+        with pytest.raises(UserError, match="names nothing"):
+            open_models(nothing)
 
 
 def test_masks_are_found_by_set_then_in_masks_then_in_the_folder_itself(tmp_path):
@@ -385,6 +392,14 @@ def test_masks_are_found_by_set_then_in_masks_then_in_the_folder_itself(tmp_path
         Image.new("L", (4, 4)).save(tmp_path / home / "a.png")
         assert model.mask_files("ecssd")["a"].parent == (tmp_path / home)
     assert model.mask_files("duts_te")["a"].parent == tmp_path / "masks"
+    Image.new("L", (4, 4)).save(tmp_path / "ecssd/a.jpg")
+    with pytest.raises(UserError, match="holds a.jpg and a.png; leave only the masks there"):
+        model.mask_files("ecssd")
+
+
+def test_images_that_no_measure_is_defined_for_are_named(tmp_path):
+    Image.new("L", (90, 1), 255).save(tmp_path / "a.png")
+    assert score_image(tmp_path / "a.png", tmp_path / "a.png") == "too small to score: 90x1"
 
 
 def results() -> tuple[dict[str, ModelFacts], list[Result]]:
@@ -412,7 +427,13 @@ def test_tables_say_the_same_in_every_form():
     first = [cell.strip() for cell in markdown[2].replace("\\|", "/").strip("|").split("|")]
     shown = dict(zip(columns, first, strict=True))
     assert shown["model"] == "a_b/c" and shown["MAE"] == "**.000**" and shown["maxF"] == ".050"
-    assert (shown["M params"], shown["MB"], shown["GMAC"], shown["ms"]) == ("1.13", "4.5", "19.76", "12")
+    assert [shown[name] for name in ("M params", "MB", "GMAC", "ms", "runtime")] == [
+        "1.13",
+        "4.5",
+        "19.76",
+        "12",
+        "torch",
+    ]
     assert "9/10" in markdown[3] and "**.100**" in markdown[3]
     latex = as_latex(facts, rows)
     assert r"a\_b|c & yes & 10 & \textbf{.000} & .050" in latex

@@ -96,6 +96,9 @@ class SaliencyDataModule(pl.LightningDataModule):
         found = {name: self._found([name]) for name in self.test_sets}
         if missing := [name for name, pairs in found.items() if not pairs]:
             raise UserError(self._nothing_found(missing))
+        for name, count in self.test_sets.items():
+            if count is not None and (type(count) is not int or count < 1):
+                raise UserError(f"data.test.{name}={count}: give a whole number of images, or null for all.")
         return {name: pairs[: self.test_sets[name]] for name, pairs in found.items()}
 
     def train_dataloader(self) -> DataLoader:

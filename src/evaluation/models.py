@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.images import EXTENSIONS
 from src.models import U2Net
 from src.results import ModelFacts
-from src.runtime import Segmenter, net_segmenter, onnx_segmenter
+from src.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
 from src.weights import fetch, load_published
 
 PUBLISHED = {"u2net": "full", "u2netp": "lite"}
@@ -40,8 +40,15 @@ class Model:
         """The ready-made masks of a set by name: those in `folder/SET/`, else in `folder/masks/`, else in `folder`."""
         inside = {path.name.lower(): path for path in sorted(self.folder.iterdir()) if path.is_dir()}
         homes = (inside.get(name) for name in (data, CATALOG[data].title.lower(), "masks"))
-        home = next(filter(None, homes), self.folder)
-        return {path.stem: path for path in sorted(home.iterdir()) if path.suffix.lower() in EXTENSIONS}
+        home, found = next(filter(None, homes), self.folder), {}
+        for path in sorted(home.iterdir()):
+            if path.suffix.lower() in EXTENSIONS and path.is_file():
+                if path.stem in found:
+                    raise UserError(
+                        f"{home} holds {found[path.stem].name} and {path.name}; leave only the masks there."
+                    )
+                found[path.stem] = path
+        return found
 
 
 def open_models(what: str | Sequence[str] | Mapping[str, str], runtime: str = "auto") -> dict[str, Model]:
@@ -52,13 +59,14 @@ def open_models(what: str | Sequence[str] | Mapping[str, str], runtime: str = "a
     Raises:
         UserError: a file is missing or not what its ending says, or the runtime cannot run it.
     """
-    if isinstance(what, str):
+    check_runtime(runtime)
+    if not isinstance(what, list | tuple | Mapping):
         what = [what]
+    if not what or not all(str(item).strip() for item in (what.values() if isinstance(what, Mapping) else what)):
+        raise UserError("models= names nothing to score.")
     if not isinstance(what, Mapping):
         what = [str(checkpoints.resolve(item)) if item == "last" else str(item) for item in what]
         what = dict(zip(_short_names(what), what, strict=True))
-    if not what:
-        raise UserError("models= names nothing to score.")
     return {name: _open(str(item), runtime) for name, item in what.items()}
 
 
@@ -160,7 +168,7 @@ def _short_names(items: Sequence[str]) -> list[str]:
         depth = 2 if path.suffix == ".ckpt" else 1  # the run's name, because its checkpoints' are all alike
         while depth < len(own) and sum(other[-depth:] == own[-depth:] for other in parts) > 1:
             depth += 1
-        names.append("/".join(own[-depth:]))
+        names.append(str(Path(*own[-depth:])))
     if len(set(names)) < len(names):
-        raise UserError(f"models= names {next(name for name in names if names.count(name) > 1)} twice.")
+        raise UserError(f"models= names {next(name for name in names if names.count(name) > 1)} twice; name it once.")
     return names

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import BrokenProcessPool
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.data.catalog import CATALOG, Pair
@@ -57,7 +58,7 @@ def score_all(
     Raises:
         UserError: a model has no usable prediction in a whole set, or a scoring process died.
     """
-    workers = workers or cpu_count()
+    workers = min(workers or cpu_count(), max(map(len, sets.values())))
     made_by = {name: digest(model.fingerprint()) for name, model in models.items()}
     result = {}
     with _progress() as progress, _scorers(workers) as pool:
@@ -69,7 +70,9 @@ def score_all(
                 scored = result[name, data] = _keys(made_by[name], contents, files)
                 keys = scored.keys
                 todo = [p for p in pairs if p.name in keys and any((keys[p.name], s) not in store for s in stretches)]
-                task = progress.add_task(f"{name} on {title}", total=len(pairs), completed=len(pairs) - len(todo))
+                task = progress.add_task(
+                    escape(f"{name} on {title}"), total=len(pairs), completed=len(pairs) - len(todo)
+                )
                 predictions = _predictions(model, files, todo, scored.left_out)
                 jobs = ((pair, (prediction, pair.mask, stretches)) for pair, prediction in predictions)
                 for pair, scores in _ahead(pool(), score_image, jobs, IN_FLIGHT * workers):
@@ -82,7 +85,8 @@ def score_all(
                 progress.update(task, completed=len(pairs))
                 if len(scored.left_out) == len(pairs):
                     image, reason = next(iter(scored.left_out.items()))
-                    raise UserError(f"{name} has no usable prediction on {title}: {image}: {reason}.")
+                    where = f" (looked in {model.folder} for files named as the images)" if model.folder else ""
+                    raise UserError(f"{name} has no usable prediction on {title}: {image}: {reason.strip('.')}{where}.")
     return result
 
 
@@ -118,7 +122,10 @@ def _keys(made_by: bytes, contents: Mapping[str, bytes], files: Mapping[str, Pat
         if files is None:
             scored.keys[name] = digest(made_by, content)
         elif name in files:
-            scored.keys[name] = digest(made_by, content, files[name])
+            try:
+                scored.keys[name] = digest(made_by, content, files[name])
+            except OSError as error:
+                scored.left_out[name] = f"{files[name]} cannot be read ({error.strerror})"
         else:
             scored.left_out[name] = "no prediction"
     return scored

@@ -143,12 +143,19 @@ def score_image(
         plain, stretched = both_masks(prediction, truth.shape)
     except UserError as error:
         return str(error)
+    if min(truth.shape) < 2:
+        return f"too small to score: {truth.shape[1]}x{truth.shape[0]}"
     if plain.shape != truth.shape:
         (height, width), (rows, columns) = plain.shape, truth.shape
-        return f"the prediction is {width}x{height}, its truth {columns}x{rows}"
+        return f"the prediction is {width}x{height}, its truth {columns}x{rows}; resize it"
     if plain is stretched and (plain.min(), plain.max()) == (0, 255):  # stretching it would change nothing
-        return dict.fromkeys(stretches, score(plain, truth))
-    return {stretch: score(stretched if stretch else plain, truth, stretch) for stretch in stretches}
+        scores = dict.fromkeys(stretches, score(plain, truth))
+    else:
+        scores = {stretch: score(stretched if stretch else plain, truth, stretch) for stretch in stretches}
+    for one in scores.values():
+        if wrong := [name for name, value in zip(IMAGE_SCORES, one.values, strict=True) if not np.isfinite(value)]:
+            return f"{', '.join(wrong)} cannot be computed for it"
+    return scores
 
 
 def both_masks(prediction: np.ndarray | Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

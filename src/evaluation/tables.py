@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from src.evaluation.run import Scored
@@ -17,7 +18,7 @@ from src.evaluation.store import Store
 from src.images import write_whole
 from src.results import LOWER_IS_BETTER, SCORES, ModelFacts, Result
 
-COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms"}
+COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms", "runtime": "runtime"}
 HEAD = ("model", "min-max", "images")
 
 
@@ -35,6 +36,7 @@ def as_terminal(models: Mapping[str, ModelFacts], results: Sequence[Result]) -> 
     for data, group in _by_data(results):
         table.add_row(f"[italic]{data}", *[""] * (len(table.columns) - 1))
         for cells, best in _rows(models, group):
+            cells = [escape(cell) for cell in cells]
             table.add_row(*(f"[bold]{cell}" if bold else cell for cell, bold in zip(cells, best, strict=True)))
         table.add_section()
     return table
@@ -63,7 +65,7 @@ def as_latex(models: Mapping[str, ModelFacts], results: Sequence[Result]) -> str
 
 
 def as_csv(models: Mapping[str, ModelFacts], results: Sequence[Result]) -> str:
-    costs = ("runtime", *COSTS)
+    costs = tuple(COSTS)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["data", "model", "stretch", "images", "left_out", *SCORES, *costs])
@@ -87,7 +89,10 @@ def as_json(models: Mapping[str, ModelFacts], results: Sequence[Result]) -> str:
         }
         for result in results
     ]
-    return json.dumps({"models": {n: asdict(f) for n, f in models.items()}, "results": rows}, indent=2) + "\n"
+    return (
+        json.dumps({"models": {n: asdict(f) for n, f in models.items()}, "results": rows}, indent=2, allow_nan=False)
+        + "\n"
+    )
 
 
 def write_images(path: Path, scored: Mapping[tuple[str, str], Scored], store: Store, stretches: Sequence[bool]) -> None:
@@ -109,8 +114,9 @@ def write_images(path: Path, scored: Mapping[tuple[str, str], Scored], store: St
 
 
 def _rows(models: Mapping[str, ModelFacts], group: Sequence[Result]) -> Iterator[tuple[list[str], list[bool]]]:
-    """The cells of each result, and which of them are the best of their column."""
+    """The cells of each result, and which of them are the best of their column, with and without min-max apart."""
     for result in group:
+        rivals = [other for other in group if other.stretch == result.stretch]
         images = f"{result.images}/{result.images + len(result.left_out)}" if result.left_out else str(result.images)
         head = [result.model, "yes" if result.stretch else "no", images]
         scores = [_score(result.scores[name]) for name in SCORES]
@@ -120,8 +126,9 @@ def _rows(models: Mapping[str, ModelFacts], group: Sequence[Result]) -> Iterator
             _cost(facts.megabytes, 1),
             _cost(facts.gmac, 2),
             _cost(facts.milliseconds, 0),
+            facts.runtime,
         ]
-        bold = [len(group) > 1 and cell == _best(name, group) for name, cell in zip(SCORES, scores, strict=True)]
+        bold = [len(rivals) > 1 and cell == _best(name, rivals) for name, cell in zip(SCORES, scores, strict=True)]
         yield head + scores + costs, [False] * len(head) + bold + [False] * len(costs)
 
 

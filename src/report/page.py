@@ -117,13 +117,18 @@ def _section(index: int, data: str, colours: dict[str, str], results: list[Resul
     }
 
 
-def _best(rows: list[Result]) -> dict[str, str]:
-    """Each score's best value as it is shown, so that equal rows are marked alike; none for a lone row."""
+def _best(rows: list[Result]) -> dict[tuple[str, bool], str]:
+    """Each score's best value as it is shown, so that equal rows are marked alike; none for a lone row.
+
+    Rows with and without min-max do not compete.
+    """
     best = {}
-    for name in SCORES if len(rows) > 1 else ():
-        values = [row.scores[name] for row in rows if not math.isnan(row.scores[name])]
-        if values:
-            best[name] = score(min(values) if name in LOWER_IS_BETTER else max(values))
+    for stretch in (True, False):
+        rivals = [row for row in rows if row.stretch == stretch]
+        for name in SCORES if len(rivals) > 1 else ():
+            values = [row.scores[name] for row in rivals if not math.isnan(row.scores[name])]
+            if values:
+                best[name, stretch] = score(min(values) if name in LOWER_IS_BETTER else max(values))
     return best
 
 

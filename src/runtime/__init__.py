@@ -17,6 +17,7 @@ __all__ = [
     "OpenVINOSegmenter",
     "Segmenter",
     "TorchSegmenter",
+    "check_runtime",
     "net_segmenter",
     "onnx_segmenter",
     "open_segmenter",
@@ -46,7 +47,7 @@ def open_segmenter(
 
 def onnx_segmenter(path: Path, runtime: str = "auto", stretch: bool = True) -> Segmenter:
     """An ONNX file in a runtime, by default OpenCV."""
-    _check(runtime)
+    check_runtime(runtime)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
     return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch)
@@ -54,7 +55,7 @@ def onnx_segmenter(path: Path, runtime: str = "auto", stretch: bool = True) -> S
 
 def net_segmenter(net: nn.Module, size: int, runtime: str = "auto", stretch: bool = True) -> Segmenter:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
-    _check(runtime)
+    check_runtime(runtime)
     if runtime in ("auto", "torch"):
         return TorchSegmenter(net, (size, size), stretch)
     from src.export.graph import write_onnx
@@ -65,6 +66,7 @@ def net_segmenter(net: nn.Module, size: int, runtime: str = "auto", stretch: boo
         return ONNX_RUNTIMES[runtime](path, stretch)
 
 
-def _check(runtime: str) -> None:
+def check_runtime(runtime: str) -> None:
+    """Raise a UserError for a runtime that is not known."""
     if runtime not in ("auto", "torch", *ONNX_RUNTIMES):
         raise UserError(f"runtime={runtime} is not known; choose auto, torch, {', '.join(ONNX_RUNTIMES)}.")
