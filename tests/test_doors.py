@@ -345,7 +345,7 @@ def test_all_doors_take_published_weights_instead_of_a_checkpoint(trained, publi
     folder, _ = trained
     source = ("model=grouped", "model.width=lite", "init=pretrained", f"init.weights={published}", "size=64")
     run("eval.py", *source, "data=ecssd", "hydra.run.dir=published", cwd=folder)
-    assert json.loads((folder / "published/metrics.json").read_text())["images"] == 3
+    assert json.loads((folder / "published/metrics.json").read_text())["results"][0]["images"] == 3
     assert "wrote p.onnx" in run("export.py", *source, "export.output=p.onnx", cwd=folder)
     run("predict.py", *source, "input=data/ecssd/images", "output=pub", cwd=folder)
     assert len(list((folder / "pub/masks").iterdir())) == 3
