@@ -329,7 +329,7 @@ def test_exported_files_give_the_checkpoints_masks(trained):
         assert np.abs(mask - expected).max() <= 1, file
     run("eval.py", "checkpoint=embedded.onnx", "data=ecssd", "hydra.run.dir=s", cwd=folder)
     report = json.loads((folder / "s/metrics.json").read_text())
-    assert (report["images"], report["runtime"]) == (3, "opencv")
+    assert (report["results"][0]["images"], report["models"]["embedded"]["runtime"]) == (3, "opencv")
 
 
 def test_export_that_disagrees_leaves_no_file(trained):
