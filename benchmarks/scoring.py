@@ -21,6 +21,7 @@ from src.data.catalog import Pair
 from src.data.sample import render
 from src.evaluation.models import Model
 from src.evaluation.run import score_all, summarise
+from src.evaluation.scoring import field_scores, handlers
 from src.evaluation.store import Store
 from src.results import ModelFacts
 
@@ -49,33 +50,13 @@ def write_pairs(folder: Path, count: int) -> list[Pair]:
 def stepped(pairs: list[Pair], predictions: Path) -> dict[str, float]:
     """The field's numbers as `pysodmetrics` is meant to be used: every metric steps over every pair."""
     mae, s, weighted_f, e = sod.MAE(), sod.Smeasure(), sod.WeightedFmeasure(), sod.Emeasure()
-    handlers = {
-        "f": sod.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=0.3),
-        "iou": sod.IOUHandler(with_dynamic=True, with_adaptive=False, with_binary=True),
-        "precision": sod.PrecisionHandler(with_dynamic=True, with_adaptive=False),
-        "recall": sod.RecallHandler(with_dynamic=True, with_adaptive=False),
-    }
-    by_threshold = sod.FmeasureV2(handlers)
+    by_threshold = sod.FmeasureV2(handlers())
     for pair in pairs:
         prediction = cv2.imread(str(predictions / pair.mask.name), cv2.IMREAD_GRAYSCALE)
         mask = cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE)
         for metric in (mae, s, weighted_f, e, by_threshold):
             metric.step(prediction, mask)
-    f, em = by_threshold.get_results()["f"], e.get_results()["em"]
-    iou = by_threshold.get_results()["iou"]
-    return {
-        "MAE": mae.get_results()["mae"],
-        "maxF": f["dynamic"].max(),
-        "meanF": f["dynamic"].mean(),
-        "adpF": f["adaptive"],
-        "wF": weighted_f.get_results()["wfm"],
-        "S": s.get_results()["sm"],
-        "maxE": em["curve"].max(),
-        "meanE": em["curve"].mean(),
-        "adpE": em["adp"],
-        "mIoU": iou["dynamic"].mean(),
-        "IoU": iou["binary"],
-    }
+    return field_scores(mae, s, weighted_f, e, by_threshold)
 
 
 def ours(pairs: list[Pair], predictions: Path, store: Path) -> dict[str, float]:

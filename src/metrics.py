@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-BETA2 = 0.3  # the weight that the field gives to precision in the F-measure
+from src.results import BETA2
+
 LEVELS = 256
 
 

@@ -11,6 +11,7 @@ import numpy as np
 SCORES = (
     "MAE", "maxF", "maxF_set", "meanF", "adpF", "wF", "S", "maxE", "meanE", "adpE", "mIoU", "IoU", "relaxF", "bIoU",
 )  # fmt: skip
+BETA2 = 0.3  # the weight that the field gives to precision in the F-measure
 LOWER_IS_BETTER = ("MAE",)
 CURVES = ("precision", "recall", "F", "E")
 

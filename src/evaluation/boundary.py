@@ -6,7 +6,8 @@ Both take boolean masks (H, W) and give 1 where neither has what is compared, 0 
 import cv2
 import numpy as np
 
-BETA2 = 0.3
+from src.results import BETA2
+
 SLACK = 3
 DILATION = 0.02
 

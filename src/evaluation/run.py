@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from src.data.catalog import CATALOG, Pair
 from src.errors import UserError
 from src.evaluation.models import Model
-from src.evaluation.scoring import ALL_BLACK, BETA2, IMAGE_SCORES, ImageScores, score_image, start_worker
+from src.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image, start_worker
 from src.evaluation.store import Store, digest
 from src.images import read_image
-from src.results import CURVES, SCORES, Result
+from src.results import BETA2, CURVES, SCORES, Result
 
 IN_FLIGHT = 4  # images per process between the net and the scores: what bounds memory
 

@@ -16,10 +16,10 @@ import numpy as np
 import py_sod_metrics as sod
 
 from src.errors import UserError
-from src.evaluation.boundary import BETA2, boundary_iou, relaxed_boundary_f
+from src.evaluation.boundary import boundary_iou, relaxed_boundary_f
 from src.images import read_gray, read_mask
 from src.masks import enlarge, minmax, to_8bit
-from src.results import CURVES, SCORES
+from src.results import BETA2, CURVES, SCORES
 
 IMAGE_SCORES = tuple(name for name in SCORES if name != "maxF_set")  # what an image by itself has
 ALL_BLACK = "all-black truth"
@@ -74,23 +74,48 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
     if stretch and predicted.max() != predicted.min():
         predicted = (predicted - predicted.min()) / (predicted.max() - predicted.min())
     mae, s, weighted_f, e = sod.MAE(), sod.Smeasure(), _WeightedF(), sod.Emeasure()
-    by_threshold = _Binned(
-        {
-            "precision": sod.PrecisionHandler(with_dynamic=True, with_adaptive=False),
-            "recall": sod.RecallHandler(with_dynamic=True, with_adaptive=False),
-            "f": sod.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=BETA2),
-            "iou": sod.IOUHandler(with_dynamic=True, with_adaptive=False, with_binary=True),
-        }
-    )
+    by_threshold = _Binned(handlers())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # means over no pixels, which pysodmetrics counts as intended
         for metric in (mae, s, e, by_threshold):
             metric.step(predicted, actual, normalize=False)
         inside = _inside(predicted, actual)
         weighted_f.step(predicted[inside], actual[inside], normalize=False)
+    threshold = by_threshold.get_results()
+    values = field_scores(mae, s, weighted_f, e, by_threshold) | {
+        "relaxF": relaxed_boundary_f(predicted > 0.5, actual),
+        "bIoU": boundary_iou(predicted > 0.5, actual),
+    }
+    curves = {
+        "precision": threshold["precision"]["dynamic"],
+        "recall": threshold["recall"]["dynamic"],
+        "F": threshold["f"]["dynamic"],
+        "E": e.get_results()["em"]["curve"],
+    }
+    return ImageScores(
+        np.array([values[name] for name in IMAGE_SCORES], np.float64),
+        np.array([curves[name] for name in CURVES], np.float32),
+        "" if actual.any() else ALL_BLACK,
+    )
+
+
+def handlers() -> dict[str, object]:
+    """What `FmeasureV2` has to compute."""
+    return {
+        "precision": sod.PrecisionHandler(with_dynamic=True, with_adaptive=False),
+        "recall": sod.RecallHandler(with_dynamic=True, with_adaptive=False),
+        "f": sod.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=BETA2),
+        "iou": sod.IOUHandler(with_dynamic=True, with_adaptive=False, with_binary=True),
+    }
+
+
+def field_scores(
+    mae: sod.MAE, s: sod.Smeasure, weighted_f: sod.WeightedFmeasure, e: sod.Emeasure, by_threshold: sod.FmeasureV2
+) -> dict[str, float]:
+    """What `pysodmetrics` found, under our names; `by_threshold` has our `handlers`."""
     threshold, em = by_threshold.get_results(), e.get_results()["em"]
     f, iou = threshold["f"], threshold["iou"]
-    values = {
+    return {
         "MAE": mae.get_results()["mae"],
         "maxF": f["dynamic"].max(),
         "meanF": f["dynamic"].mean(),
@@ -102,20 +127,7 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
         "adpE": em["adp"],
         "mIoU": iou["dynamic"].mean(),
         "IoU": iou["binary"],
-        "relaxF": relaxed_boundary_f(predicted > 0.5, actual),
-        "bIoU": boundary_iou(predicted > 0.5, actual),
     }
-    curves = {
-        "precision": threshold["precision"]["dynamic"],
-        "recall": threshold["recall"]["dynamic"],
-        "F": f["dynamic"],
-        "E": em["curve"],
-    }
-    return ImageScores(
-        np.array([values[name] for name in IMAGE_SCORES], np.float64),
-        np.array([curves[name] for name in CURVES], np.float32),
-        "" if actual.any() else ALL_BLACK,
-    )
 
 
 def _inside(predicted: np.ndarray, actual: np.ndarray) -> tuple[slice, slice]:

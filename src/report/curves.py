@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,10 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from src.images import write_whole
+from src.report.html import COLOURS, write_html
 from src.report.runs import NOT_DRAWN, Run
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
 LINES = ("solid", "dashed", "dotted")
 ORDER = ("train/fused", "train/loss", "train", "val/fused", "val/loss", "val")
 STYLE = {
@@ -44,14 +42,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> tuple[list[str], list[Pat
     panels = sorted((name for name in columns if not NOT_DRAWN.search(name)), key=_rank)
     image, page = folder / "runs.png", folder / "runs.html"
     write_whole(image, lambda partial: draw(runs, panels, partial))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("runs.html.j2").render(
+    values = dict(
         panels=panels,
         rates=sorted(name for name in columns if name.endswith("_per_s")),
         rows=[_row(index, run) for index, run in enumerate(runs)],
@@ -59,7 +50,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> tuple[list[str], list[Pat
         left_out=sorted(name for name in columns if re.search(r"side\d+$", name)),
         image=base64.b64encode(image.read_bytes()).decode(),
     )
-    write_whole(page, lambda partial: partial.write_text(html, encoding="utf-8", errors="replace"))
+    write_html(page, "runs.html.j2", values)
     return panels, [image, page]
 
 

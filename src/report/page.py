@@ -7,17 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image
 
-from src.images import write_whole
 from src.report.charts import charts
+from src.report.html import COLOURS, write_html
 from src.results import LOWER_IS_BETTER, SCORES, ModelFacts, Picture, Result
 
 LONG_SIDE = 240
-# Told apart by colour-blind readers too (Okabe and Ito), on white and on near black; models beyond eight share them.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
 MISSED, FALSE = (70, 160, 255), (255, 130, 0)
 DASH = "\N{EN DASH}"
 
@@ -41,16 +38,9 @@ def write_page(
         UserError: the folder cannot be written.
     """
     names = _unique([*models, *(result.model for result in results), *(name for p in pictures for name in p.masks)])
+    # Models beyond the last colour share them.
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"score": score, "fixed": fixed, "value": value}
-    html = environment.get_template("evaluation.html.j2").render(
+    values = dict(
         title=title,
         notes=notes,
         scores=SCORES,
@@ -65,8 +55,7 @@ def write_page(
         missed=MISSED,
         surplus=FALSE,
     )
-    # A file name that is not UTF-8 reaches Python as characters that UTF-8 cannot hold.
-    write_whole(path, lambda partial: partial.write_text(html, encoding="utf-8", errors="replace"))
+    write_html(path, "evaluation.html.j2", values, {"score": score, "fixed": fixed, "value": value})
 
 
 def score(number: float) -> str:
