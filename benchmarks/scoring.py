@@ -17,7 +17,7 @@ import numpy as np
 import py_sod_metrics as sod
 from loky import cpu_count
 
-from src.data.catalog import Pair
+from src.data.pairs import Pair
 from src.data.sample import render
 from src.evaluation.models import Model
 from src.evaluation.run import score_all, summarise

@@ -12,8 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from src.data.catalog import Pair, find_pairs
 from src.data.dataset import load_pair
+from src.data.pairs import Pair, find_pairs
 from src.images import read_mask, write_whole
 from src.runtime import open_segmenter
 

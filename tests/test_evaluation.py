@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import distance_transform_cdt
 
-from src.data.catalog import find_pairs
+from src.data.pairs import find_pairs
 from src.data.sample import render
 from src.errors import UserError
 from src.evaluation import run, store

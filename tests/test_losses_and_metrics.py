@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from src import init
-from src.data.catalog import find_pairs
 from src.data.dataset import load_pair
+from src.data.pairs import find_pairs
 from src.data.sample import render
 from src.errors import UserError
 from src.evaluation.scoring import IMAGE_SCORES, score

@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from src.data import sample
-from src.data.catalog import CATALOG, Pair, expected_places, find_pairs
+from src.data.catalog import CATALOG
 from src.data.dataset import PairDataset, StreamSampler, TrainStream
+from src.data.pairs import Pair, expected_places, find_pairs
 from src.data.transforms import resize, u2net
 from src.errors import UserError
 

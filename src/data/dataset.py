@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from src.data.catalog import Pair
+from src.data.pairs import Pair
 from src.errors import UserError
 from src.images import read_image, read_mask
 

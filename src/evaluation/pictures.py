@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from src.data.catalog import CATALOG, Pair
+from src.data.catalog import CATALOG
+from src.data.pairs import Pair
 from src.errors import UserError
 from src.evaluation.models import Model
 from src.evaluation.run import Scored

@@ -14,7 +14,8 @@ from loky.process_executor import BrokenProcessPool
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from src.data.catalog import CATALOG, Pair
+from src.data.catalog import CATALOG
+from src.data.pairs import Pair
 from src.errors import UserError
 from src.evaluation.models import Model
 from src.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image, start_worker
