@@ -14,7 +14,8 @@ from src.checkpoint import load_net
 from src.cli import door, output_dir, plain
 from src.data.sample import render
 from src.export import Row, check_parity, write_onnx
-from src.images import read_image, write_whole
+from src.files import write_whole
+from src.images import read_image
 from src.predict import find_photos
 
 log = logging.getLogger(__name__)

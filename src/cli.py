@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
-from src.images import write_whole
+from src.files import write_whole
 from src.runtime import Segmenter, open_segmenter
 
 # Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
@@ -39,8 +39,9 @@ def door(main: Callable) -> Callable:
             cause = error if isinstance(error, UserError) else error.__cause__
             if not isinstance(cause, UserError):
                 raise
-            # An error out of a data-loading process carries that process's stack before its sentence.
-            sentence = str(cause).strip().splitlines()[-1].removeprefix("src.errors.UserError: ")
+            sentence = str(cause)
+            if sentence.startswith("Caught "):  # in a data-loading process, whose stack it carries before its sentence
+                sentence = sentence.strip().splitlines()[-1].removeprefix("src.errors.UserError: ")
         except PermissionError as error:
             sentence = f"{error.filename} cannot be read or written: {error.strerror}. Choose another place."
         except KeyboardInterrupt:

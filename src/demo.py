@@ -14,7 +14,8 @@ import numpy as np
 
 from src.data.dataset import load_pair
 from src.data.pairs import Pair, find_pairs
-from src.images import read_mask, write_whole
+from src.files import write_whole
+from src.images import read_mask
 from src.runtime import open_segmenter
 
 ROWS = 6

@@ -1,7 +1,6 @@
 """The published U2-Net weights: where they are, how they are checked, and how their keys map to ours."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
+from src.files import cache_dir
 from src.models import U2Net
 
 
@@ -30,12 +30,6 @@ PUBLISHED = {
     "full": Published("u2net.pth", "1ao1ovG1Qtx4b7EoskHXmi2E9rp5CHLcZ", "09fb4e49b7f785c9f855baf94916840a", 176.3),
     "lite": Published("u2netp.pth", "1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy", "e4f636406ca4e2af789941e7f139ee2e", 4.7),
 }
-
-
-def cache_dir() -> Path:
-    """`$U2SLIM_CACHE`, or `u2slim` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "u2slim"
-    return Path(os.environ.get("U2SLIM_CACHE", default))
 
 
 def fetch(width: str) -> Path:

@@ -31,6 +31,14 @@ def real() -> Path:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory) -> None:
+    """What is remembered between runs stays out of the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("U2SLIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def write_set(folder: Path, images: str, masks: str, count: int, first: int = 0) -> None:
     """`count` rendered pairs as JPEG and PNG files in one published layout."""
     (folder / images).mkdir(parents=True, exist_ok=True)

@@ -1,38 +1,44 @@
 """Training, validation and test pairs for saliency, from whichever published sets are on disk."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import albumentations as A
 import cv2
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from src.data import sample
+from src.data import manifest, sample
+from src.data.cache import SquareCache
 from src.data.catalog import CATALOG
+from src.data.check import Record, examine_all
 from src.data.dataset import PairDataset, StreamSampler, TrainStream
-from src.data.pairs import Pair, expected_places, find_pairs
-from src.data.transforms import resize, u2net
+from src.data.pairs import Pair, Problem, expected_places, find_pairs, list_pairs, refuse
+from src.data.transforms import Augment
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
 class SaliencyDataModule(pl.LightningDataModule):
-    """Merges the `train` sets, draws the validation images, and addresses every training sample.
+    """Merges the `train` sets, fixes the validation images, and addresses every training sample.
 
     Args:
-        root: the folder that holds the data sets.
+        root: the folder (or address) that holds the data sets.
         train, val: names in the catalog. Sets that are not on disk are named in the log; if no `val` set is, a
             seeded part of the training pairs is held out.
         test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all.
+        shards: for sets that lie in tar shards elsewhere, their paths, addresses or globs.
         batch_size: global, divided by the number of processes.
         val_count: how many validation images are drawn.
-        size: side of the square that validation images are resized to.
-        augment: the training transform, U2-Net's recipe by default.
+        manifest: the file that lists the validation images: used where it is there, else drawn and written.
+        on_bad: what to do with pairs that cannot be used: `stop` names them all, `skip` leaves them out and says so.
+        size: side of the square that images are resized to.
+        augment: the training transform of such squares; None leaves them as they are.
+        cache: folder of a cache of squares, at most `cache_gb` large; None decodes every sample anew.
         limit_train: use only so many training pairs (for tests of a set-up).
         generate: make the sample set under `root` first.
     """
@@ -43,21 +49,31 @@ class SaliencyDataModule(pl.LightningDataModule):
         train: Sequence[str] = (),
         val: Sequence[str] = (),
         test: Mapping[str, int | None] | None = None,
+        shards: Mapping[str, str | Sequence[str]] | None = None,
         batch_size: int = 16,
         val_batch_size: int = 8,
         val_count: int = 1000,
+        manifest: str | None = None,
+        on_bad: str = "stop",
         size: int = 320,
-        augment: A.Compose | None = None,
+        augment: Augment | None = None,
+        cache: str | None = None,
+        cache_gb: float = 8,
         num_workers: int = 2,
         seed: int = 0,
         limit_train: int | None = None,
         generate: bool = False,
     ):
         super().__init__()
-        self.root = Path(root).expanduser()
+        if on_bad not in ("stop", "skip"):
+            raise UserError(f"data.on_bad={on_bad} is not known; choose stop or skip.")
+        self.root = root if "://" in str(root) else Path(root).expanduser()
         self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
+        self.shards = dict(shards or {})
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
-        self.size, self.augment = size, augment or u2net()
+        self.manifest, self.on_bad = Path(manifest) if manifest else None, on_bad
+        self.size, self.augment = size, augment
+        self.cache = SquareCache(cache, size, cache_gb) if cache else None
         self.num_workers, self.seed, self.limit_train, self.generate = num_workers, seed, limit_train, generate
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
@@ -67,23 +83,39 @@ class SaliencyDataModule(pl.LightningDataModule):
             sample.write_sample_set(self.root)
 
     def setup(self, stage: str | None = None) -> None:
+        """Find, check and divide the pairs of training and validation.
+
+        Raises:
+            UserError: no training set is there, or some pairs cannot be used; see `on_bad`.
+        """
         if self.train_pairs:
             return
         if not self.train_sets:
             raise UserError("This data config names no training sets; train with data=duts or data=sample.")
-        train = self._found(self.train_sets)
+        train, val = self._checked(self.train_sets), self._checked(self.val_sets)
         if not train:
             raise UserError(self._nothing_found(self.train_sets))
-        val = self._found(self.val_sets)
-        if val:
-            val = self._draw(val, self.val_count)
-        else:
-            val = self._draw(train, min(self.val_count, max(1, len(train) // 10)))
-            held_out = {(pair.set, pair.name) for pair in val}
-            train = [pair for pair in train if (pair.set, pair.name) not in held_out]
-            log.info("validation: %d training images held out (seed %d)", len(val), self.seed)
-        self.train_pairs, self.val_pairs = train[: self.limit_train], val
-        log.info("training on %d images, validating on %d", len(self.train_pairs), len(val))
+        self.val_pairs = self._fixed_validation(train, val)
+        held_out = set(self.val_pairs)
+        self.train_pairs = [pair for pair, _ in train if pair not in held_out][: self.limit_train]
+        if not val:
+            log.info("validation: %d training images held out (seed %d)", len(self.val_pairs), self.seed)
+        log.info("training on %d images, validating on %d", len(self.train_pairs), len(self.val_pairs))
+
+    def _fixed_validation(self, train: manifest.Checked, val: manifest.Checked) -> list[Pair]:
+        if self.manifest and self.manifest.is_file():
+            pairs = manifest.read(self.manifest, [*val, *train], train)
+            log.info("validation images as listed in %s", self.manifest)
+            return pairs
+        count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
+        pairs = manifest.draw(val or train, train, count, self.seed)
+        if self.manifest:
+            manifest.write(self.manifest, pairs, dict(val or train))
+        return pairs
+
+    def validation_hash(self) -> str:
+        """A hash of the contents of all validation images: runs that share it are measured alike."""
+        return hashlib.sha256("".join(pair.content for pair in self.val_pairs).encode()).hexdigest()[:16]
 
     def test_pairs(self) -> dict[str, list[Pair]]:
         """The pairs that `eval.py` scores, by set.
@@ -94,12 +126,13 @@ class SaliencyDataModule(pl.LightningDataModule):
         if not self.test_sets:
             raise UserError("This data config is for training; score another, e.g. data=ecssd or data=duts_te.")
         self.prepare_data()
-        found = {name: self._found([name]) for name in self.test_sets}
+        found = {name: find_pairs(name, self.root, self.shards.get(name)) for name in self.test_sets}
         if missing := [name for name, pairs in found.items() if not pairs]:
             raise UserError(self._nothing_found(missing))
         for name, count in self.test_sets.items():
             if count is not None and (type(count) is not int or count < 1):
                 raise UserError(f"data.test.{name}={count}: give a whole number of images, or null for all.")
+            _compare_count(name, len(found[name]))
         return {name: pairs[: self.test_sets[name]] for name, pairs in found.items()}
 
     def train_dataloader(self) -> DataLoader:
@@ -112,13 +145,14 @@ class SaliencyDataModule(pl.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        stream = TrainStream(self.train_pairs, self.augment, self.seed)
+        skip = self.on_bad == "skip"
+        stream = TrainStream(self.train_pairs, self.size, self.augment, self.seed, skip, self.cache)
         return self._loader(stream, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
         share = range(self.trainer.global_rank, len(self.val_pairs), self.trainer.world_size)
         pairs = [self.val_pairs[i] for i in share]
-        return self._loader(PairDataset(pairs, resize(self.size)), batch_size=self.val_batch_size)
+        return self._loader(PairDataset(pairs, self.size, cache=self.cache), batch_size=self.val_batch_size)
 
     def _loader(self, dataset: PairDataset, **options) -> DataLoader:
         return DataLoader(
@@ -130,28 +164,42 @@ class SaliencyDataModule(pl.LightningDataModule):
             **options,
         )
 
-    def _found(self, names: Sequence[str]) -> list[Pair]:
-        pairs = []
+    def _checked(self, names: Sequence[str]) -> list[tuple[Pair, Record]]:
+        """The usable pairs of those sets that are there, with what is in them."""
+        usable, problems = [], []
         for name in names:
-            found = find_pairs(name, self.root)
-            data_set = CATALOG[name]
-            if found is None:
-                log.warning("%s is not under %s: going on without it", data_set.title, self.root)
+            listing = list_pairs(name, self.root, self.shards.get(name))
+            title = CATALOG[name].title
+            if listing is None:
+                log.warning("%s is not under %s: going on without it", title, self.root)
                 continue
-            if data_set.count and len(found) != data_set.count:
-                log.warning("%s: %d images found, %d published", data_set.title, len(found), data_set.count)
-            pairs += found
-        return pairs
-
-    def _draw(self, pairs: list[Pair], count: int) -> list[Pair]:
-        if len(pairs) < count:
-            log.warning("only %d validation images are there, %d were asked for", len(pairs), count)
-        chosen = np.random.default_rng([self.seed, 2]).permutation(len(pairs))[:count]
-        return [pairs[i] for i in sorted(chosen)]
+            if listing.extra:
+                log.warning("%s: %d masks have no image, e.g. %s", title, len(listing.extra), listing.extra[0].name)
+            problems += listing.problems
+            before = len(usable)
+            for pair, record in zip(listing.pairs, examine_all(listing.pairs, title), strict=True):
+                if record.kind:
+                    problems.append(Problem(name, pair.name, record.kind, record.problem))
+                else:
+                    usable.append((replace(pair, content=record.image_hash + record.mask_hash), record))
+            _compare_count(name, len(usable) - before)
+        if self.on_bad == "stop":
+            refuse(problems, None, "Mend or remove the files, or leave them out with data.on_bad=skip.")
+        for problem in problems:
+            log.warning("left out (%s): %s", problem.kind, problem.text)
+        if problems:
+            log.warning("%d pairs left out (data.on_bad=skip)", len(problems))
+        return usable
 
     def _nothing_found(self, names: Sequence[str]) -> str:
         places = "; ".join(expected_places(name, self.root) for name in names)
         return f"No data under data.root={self.root}. Expected (folders in any case): {places}."
+
+
+def _compare_count(name: str, found: int) -> None:
+    data_set = CATALOG[name]
+    if data_set.count and found != data_set.count:
+        log.warning("%s: %d images found, %d published", data_set.title, found, data_set.count)
 
 
 def _one_thread(worker: int) -> None:

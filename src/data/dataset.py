@@ -1,17 +1,22 @@
 """Pairs of image and mask as tensors, and the training stream in which every sample has an address."""
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-import albumentations as A
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from src.data.cache import SquareCache
 from src.data.pairs import Pair
+from src.data.transforms import Augment
 from src.errors import UserError
 from src.images import read_image, read_mask
+
+log = logging.getLogger(__name__)
 
 
 def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
@@ -22,44 +27,111 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
-class PairDataset(Dataset):
-    """Validation pairs in their order: `{"image": (3, S, S) uint8, "mask": (1, S, S) float 0..1, "name"}`."""
+def load_square(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """RGB (S, S, 3) and mask (S, S), both uint8, resized without regard to aspect; masks gain no new values.
 
-    def __init__(self, pairs: Sequence[Pair], transform: A.Compose):
-        self.pairs = pairs
-        self.transform = transform
+    A JPEG of more than twice the size is decoded at a smaller scale.
+    """
+    image, mask = read_image(pair.image, at_least=2 * size), read_mask(pair.mask)
+    (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+    if abs(height * mask_width - width * mask_height) > max(mask.shape):  # what rounding at a smaller scale makes
+        raise UserError(f"{pair.image} has another shape than its mask {pair.mask}.")
+    return (
+        cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR),
+        # Not INTER_NEAREST, which takes pixels' corners for their centres and shifts the mask by half a pixel.
+        cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT),
+    )
+
+
+class PairDataset(Dataset):
+    """Pairs in their order: `{"image": (S, S, 3) uint8 RGB, "mask": (1, S, S) uint8, "name": "set/name"}`.
+
+    Args:
+        pairs: what to read; with a cache, their `content` must be known.
+        size: the side of the squares that images and masks are resized to.
+        augment: maps `image` and `mask` to those of a sample; None leaves the squares as they are.
+        cache: keeps the squares.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        size: int,
+        augment: Augment | None = None,
+        cache: SquareCache | None = None,
+    ):
+        self.pairs, self.size, self.augment, self.cache = pairs, size, augment, cache
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict:
         pair = self.pairs[index]
-        image, mask = load_pair(pair)
-        out = self.transform(image=image, mask=mask)
+        image, mask = self._square(pair)
+        if self.augment:
+            augmented = self.augment(image=image, mask=mask)
+            image, mask = augmented["image"], augmented["mask"]
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(out["image"].transpose(2, 0, 1))),
-            "mask": torch.from_numpy(np.ascontiguousarray(out["mask"]))[None].float() / 255,
+            "image": torch.from_numpy(np.ascontiguousarray(image)),
+            "mask": torch.from_numpy(np.ascontiguousarray(mask))[None],
             "name": f"{pair.set}/{pair.name}",
         }
+
+    def _square(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        if not (self.cache and pair.content):
+            return load_square(pair, self.size)
+        square = self.cache.get(pair.content)
+        if square is None:
+            square = load_square(pair, self.size)
+            self.cache.put(pair.content, *square)
+        return square
 
 
 class TrainStream(PairDataset):
     """An endless training stream: sample k (its image, flips and crop) is a function of (seed, k) alone.
 
     Every len(pairs) samples pass over all pairs once, in a new order.
+
+    Args:
+        seed: of the orders and of what `augment` draws.
+        skip_bad: where a file cannot be read any more, take the next image of the order and say so, instead of
+            ending the run.
     """
 
-    def __init__(self, pairs: Sequence[Pair], transform: A.Compose, seed: int):
-        super().__init__(pairs, transform)
-        self.seed = seed
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        size: int,
+        augment: Augment | None,
+        seed: int,
+        skip_bad: bool = False,
+        cache: SquareCache | None = None,
+    ):
+        super().__init__(pairs, size, augment, cache)
+        self.seed, self.skip_bad = seed, skip_bad
+        self._bad: set[int] = set()
 
     def __getitem__(self, k: int) -> dict:
         sweep, position = divmod(k, len(self.pairs))
-        # One generator for all transforms: `set_random_seed` would give each its own copy, and every flip the
-        # same coin.
-        rng = np.random.default_rng([self.seed, 1, k])
-        self.transform.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        return super().__getitem__(int(_order(self.seed, sweep, len(self.pairs))[position]))
+        order = _order(self.seed, sweep, len(self.pairs))
+        for index in np.roll(order, -position) if self.skip_bad else order[position : position + 1]:
+            try:
+                return self._sample(k, int(index))
+            except UserError as error:
+                if not self.skip_bad:
+                    raise
+                if index not in self._bad:
+                    self._bad.add(index)
+                    log.warning("%s Training takes the next image of the order instead (%d)", error, len(self._bad))
+        raise UserError(f"None of the {len(self.pairs)} training images can be read any more.")
+
+    def _sample(self, k: int, index: int) -> dict:
+        if self.augment:
+            # One generator for all transforms: `set_random_seed` would give each its own copy, and every flip the
+            # same coin.
+            rng = np.random.default_rng([self.seed, 1, k])
+            self.augment.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        return super().__getitem__(index)
 
 
 @lru_cache(maxsize=2)

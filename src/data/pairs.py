@@ -1,44 +1,95 @@
-"""Finding the pairs of image and mask of a published set on disk."""
+"""Finding the pairs of image and mask of a published set: in folders, or in tar shards."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from src.data.catalog import CATALOG, DataSet
+from src.data import shards
+from src.data.catalog import CATALOG, MIRRORS, DataSet
 from src.errors import UserError
-from src.images import EXTENSIONS, image_size
+from src.images import EXTENSIONS, Source, image_size
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and its mask."""
+    """One image and its mask; `content` is a hash of both, once they have been looked into."""
 
     set: str
     name: str
-    image: Path
-    mask: Path
+    image: Source
+    mask: Source
+    content: str = ""
 
 
-def find_pairs(name: str, root: str | Path) -> list[Pair] | None:
-    """All pairs of a set under `root`, by name; None where the set is not there.
+@dataclass(frozen=True)
+class Problem:
+    """A file that is in the way: `kind` names the sort, `text` the file and what is wrong with it."""
 
-    Folder names are compared without regard to case; `root` may also be the set's own folder.
+    set: str
+    name: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a set's folders or shards hold, by name, before any file is opened.
+
+    `problems` are images that make no pair, `extra` masks whose image is not there, which harm nobody.
+    """
+
+    pairs: list[Pair]
+    problems: list[Problem]
+    extra: list[Problem]
+
+
+def list_pairs(name: str, root: str | Path, patterns: str | Sequence[str] | None = None) -> Listing | None:
+    """The pairs of a set, by name; None where the set is not there.
+
+    Looked for in the set's folders under `root` (names in any case; `root` may also be the set's own folder), then
+    in shards `root/<set>-*.tar`, e.g. `duts-tr-00.tar`; with `patterns`, in the shards that these name.
 
     Raises:
-        UserError: the set is not in the catalog, an image has no mask, a mask's size differs from its image's,
-            or a file's header cannot be read.
+        UserError: the set is not in the catalog, or a shard cannot be read.
     """
     if name not in CATALOG:
         raise UserError(f"No data set is called {name!r}; the known ones: {', '.join(CATALOG)}.")
-    folders = _folders(CATALOG[name], Path(root))
-    if folders is None:
+    data_set = CATALOG[name]
+    if patterns is None:
+        if "://" not in str(root) and (folders := _folders(data_set, Path(root))):
+            return _pair(name, *_files(*folders))
+        patterns = f"{root}/{data_set.homes[0].lower()}-*.tar"
+    found = [member for shard in shards.expand(patterns) for member in shards.members(shard)]
+    return _pair(name, *(_labelled(found, label) for label in ("image", "mask"))) if found else None
+
+
+def find_pairs(name: str, root: str | Path, patterns: str | Sequence[str] | None = None) -> list[Pair] | None:
+    """All pairs of a set as `list_pairs` finds them, by name; None where the set is not there.
+
+    Raises:
+        UserError: as `list_pairs`; or an image has no mask, a mask's size differs from its image's, or a file's
+            header cannot be read.
+    """
+    listing = list_pairs(name, root, patterns)
+    if listing is None:
         return None
-    pairs = _pair(name, *folders)
-    _check_sizes(pairs)
-    return pairs
+    refuse(listing.problems)
+    refuse([problem for pair in listing.pairs if (problem := _other_size(pair))])
+    return listing.pairs
+
+
+def refuse(problems: Sequence[Problem], limit: int | None = 5, remedy: str = "Mend or remove the files.") -> None:
+    """Raise UserError where there are problems, naming all or up to `limit` of them."""
+    if problems:
+        texts = [problem.text for problem in problems[:limit]]
+        if len(texts) < len(problems):
+            texts.append(f"and {len(problems) - len(texts)} more")
+        raise UserError("\n  ".join([f"{len(problems)} pairs cannot be used:", *texts]) + f"\n{remedy}")
 
 
 def expected_places(name: str, root: str | Path) -> str:
-    """Where `find_pairs` looks for a set, for error messages."""
+    """Where `list_pairs` looks for a set, for error messages."""
     data_set = CATALOG[name]
     images, masks = data_set.layouts[0]
     home = Path(root) / data_set.homes[0]
@@ -46,60 +97,87 @@ def expected_places(name: str, root: str | Path) -> str:
 
 
 def _folders(data_set: DataSet, root: Path) -> tuple[Path, Path] | None:
-    homes = [(found, data_set.layouts) for home in data_set.homes if (found := _find_folder(root, home))]
+    layouts = (*data_set.layouts, *MIRRORS)
+    homes = [(found, layouts) for home in data_set.homes if (found := _find_folder(root, home))]
     if root.name.lower() in (home.lower() for home in data_set.homes):
-        homes.append((root, data_set.layouts))
+        homes.append((root, layouts))
     elif data_set.title.lower() in data_set.layouts[0][0].lower():
+        # A folder named after its set, as `DUTS-TR-Image`, is recognised right under the root.
         homes.append((root, data_set.layouts[:1]))
     for home, layouts in homes:
         for images, masks in layouts:
             image_folder, mask_folder = _find_folder(home, images), _find_folder(home, masks)
-            if image_folder and mask_folder and _images(image_folder, mask_folder):
+            # Of both, lest a mirror's `imgs` be taken for a folder that images and masks share.
+            if image_folder and mask_folder and all(_files(image_folder, mask_folder)):
                 return image_folder, mask_folder
     return None
 
 
 def _find_folder(parent: Path, name: str) -> Path | None:
-    if name == ".":
-        return parent if parent.is_dir() else None
-    if (parent / name).is_dir():
-        return parent / name
-    if not parent.is_dir():
-        return None
-    return next((p for p in sorted(parent.iterdir()) if p.name.lower() == name.lower() and p.is_dir()), None)
+    for part in PurePosixPath(name).parts:
+        if not (parent / part).is_dir():
+            if not parent.is_dir():
+                return None
+            same = (p for p in sorted(parent.iterdir()) if p.name.lower() == part.lower() and p.is_dir())
+            parent = next(same, None)
+            if parent is None:
+                return None
+        else:
+            parent = parent / part
+    return parent if parent.is_dir() else None
 
 
-def _images(image_folder: Path, mask_folder: Path) -> list[Path]:
+Files = dict[str, list[Source]]
+
+
+def _files(image_folder: Path, mask_folder: Path) -> tuple[Files, Files]:
+    """The images and masks of two folders by the stem of their names."""
     # Where images and masks share a folder, the published sets keep photos as JPEG and masks as PNG.
-    extensions = (".jpg", ".jpeg") if image_folder == mask_folder else EXTENSIONS
-    return sorted(p for p in image_folder.iterdir() if p.suffix.lower() in extensions and p.name[0] != ".")
+    shared = image_folder == mask_folder
+    images = _by_stem(image_folder, (".jpg", ".jpeg") if shared else EXTENSIONS)
+    return images, _by_stem(mask_folder, (".png",) if shared else EXTENSIONS)
 
 
-def _pair(name: str, image_folder: Path, mask_folder: Path) -> list[Pair]:
-    masks = {}
-    for path in sorted(mask_folder.iterdir()):
-        is_mask = path.suffix.lower() in EXTENSIONS and path.name[0] != "."
-        if is_mask and (image_folder != mask_folder or path.suffix.lower() == ".png"):
-            masks[path.stem] = path
-    images = _images(image_folder, mask_folder)
-    lonely = [path.name for path in images if path.stem not in masks]
-    if lonely:
-        raise UserError(
-            f"{len(lonely)} of {len(images)} images in {image_folder} have no mask in {mask_folder}: "
-            f"{_some(lonely)}. Add the masks or remove the images."
-        )
-    return [Pair(name, path.stem, path, masks[path.stem]) for path in images]
+def _by_stem(folder: Path, extensions: Sequence[str]) -> Files:
+    files = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in extensions and path.name[0] != ".":
+            files[path.stem].append(path)
+    return files
 
 
-def _check_sizes(pairs: list[Pair]) -> None:
-    wrong = []
-    for pair in pairs:
-        image, mask = image_size(pair.image), image_size(pair.mask)
-        if image != mask:
-            wrong.append(f"{pair.image} is {image[1]}x{image[0]}, its mask {mask[1]}x{mask[0]}")
-    if wrong:
-        raise UserError(f"{len(wrong)} masks have another size than their image: {_some(wrong)}. Replace the pairs.")
+def _labelled(members: Iterable[shards.Member], label: str) -> Files:
+    """The members `NAME.label.extension` by NAME."""
+    files = defaultdict(list)
+    for member in members:
+        path = PurePosixPath(member.name)
+        if path.suffix.lower() in EXTENSIONS and path.stem.endswith(f".{label}"):
+            files[path.stem.removesuffix(f".{label}")].append(member)
+    return files
 
 
-def _some(items: list[str], limit: int = 5) -> str:
-    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+def _pair(name: str, images: Files, masks: Files) -> Listing:
+    pairs, problems, extra = [], [], []
+    for stem in sorted(images.keys() | masks.keys()):
+        files = *images.get(stem, ()), *masks.get(stem, ())
+        if stem not in images:
+            extra.append(Problem(name, stem, "no image", f"{files[0]} has no image"))
+        elif stem not in masks:
+            problems.append(Problem(name, stem, "no mask", f"{files[0]} has no mask"))
+        elif len(files) > 2:
+            text = f"{' and '.join(map(str, files))} share a name: which belong together is anyone's guess"
+            problems.append(Problem(name, stem, "doubled name", text))
+        else:
+            pairs.append(Pair(name, stem, *files))
+    return Listing(pairs, problems, extra)
+
+
+def _other_size(pair: Pair) -> Problem | None:
+    image, mask = image_size(pair.image), image_size(pair.mask)
+    return None if image == mask else size_problem(pair, image, mask)
+
+
+def size_problem(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> Problem:
+    """That the (height, width) of an image and its mask differ."""
+    text = f"{pair.image} is {image[1]}x{image[0]}, its mask {mask[1]}x{mask[0]}"
+    return Problem(pair.set, pair.name, "other size", text)

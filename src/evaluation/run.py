@@ -18,9 +18,10 @@ from src.data.catalog import CATALOG
 from src.data.pairs import Pair
 from src.errors import UserError
 from src.evaluation.models import Model
-from src.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image, start_worker
+from src.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image
 from src.evaluation.store import Store, digest
 from src.images import read_image
+from src.processes import start_worker
 from src.results import BETA2, CURVES, SCORES, Result
 
 IN_FLIGHT = 4  # images per process between the net and the scores: what bounds memory

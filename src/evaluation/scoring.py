@@ -3,9 +3,6 @@
 Imported by every scoring process, so nothing here may need torch.
 """
 
-import os
-import threading
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,21 +178,3 @@ def both_masks(prediction: np.ndarray | Path, shape: tuple[int, int]) -> tuple[n
         return plain, stretched
     mask = read_gray(prediction)
     return mask, mask
-
-
-def start_worker() -> None:
-    """Prepare a scoring process: one thread, behind the net in the queue for the processor, gone with its parent.
-
-    A net's threads wait for each other, so that a scoring process that took turns with one would halve them all.
-    """
-    cv2.setNumThreads(0)
-    if hasattr(os, "nice"):
-        os.nice(19)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    # A parent that was killed can tell nobody.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -15,7 +15,7 @@ from rich.table import Table
 from src.evaluation.run import Scored
 from src.evaluation.scoring import ALL_BLACK, IMAGE_SCORES
 from src.evaluation.store import Store
-from src.images import write_whole
+from src.files import write_whole
 from src.results import LOWER_IS_BETTER, SCORES, ModelFacts, Result
 
 COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms", "runtime": "runtime"}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from src.images import write_whole
+from src.files import write_whole
 from src.report.html import COLOURS, write_html
 from src.report.runs import NOT_DRAWN, Run
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from src.images import write_whole
+from src.files import write_whole
 
 # Told apart by colour-blind readers too (Okabe and Ito), on white and on near black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")

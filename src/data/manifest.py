@@ -1,0 +1,91 @@
+"""The list of validation images: drawn once from a seed, kept as a file, and checked whenever it is used."""
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.data.check import Record
+from src.data.pairs import Pair
+from src.data.twins import Twins
+from src.errors import UserError
+from src.files import write_whole
+
+COLUMNS = ("set", "name", "image", "mask")  # the last two are the BLAKE2b hashes of the files' bytes
+
+log = logging.getLogger(__name__)
+
+Checked = Sequence[tuple[Pair, Record]]
+
+
+def draw(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pair]:
+    """`count` of the candidates at random, in their order: none shows a picture of `train`, and none twice the same.
+
+    A candidate that is itself a training pair may be drawn; then nothing else in `train` shows its picture.
+    """
+    training = Twins([record for _, record in train])
+    places = {(pair.set, pair.name): index for index, (pair, _) in enumerate(train)}
+    every = Twins([record for _, record in candidates])
+    chosen, repeats = set(), set()
+    for index in np.random.default_rng([seed, 2]).permutation(len(candidates)).tolist():
+        pair, record = candidates[index]
+        if len(chosen) == count:
+            break
+        itself = places.get((pair.set, pair.name))
+        if any(other != itself for other in training.of(record)) or any(o in chosen for o in every.of(record)):
+            repeats.add(index)
+        else:
+            chosen.add(index)
+    if repeats:
+        log.info("validation: %d images passed over that repeat a training or a validation image", len(repeats))
+    if len(chosen) < count:
+        log.warning("only %d validation images are there, %d were asked for", len(chosen), count)
+    return [candidates[index][0] for index in sorted(chosen)]
+
+
+def write(path: Path, pairs: Sequence[Pair], records: Mapping[Pair, Record]) -> None:
+    """The manifest of `pairs` as CSV."""
+
+    def save(partial: Path) -> None:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(COLUMNS)
+            rows.writerows((p.set, p.name, records[p].image_hash, records[p].mask_hash) for p in pairs)
+
+    write_whole(path, save)
+
+
+def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
+    """The manifest's pairs, which must all be among the candidates, unchanged, and must not repeat a training image.
+
+    Raises:
+        UserError: they do not, or the file is no manifest; all such rows are named.
+    """
+    remedy = "Mend the data, or set data.manifest=null to draw the validation images anew."
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [tuple(row[column] for column in COLUMNS) for row in csv.DictReader(file)]
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no list of validation images ({error!r}); its columns are {COLUMNS}.") from error
+    there = {(pair.set, pair.name): (pair, record) for pair, record in candidates}
+    training = Twins([record for _, record in train])
+    places = {(pair.set, pair.name): index for index, (pair, _) in enumerate(train)}
+    pairs, faults = [], []
+    for set_, name, image_hash, mask_hash in rows:
+        pair, record = there.get((set_, name), (None, None))
+        if pair is None:
+            faults.append(f"{set_}/{name} is not there")
+        elif (record.image_hash, record.mask_hash) != (image_hash, mask_hash):
+            faults.append(f"{set_}/{name} has changed")
+        elif others := [i for i in training.of(record) if i != places.get((set_, name))]:
+            faults.append(f"{set_}/{name} is also in training, as {train[others[0]][0].set}/{train[others[0]][0].name}")
+        else:
+            pairs.append(pair)
+    if faults:
+        listed = "\n  ".join([f"{len(faults)} of {len(rows)} validation images of {path} cannot be used:", *faults])
+        raise UserError(f"{listed}\n{remedy}")
+    if not pairs:
+        raise UserError(f"{path} names no validation images. {remedy}")
+    return pairs
