@@ -167,7 +167,7 @@ def _checked(name: str, work: Path, home: Path) -> list:
     try:
         pairs = find_pairs(name, work)
     except UserError as error:
-        reason = str(error).replace(str(folder), str(home))
+        reason = " ".join(str(error).split()).replace(str(folder), str(home))
         raise UserError(f"{CATALOG[name].title} was not put in place: {reason} The archives are kept.") from error
     if not pairs:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
