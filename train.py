@@ -73,12 +73,14 @@ def resume_from(cfg: DictConfig) -> str | None:
     """The checkpoint to go on from, read once to see that it is whole and of the same model and schedule."""
     if cfg.ckpt_path is None:
         return None
-    own = output_dir() / "checkpoints" / "last.ckpt"
-    if cfg.ckpt_path == "last" and (own.is_file() or in_sweep()):
-        path = own
-        if not own.is_file():
+    own = output_dir() / "checkpoints"
+    # A run that was killed between the two has a step_N.ckpt that is newer than its last.ckpt, or no other.
+    saved = sorted(own.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if cfg.ckpt_path == "last" and (saved or in_sweep()):
+        if not saved:
             log.info("this job has no checkpoint yet: starting it")
             return None
+        path = saved[-1]
     else:
         path = checkpoint.resolve(cfg.ckpt_path)
     saved = checkpoint.read(path)

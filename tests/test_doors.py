@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -21,7 +22,7 @@ from PIL import Image
 from src.checkpoint import load_net
 from src.export import write_onnx
 from src.results import SCORES
-from tests.conftest import REPO, TINY, run, write_set
+from tests.conftest import REPO, THREADS, TINY, run, write_set
 
 STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
 
@@ -81,6 +82,7 @@ def test_same_seed_same_weights_and_resuming_goes_on_bit_for_bit(trained):
     assert "resuming from outputs/run/checkpoints/step_000002.ckpt" in printed
     resumed = checkpoint(folder / "resumed/checkpoints/last.ckpt")
     run("train.py", *common, "trainer.max_steps=2", "hydra.run.dir=two", cwd=folder)
+    (folder / "two/checkpoints/last.ckpt").unlink()  # as where a run is killed after step_000002.ckpt
     run("train.py", *common, "ckpt_path=last", "hydra.run.dir=two", cwd=folder)
     extended = checkpoint(folder / "two/checkpoints/last.ckpt")
     for other in (resumed, extended):
@@ -89,6 +91,34 @@ def test_same_seed_same_weights_and_resuming_goes_on_bit_for_bit(trained):
             assert torch.equal(tensor, other["state_dict"][name]), name
         moments = [state["optimizer_states"][0]["state"] for state in (whole, other)]
         assert all(torch.equal(moments[0][i]["exp_avg"], moments[1][i]["exp_avg"]) for i in moments[0])
+
+
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(trained):
+    folder, _ = trained
+    common = ("model=dwsep", "init=random", *TINY, "trainer.max_steps=8", "callbacks.checkpoint.every_n_train_steps=4")
+    options = (*common, "data.num_workers=2", "augment=strong")
+    run("train.py", *options, "hydra.run.dir=unbroken", cwd=folder)
+    validated = folder / "killed/pictures/step_000004.png"
+    command = [sys.executable, str(REPO / "train.py"), *options, "hydra.run.dir=killed"]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=folder, env=os.environ | THREADS, **silent) as process:
+        for _ in range(1200):
+            if validated.exists() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it was still at work"
+    assert not (folder / "killed/checkpoints/step_000008.ckpt").exists()
+    printed = run("train.py", *options, "ckpt_path=last", "hydra.run.dir=killed", cwd=folder)
+    assert "resuming from" in printed and "validation images as listed in" in printed
+    whole, resumed = (checkpoint(folder / d / "checkpoints/last.ckpt") for d in ("unbroken", "killed"))
+    assert whole["global_step"] == resumed["global_step"] == 8
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    moments, others = (state["optimizer_states"][0]["state"] for state in (whole, resumed))
+    for index, moment in moments.items():
+        assert all(torch.equal(tensor, others[index][name]) for name, tensor in moment.items()), index
 
 
 def test_resuming_another_model_or_a_damaged_file_is_refused(trained):

@@ -154,6 +154,10 @@ class SaliencyDataModule(pl.LightningDataModule):
         pairs = [self.val_pairs[i] for i in share]
         return self._loader(PairDataset(pairs, self.size, cache=self.cache), batch_size=self.val_batch_size)
 
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Images (B, 3, H, W) uint8 and masks (B, 1, H, W) in 0..1: batches cross to the device as bytes."""
+        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"].float() / 255}
+
     def _loader(self, dataset: PairDataset, **options) -> DataLoader:
         return DataLoader(
             dataset,

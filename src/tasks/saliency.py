@@ -14,7 +14,7 @@ from src.preprocess import Preprocess
 
 
 class SaliencyTask(pl.LightningModule):
-    """Trains a net that returns logits `[fused, side1, ...]` on images and masks in 0..255 (uint8).
+    """Trains a net that returns logits `[fused, side1, ...]` on uint8 images and masks in 0..1.
 
     Args:
         model: the net's config, kept in every checkpoint so that a checkpoint alone rebuilds its net.
@@ -54,10 +54,6 @@ class SaliencyTask(pl.LightningModule):
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         return self.net(self.preprocess(image_BCHW).contiguous(memory_format=self.memory_format))
-
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        # Batches cross to the device as bytes, in the order in which pictures lie in memory.
-        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"].float() / 255}
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         total, terms = self.loss(self(batch["image"]), batch["mask"])

@@ -1,0 +1,223 @@
+"""What is wrong with the data: python -m src.data.doctor root=DIR (all settings: --help).
+
+Every file of every set is opened. A table goes to the terminal; doctor.md, doctor.json (every finding by name) and
+doctor.png (a contact sheet of the offenders) go into the run's folder. Nothing is changed.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import hydra
+import numpy as np
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from src.cli import door, output_dir, plain, write_json
+from src.data.catalog import CATALOG
+from src.data.check import GREY, Record, examine_all
+from src.data.contact_sheet import write_sheet
+from src.data.pairs import Pair, Problem, expected_places, list_pairs
+from src.data.twins import Twins
+from src.errors import UserError
+from src.files import write_whole
+
+log = logging.getLogger(__name__)
+
+# Column -> the kinds of findings that it counts.
+COLUMNS = {
+    "unpaired": ("no mask", "no image", "doubled name"),
+    "unreadable": ("unreadable",),
+    "sizes": ("other size", "other turn", "too small"),
+    "empty": ("empty mask",),
+    "full": ("full mask",),
+    "noisy": ("noisy mask",),
+    "0/1": ("mask not 0 to 255",),
+    "RGB": ("RGB mask",),
+    "palette": ("palette mask",),
+    "gray image": ("gray image",),
+    "repeats": ("identical", "near"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know: its kind, where, in words, and the one or two pairs that a picture of it shows."""
+
+    set: str
+    name: str
+    kind: str
+    text: str
+    pairs: tuple[Pair, ...] = ()
+
+
+@dataclass
+class SetReport:
+    """What the doctor found in one set."""
+
+    found: int
+    usable: list[tuple[Pair, Record]]
+    findings: list[Finding] = field(default_factory=list)
+
+    def count(self, *kinds: str) -> int:
+        return sum(finding.kind in kinds for finding in self.findings)
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="doctor")
+@door
+def main(cfg: DictConfig) -> None:
+    reports, across = diagnose(cfg.root, cfg.sets, plain(cfg.shards))
+    folder = output_dir()
+    cells = rows(reports)
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in cells[0]:
+        table.add_column(title, justify="left" if title == "set" else "right", no_wrap=True)
+    for row in cells[1:]:
+        table.add_row(*row)
+    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+    sentences = as_sentences(across)
+    for sentence in sentences:
+        log.info("%s", sentence)
+
+    findings = [finding for report in reports.values() for finding in report.findings] + across
+    write_json(folder / "doctor.json", as_json(reports, across))
+    text = as_markdown(cells, sentences)
+    write_whole(folder / "doctor.md", lambda partial: partial.write_text(text, encoding="utf-8"))
+    made = ["doctor.md", "doctor.json"]
+    if shown := [finding for finding in findings if finding.pairs]:
+        write_sheet(folder / "doctor.png", shown, cfg.examples)
+        made.append("doctor.png")
+    log.info("%d findings in %d sets: %s in %s", len(findings), len(reports), ", ".join(made), folder)
+
+
+def diagnose(
+    root: str, sets: Sequence[str] | None = None, shards: Mapping[str, str] | None = None
+) -> tuple[dict[str, SetReport], list[Finding]]:
+    """A report for each set that is there, and the pictures that stand in two sets.
+
+    Raises:
+        UserError: no set is there, or one that was asked for is not.
+    """
+    shards, reports = shards or {}, {}
+    for name in sets or [name for name, data_set in CATALOG.items() if data_set.home_page]:
+        listing = list_pairs(name, root, shards.get(name))
+        if listing is None:
+            if sets:
+                raise UserError(f"{CATALOG[name].title} is not there. Expected {expected_places(name, root)}.")
+            continue
+        records = examine_all(listing.pairs, CATALOG[name].title)
+        seen = list(zip(listing.pairs, records, strict=True))
+        report = reports[name] = SetReport(len(seen), [(pair, record) for pair, record in seen if not record.kind])
+        report.findings += [_as_finding(problem) for problem in (*listing.problems, *listing.extra)]
+        report.findings += [finding for pair, record in seen for finding in _findings(pair, record)]
+    if not reports:
+        raise UserError(
+            f"No data set is under root={root}. Expected, among others, {expected_places('duts_tr', root)}."
+        )
+    across = []
+    for finding in _repeats([pair for report in reports.values() for pair in report.usable]):
+        first, second = finding.pairs
+        (reports[first.set].findings if first.set == second.set else across).append(finding)
+    return reports, across
+
+
+def _as_finding(problem: Problem) -> Finding:
+    return Finding(problem.set, problem.name, problem.kind, problem.text)
+
+
+def _findings(pair: Pair, record: Record) -> Iterator[Finding]:
+    say = partial(Finding, pair.set, pair.name, pairs=(pair,))
+    if record.kind:
+        yield say(record.kind, record.problem)
+        return
+    if record.top == 0:
+        yield say("empty mask", f"{pair.mask} marks nothing")
+    elif record.foreground == 1:
+        yield say("full mask", f"{pair.mask} marks everything")
+    if record.grey > GREY:
+        yield say("noisy mask", f"{record.grey:.0%} of {pair.mask} is neither 0 nor {record.top}")
+    if record.top not in (0, 255):
+        yield say("mask not 0 to 255", f"{pair.mask} goes from 0 to {record.top} and is stretched")
+    if record.mask_mode.startswith("RGB"):
+        yield say("RGB mask", f"{pair.mask} is stored as {record.mask_mode}")
+    if record.mask_mode.startswith("P"):
+        yield say("palette mask", f"{pair.mask} is stored with a palette")
+    if record.gray:
+        yield say("gray image", f"{pair.image} has no colour (stored as {record.colours})")
+
+
+def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Finding]:
+    twins = Twins([record for _, record in usable])
+    for index, (pair, record) in enumerate(usable):
+        for other in twins.of(record, index + 1):
+            second, same = usable[other]
+            kind = "identical" if record.image_hash == same.image_hash else "near"
+            text = f"{kind}: {pair.set}/{pair.name} and {second.set}/{second.name}"
+            yield Finding(pair.set, pair.name, kind, text, (pair, second))
+
+
+def rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
+    """The table, its head first."""
+    cells = [["set", "found", "published", "soft masks", "foreground", *COLUMNS]]
+    for name, report in reports.items():
+        records = [record for _, record in report.usable]
+        soft = sum(record.levels > 2 for record in records) / max(1, len(records))
+        foreground = float(np.mean([record.foreground for record in records])) if records else 0.0
+        published = CATALOG[name].count
+        counts = [report.count(*kinds) for kinds in COLUMNS.values()]
+        head = [CATALOG[name].title, f"{report.found:,}", f"{published:,}" if published else "", f"{soft:.0%}"]
+        cells.append([*head, f"{foreground:.3f}", *(f"{count:,}" if count else "-" for count in counts)])
+    return cells
+
+
+def as_sentences(across: Sequence[Finding]) -> list[str]:
+    """Which sets share how many pictures."""
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for finding in across:
+        titles = (CATALOG[pair.set].title for pair in finding.pairs)
+        shared.setdefault((finding.kind, *titles), []).append(finding.text.partition(": ")[2])
+    return [
+        f"{first} and {second}: {len(texts):,} {kind} picture{'s' * (len(texts) > 1)}, e.g. {texts[0]}"
+        for (kind, first, second), texts in shared.items()
+    ]
+
+
+def as_markdown(cells: Sequence[Sequence[str]], sentences: Sequence[str]) -> str:
+    lines = [cells[0], ["---", *["---:"] * (len(cells[0]) - 1)], *cells[1:]]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "\n".join([table, *(f"- {sentence}" for sentence in sentences)])
+
+
+def as_json(reports: Mapping[str, SetReport], across: Sequence[Finding]) -> dict:
+    def listed(findings: Sequence[Finding]) -> list[dict]:
+        kept = []
+        for finding in findings:
+            kept.append({"set": finding.set, "name": finding.name, "kind": finding.kind, "text": finding.text})
+            if len(finding.pairs) > 1:
+                kept[-1]["with"] = f"{finding.pairs[1].set}/{finding.pairs[1].name}"
+        return kept
+
+    return {
+        "sets": {
+            name: {
+                "found": report.found,
+                "published": CATALOG[name].count,
+                "usable": len(report.usable),
+                "kinds": dict(Counter(finding.kind for finding in report.findings)),
+                "mask_modes": dict(Counter(record.mask_mode for _, record in report.usable)),
+                "soft_masks": sum(record.levels > 2 for _, record in report.usable),
+                "foreground": [record.foreground for _, record in report.usable],
+                "findings": listed(report.findings),
+            }
+            for name, report in reports.items()
+        },
+        "across": listed(across),
+    }
+
+
+if __name__ == "__main__":
+    main()
