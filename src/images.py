@@ -1,6 +1,8 @@
 """Reading photos and masks of any kind into 8-bit arrays."""
 
+import hashlib
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,7 +12,7 @@ from typing import Protocol, TypeVar
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from src.errors import UserError
 from src.files import write_whole
@@ -18,10 +20,20 @@ from src.files import write_whole
 T = TypeVar("T")
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 5 to 8 lie on a side
 
-# What Pillow raises for damaged files, depending on the format.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Where a PNG with any of these must be looked at by Pillow: transparency, turns in any of their forms, animation.
+_NOT_PLAIN = (b"tRNS", b"eXIf", b"profile type exif", b"com.adobe.xmp", b"acTL")
 
 # From 90 megapixels on Pillow warns, from 180 it refuses; a training photo of 108 is no attack.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -48,6 +60,22 @@ class Loaded:
     def read_bytes(self) -> bytes:
         return self.data
 
+    def hash(self) -> str:
+        """BLAKE2b, 128 bits, in hexadecimal."""
+        return hashlib.blake2b(self.data, digest_size=16).hexdigest()
+
+
+def load(source: str | Source) -> Loaded:
+    """A file's bytes, not decoded yet.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return Loaded(str(source), (Path(source) if isinstance(source, str) else source).read_bytes())
+    except OSError as error:
+        raise unreadable(source, error) from error
+
 
 def read_image(source: str | Source, at_least: int = 0) -> np.ndarray:
     """A photo as RGB (H, W, 3) uint8, upright by its EXIF orientation.
@@ -73,7 +101,9 @@ def _read_photo(source: str | Source, at_least: int) -> tuple[np.ndarray, np.nda
     def decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
         if at_least:
             image.draft(None, (at_least, at_least))
-        image = ImageOps.exif_transpose(image)
+        if image.mode == "I" and image.format == "TIFF":
+            raise ValueError("32-bit or signed pixels; save it with 8 or 16 bits")
+        image = _upright(image)
         if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
             image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         if not _has_alpha(image):
@@ -82,21 +112,33 @@ def _read_photo(source: str | Source, at_least: int) -> tuple[np.ndarray, np.nda
         white = Image.new("RGBA", rgba.size, "white")
         return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
 
-    data = _bytes(source)
+    data = load(source).data
     pixels = _plain_jpeg(data, at_least)
     return _open(source, data, decode) if pixels is None else (pixels, None)
 
 
 def _plain_jpeg(data: bytes, at_least: int) -> np.ndarray | None:
     """The same pixels as Pillow's in half its time; None where Pillow must have a closer look."""
-    if not data.startswith(b"\xff\xd8") or b"Exif" in data[: data.find(b"\xff\xda")]:  # before the pixels begin
+    # Anywhere, not only before the first b"\xff\xda": thumbnails and profiles have that, too.
+    if not data.startswith(b"\xff\xd8") or b"Exif" in data or b"tiff:Orientation" in data:
         return None
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours in ("YCbCr", "RGB", "Gray") and height * width <= _most_pixels():
             return simplejpeg.decode_jpeg(data, "RGB", min_height=at_least, min_width=at_least)
     except ValueError:
         pass  # truncated, perhaps
     return None
+
+
+def jpeg_damage(data: bytes) -> str:
+    """What libjpeg says of a JPEG that is read all the same, with garbage from the broken place on; else empty."""
+    if data.startswith(b"\xff\xd8"):
+        try:
+            simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1)
+        except ValueError as error:
+            return str(error) if str(error).startswith("Corrupt JPEG data") else ""
+    return ""
 
 
 def read_mask(source: str | Source) -> np.ndarray:
@@ -105,7 +147,7 @@ def read_mask(source: str | Source) -> np.ndarray:
     Raises:
         UserError: the file cannot be read, or is a picture with transparency.
     """
-    mask = _read_gray(source)
+    mask = read_stored(source)
     top = int(mask.max())
     if top in (0, 255):
         return mask.astype(np.uint8, copy=False)
@@ -118,19 +160,31 @@ def read_gray(source: str | Source) -> np.ndarray:
     Raises:
         UserError: the file cannot be read, or is a picture with transparency.
     """
-    gray = _read_gray(source)
+    gray = read_stored(source)
     return gray if gray.dtype == np.uint8 else (gray >> 8).clip(0, 255).astype(np.uint8)
 
 
-def _read_gray(source: str | Source) -> np.ndarray:
+def read_stored(source: str | Source) -> np.ndarray:
+    """A gray image as (H, W) of the integers that it is stored in.
+
+    Raises:
+        UserError: the file cannot be read, or is a picture with transparency.
+    """
+
     def decode(image: Image.Image) -> np.ndarray:
-        image = ImageOps.exif_transpose(image) if image.getexif() else image
+        has_lost_bits = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow keeps the upper eight
+        image = _upright(image)
         if _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
             # Whether the mask is in the colours or in the transparency would be a guess.
             raise UserError(f"{source} is a picture with transparency, not a mask; save the mask as a gray image.")
-        return np.asarray(image if image.mode == "L" or image.mode.startswith("I") else image.convert("L"))
+        gray = np.asarray(image if image.mode == "L" or image.mode.startswith("I") else image.convert("L"))
+        if gray.min() < 0:
+            raise ValueError("negative pixels; save it with 8 or 16 bits")
+        if has_lost_bits and gray.max() == 0:
+            raise ValueError("16 bits a channel, all too dark to be told from black; save it as a gray image")
+        return gray
 
-    data = _bytes(source)
+    data = load(source).data
     pixels = _plain_png(data)
     return _open(source, data, decode) if pixels is None else pixels
 
@@ -139,58 +193,112 @@ def _plain_png(data: bytes) -> np.ndarray | None:
     """The same pixels as Pillow's, of an 8-bit gray file and faster; None where Pillow must have a closer look."""
     header = data[: max(0, data.find(b"IDAT"))]
     is_plain = header.startswith(b"\x89PNG") and header[24:26] == b"\x08\x00"  # bits, and 0 for gray
-    if not is_plain or any(chunk in header for chunk in (b"tRNS", b"eXIf", b"acTL")):
+    if not is_plain or any(chunk in data for chunk in _NOT_PLAIN):
+        return None
+    if int.from_bytes(header[16:20]) * int.from_bytes(header[20:24]) > _most_pixels() or not _is_whole_png(data):
         return None
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # None of a damaged file
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Whether every chunk agrees with its checksum, which Pillow does not look at in all of them."""
+    start, kind = 8, b""
+    while kind != b"IEND":
+        end = start + 8 + int.from_bytes(data[start : start + 4])
+        kind = data[start + 4 : start + 8]
+        if len(data) < end + 4 or zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            return False
+        start = end + 4
+    return True
+
+
+def _most_pixels() -> int:
+    return 2 * Image.MAX_IMAGE_PIXELS  # where Pillow refuses
+
+
+def _turn(image: Image.Image) -> int:
+    """The EXIF orientation: 1 is upright, 5 to 8 lie on a side."""
+    turn = image.getexif().get(_ORIENTATION, 1)
+    return turn if turn in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose, which also writes the rest of the EXIF data anew and fails where it is odd.
+    image.load()  # turns a TIFF by itself
+    turn = _turn(image)
+    return image if turn == 1 else image.transpose(_UPRIGHT[turn])
 
 
 def _has_alpha(image: Image.Image) -> bool:
     return "A" in image.getbands() or "transparency" in image.info
 
 
-def image_size(source: str | Source) -> tuple[int, int]:
-    """(height, width) of an upright image, read from its header alone where it is a file of its own."""
+@dataclass(frozen=True)
+class Header:
+    """What an image says before its pixels: the upright size, the EXIF orientation, and Pillow's mode."""
+
+    height: int
+    width: int
+    turn: int
+    mode: str
+
+
+def read_header(source: str | Source) -> Header:
+    """Only the header is read where the image is a file of its own.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with Image.open(source if isinstance(source, str | Path) else BytesIO(source.read_bytes())) as image:
-            width, height = image.size
-            sideways = image.getexif().get(ORIENTATION, 1) >= 5
-    except _DAMAGED as error:
+            turn, (width, height) = _turn(image), image.size
+            if image.format == "TIFF" and turn >= 5:
+                width, height = height, width  # Pillow has swapped them already
+            mode = "L" if image.format == "WEBP" and image.mode == "RGB" else image.mode  # WebP has no gray of its own
+    except Exception as error:  # as in _open
         raise unreadable(source, error) from error
-    return (width, height) if sideways else (height, width)
+    return Header(width, height, turn, mode) if turn >= 5 else Header(height, width, turn, mode)
 
 
-def _bytes(source: str | Source) -> bytes:
-    try:
-        return (Path(source) if isinstance(source, str) else source).read_bytes()
-    except OSError as error:
-        raise unreadable(source, error) from error
+def image_size(source: str | Source) -> tuple[int, int]:
+    """(height, width) of an upright image, as `read_header`."""
+    header = read_header(source)
+    return header.height, header.width
 
 
 def _open(source: str | Source, data: bytes, decode: Callable[[Image.Image], T]) -> T:
     """What `decode` makes of the image in a file's bytes; every failure is a UserError."""
     try:
         with Image.open(BytesIO(data)) as image:
+            if image.format == "EPS":  # Pillow would have Ghostscript run it
+                raise ValueError("a PostScript program; save it as an image")
             if image.mode == "F":
                 raise ValueError("floating-point pixels; save it with 8 or 16 bits")
             # Phones write further small pictures behind a photo; the first is the photo.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise ValueError(f"{image.n_frames} frames; save one of them as a picture of its own")
+            if image.format == "PNG" and not _is_whole_png(data):
+                raise ValueError("a checksum is wrong or the end is missing")
+            if image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:
+                raise ValueError("16 bits with white as 0, which is read inverted; save it with black as 0")
             return decode(image)
-    except _DAMAGED as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow has no error of its own: what it raises depends on the format and the damage
         raise unreadable(source, error) from error
 
 
 def unreadable(source: str | Source, error: Exception) -> UserError:
     """The sentence for a file that could not be read."""
     path = Path(source) if isinstance(source, str) else source
-    if isinstance(path, Path):
+    if isinstance(path, Path) and not isinstance(error, PermissionError):
         if path.is_symlink() and not path.exists():
             return UserError(f"{path} is a link that leads nowhere; mend or remove it.")
         if not path.exists():
             return UserError(f"{path}: no such file.")
         if path.is_dir():
             return UserError(f"{path} is a folder, not an image.")
-    reason = str(error)
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         if not path.read_bytes():
             return UserError(f"{path} is empty (0 bytes); replace or remove it.")

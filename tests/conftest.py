@@ -81,14 +81,14 @@ THREADS = {"OMP_NUM_THREADS": "1"}  # another number adds in another order: othe
 
 
 def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
-    """Run one of the command-line doors as a user does; returns what it printed."""
+    """Run a command-line door, `train.py` or `src.data.doctor`, as a user does; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, str(REPO / door), *overrides],
+        [sys.executable, *([str(REPO / door)] if door.endswith(".py") else ["-m", door]), *overrides],
         cwd=cwd,
         capture_output=True,
         text=True,
         timeout=600,
-        env=os.environ | {"COLUMNS": "160"} | THREADS,
+        env=os.environ | {"COLUMNS": "160", "PYTHONPATH": str(REPO)} | THREADS,
     )
     printed = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, printed

@@ -96,7 +96,7 @@ def test_same_seed_same_weights_and_resuming_goes_on_bit_for_bit(trained):
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(trained):
     folder, _ = trained
     common = ("model=dwsep", "init=random", *TINY, "trainer.max_steps=8", "callbacks.checkpoint.every_n_train_steps=4")
-    options = (*common, "data.num_workers=2", "augment=strong")
+    options = (*common, "data.num_workers=2", "data.cache=squares", "augment=strong")
     run("train.py", *options, "hydra.run.dir=unbroken", cwd=folder)
     validated = folder / "killed/pictures/step_000004.png"
     command = [sys.executable, str(REPO / "train.py"), *options, "hydra.run.dir=killed"]

@@ -1,30 +1,28 @@
 """Opening every pair once, whole, to know what is in it: for training's start-up and for the doctor."""
 
-import hashlib
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 
-import fsspec
 import imagehash
 import numpy as np
 from loky import ProcessPoolExecutor, cpu_count
 from PIL import Image
 from rich.progress import track
 
-from src.data.pairs import Pair, Problem, size_problem
-from src.data.shards import Member
+from src.data import shards
+from src.data.pairs import Pair, misfit
 from src.errors import UserError
 from src.files import cache_dir
-from src.images import ORIENTATION, Loaded, Source, read_gray, read_image, unreadable
+from src.images import Source, jpeg_damage, load, read_header, read_image, read_stored, unreadable
 from src.processes import start_worker
 
-VERSION = 1  # raise it whenever examine() would say something else of the same files
+VERSION = 2  # raise it whenever examine() would say something else of the same files
 MIN_SIDE = 16  # pixels; below, the six poolings of the net see one flat patch
 GREY = 0.1  # the share of a mask's pixels between 0 and 255 from which it counts as noisy: soft edges take less
 THUMBNAIL = 16
@@ -66,46 +64,43 @@ class Record:
 def examine(pair: Pair) -> Record:
     """Decode both files of a pair completely."""
     try:
-        image, mask = _load(pair.image), _load(pair.mask)
-        pixels, values = read_image(image), read_gray(mask)
+        image, mask = load(pair.image), load(pair.mask)
+        pixels, values = read_image(image), read_stored(mask)
+        for source in (image, mask):
+            if damage := jpeg_damage(source.data):
+                raise unreadable(source, ValueError(damage))
+        image_header, mask_header = read_header(image), read_header(mask)
     except UserError as error:
         return Record("unreadable", str(error))
     height, width = values.shape
-    image_mode, image_turn, image_raw = _header(image)
-    mask_mode, mask_turn, _ = _header(mask)
-    problem = None
-    if pixels.shape[:2] != values.shape:
-        problem = size_problem(pair, pixels.shape, values.shape)
-        if image_turn != mask_turn and image_raw == (height, width):
-            problem = Problem(pair.set, pair.name, "other turn", f"{problem.text}: only the image's EXIF data turn it")
-    elif (image_turn > 1) != (mask_turn > 1) and (max(image_turn, mask_turn) < 5 or height == width):
-        # A quarter turn shows in the sizes, where they are not square; others cannot be told from the files.
-        text = f"{pair.image} and its mask have other EXIF orientations ({image_turn} and {mask_turn})"
-        problem = Problem(pair.set, pair.name, "other turn", text)
-    elif min(height, width) < MIN_SIDE:
+    if problem := misfit(pair, image_header, mask_header):
+        return Record(problem.kind, problem.text, image.hash(), mask.hash())
+    if min(height, width) < MIN_SIDE:
         text = f"{pair.image} is {width}x{height}, too small to learn from (under {MIN_SIDE} pixels)"
-        problem = Problem(pair.set, pair.name, "too small", text)
-    if problem:
-        return Record(problem.kind, problem.text, _hash(image), _hash(mask))
+        return Record("too small", text, image.hash(), mask.hash())
+    if values.dtype != np.uint8:
+        values = (values if values.max() < 256 else values >> 8).clip(0, 255).astype(np.uint8)
+    counts = np.array(Image.fromarray(values).histogram())
+    found = np.flatnonzero(counts)
+    top = int(found[-1])
     gray = Image.fromarray(pixels).convert("L")
-    found, top = np.unique(values), int(values.max())
     return Record(
-        image_hash=_hash(image),
-        mask_hash=_hash(mask),
-        colours=image_mode,
-        gray=bool((pixels == pixels[..., :1]).all()),
+        image_hash=image.hash(),
+        mask_hash=mask.hash(),
+        colours=image_header.mode,
+        gray=all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in (1, 2)),
         perceptual=str(imagehash.phash(gray)),
         thumbnail=gray.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes().hex(),
-        mask_mode=mask_mode,
+        mask_mode=mask_header.mode,
         levels=len(found),
         top=top,
-        grey=float(((values > 0) & (values < top)).mean()),
-        foreground=float((values.astype(np.int32) * 2 > max(top, 1)).mean()),
+        grey=float(counts[1:top].sum() / values.size),
+        foreground=float(counts[top // 2 + 1 :].sum() / values.size) if top else 0.0,
     )
 
 
 def examine_all(pairs: Sequence[Pair], title: str) -> list[Record]:
-    """The records of pairs, in their order. Files that have not changed since are not opened again.
+    """The records of pairs, in their order. Files that could be read and have not changed since are not opened again.
 
     Records are kept in the cache folder (`checked.sqlite`) by the files' places, sizes and times of change.
 
@@ -113,15 +108,19 @@ def examine_all(pairs: Sequence[Pair], title: str) -> list[Record]:
         title: what the progress bar calls them.
     """
     keys = list(_keys(pairs))
-    with closing(_kept()) as kept:
+    with _kept() as kept:
         known = dict(kept.execute("SELECT key, record FROM records"))
         todo = [index for index, key in enumerate(keys) if key not in known]
         if len(todo) >= FEW:
             log.info("%s: opening %d pairs for the first time; the next start will remember them", title, len(todo))
         for index, record in track(_examined(pairs, todo), f"Checking {title}", len(todo), disable=len(todo) < FEW):
             known[keys[index]] = json.dumps(asdict(record))
-            kept.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (keys[index], known[keys[index]]))
-    return [Record(**json.loads(known[key])) for key in keys]
+            if record.kind != "unreadable":  # which may also be the disk's fault, or the file's permissions'
+                kept.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (keys[index], known[keys[index]]))
+    try:
+        return [Record(**json.loads(known[key])) for key in keys]
+    except (ValueError, TypeError) as error:
+        raise _not_kept(error) from error
 
 
 def _examined(pairs: Sequence[Pair], todo: Sequence[int]) -> Iterator[tuple[int, Record]]:
@@ -132,14 +131,13 @@ def _examined(pairs: Sequence[Pair], todo: Sequence[int]) -> Iterator[tuple[int,
         yield from zip(todo, pool.map(examine, (pairs[index] for index in todo), chunksize=32), strict=True)
 
 
-def _keys(pairs: Sequence[Pair]) -> Iterator[str]:
+def _keys(pairs: Sequence[Pair]) -> Iterator[bytes]:
     states: dict[str, str] = {}
 
     def state(source: Source) -> str:
-        if isinstance(source, Member):
+        if isinstance(source, shards.Member):
             if source.shard not in states:
-                filesystem, path = fsspec.url_to_fs(source.shard)
-                states[source.shard] = filesystem.ukey(path)
+                states[source.shard] = shards.state(source.shard)
             return f"{source} {source.offset} {states[source.shard]}"
         try:
             stat = Path(source).stat()
@@ -148,41 +146,34 @@ def _keys(pairs: Sequence[Pair]) -> Iterator[str]:
         return f"{Path(source).absolute()} {stat.st_size} {stat.st_mtime_ns}"
 
     for pair in pairs:
-        yield f"{state(pair.image)} {state(pair.mask)}"
+        yield os.fsencode(f"{state(pair.image)} {state(pair.mask)}")
 
 
-def _kept() -> sqlite3.Connection:
-    path = cache_dir() / "checked.sqlite"
+@contextmanager
+def _kept() -> Iterator[sqlite3.Connection]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = OFF")
-        if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
-            connection.execute("DROP TABLE IF EXISTS records")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, record TEXT)")
-    except (OSError, sqlite3.Error) as error:
-        raise UserError(
-            f"What is known of the data cannot be kept in {path} ({error}); delete that file if it is damaged, or "
-            f"set U2SLIM_CACHE to a folder that can be written."
-        ) from error
-    return connection
-
-
-def _load(source: Source) -> Loaded:
-    try:
-        return Loaded(str(source), source.read_bytes())
+        _file().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unreadable(source, error) from error
+        raise _not_kept(error) from error
+    try:
+        with closing(sqlite3.connect(_file(), timeout=60, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+            if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
+                connection.execute("DROP TABLE IF EXISTS records")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, record TEXT)")
+            yield connection
+    except sqlite3.Error as error:
+        raise _not_kept(error) from error
 
 
-def _hash(source: Loaded) -> str:
-    return hashlib.blake2b(source.data, digest_size=16).hexdigest()
+def _file() -> Path:
+    return cache_dir() / "checked.sqlite"
 
 
-def _header(source: Loaded) -> tuple[str, int, tuple[int, int]]:
-    """Pillow's mode, the EXIF orientation, and the (height, width) before it."""
-    with Image.open(BytesIO(source.data)) as image:
-        mode = "L" if image.format == "WEBP" and image.mode == "RGB" else image.mode  # WebP has no gray of its own
-        return mode, image.getexif().get(ORIENTATION, 1), (image.height, image.width)
+def _not_kept(error: Exception) -> UserError:
+    return UserError(
+        f"What is known of the data cannot be kept in {_file()} ({error}); delete that file if it is damaged, or set "
+        f"U2SLIM_CACHE to a folder that can be written."
+    )

@@ -67,6 +67,10 @@ class SaliencyDataModule(pl.LightningDataModule):
         super().__init__()
         if on_bad not in ("stop", "skip"):
             raise UserError(f"data.on_bad={on_bad} is not known; choose stop or skip.")
+        if type(val_count) is not int or val_count < 1:
+            raise UserError(f"data.val_count={val_count}: give a whole number of images, from 1 on.")
+        if unknown := set(shards or ()) - set(CATALOG):
+            raise UserError(f"data.shards: no set is called {min(unknown)!r}; the known ones: {', '.join(CATALOG)}.")
         self.root = root if "://" in str(root) else Path(root).expanduser()
         self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
         self.shards = dict(shards or {})
@@ -189,6 +193,8 @@ class SaliencyDataModule(pl.LightningDataModule):
             _compare_count(name, len(usable) - before)
         if self.on_bad == "stop":
             refuse(problems, None, "Mend or remove the files, or leave them out with data.on_bad=skip.")
+        if not usable:
+            refuse(problems, None, f"Nothing is left of {', '.join(names)}. Mend the files.")
         for problem in problems:
             log.warning("left out (%s): %s", problem.kind, problem.text)
         if problems:

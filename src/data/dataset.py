@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import cv2
@@ -14,7 +15,7 @@ from src.data.cache import SquareCache
 from src.data.pairs import Pair
 from src.data.transforms import Augment
 from src.errors import UserError
-from src.images import read_image, read_mask
+from src.images import image_size, load, read_image, read_mask
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,13 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 def load_square(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
     """RGB (S, S, 3) and mask (S, S), both uint8, resized without regard to aspect; masks gain no new values.
 
-    A JPEG of more than twice the size is decoded at a smaller scale.
+    A much larger JPEG is decoded at a smaller scale, with at least four pixels for one of the square.
     """
-    image, mask = read_image(pair.image, at_least=2 * size), read_mask(pair.mask)
-    (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
-    if abs(height * mask_width - width * mask_height) > max(mask.shape):  # what rounding at a smaller scale makes
-        raise UserError(f"{pair.image} has another shape than its mask {pair.mask}.")
+    file = load(pair.image)
+    image, mask = read_image(file, at_least=4 * size), read_mask(pair.mask)
+    at_full_scale = min(image.shape[:2]) < 4 * size
+    if (image.shape[:2] if at_full_scale else image_size(file)) != mask.shape:
+        raise UserError(f"{pair.image} has another size than its mask {pair.mask}.")
     return (
         cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR),
         # Not INTER_NEAREST, which takes pixels' corners for their centres and shifts the mask by half a pixel.
@@ -82,8 +84,10 @@ class PairDataset(Dataset):
             return load_square(pair, self.size)
         square = self.cache.get(pair.content)
         if square is None:
-            square = load_square(pair, self.size)
-            self.cache.put(pair.content, *square)
+            loaded = replace(pair, image=load(pair.image), mask=load(pair.mask))
+            square = load_square(loaded, self.size)
+            if loaded.image.hash() + loaded.mask.hash() == pair.content:  # not where a file has changed since the start
+                self.cache.put(pair.content, *square)
         return square
 
 
@@ -109,7 +113,7 @@ class TrainStream(PairDataset):
     ):
         super().__init__(pairs, size, augment, cache)
         self.seed, self.skip_bad = seed, skip_bad
-        self._bad: set[int] = set()
+        self._bad = torch.zeros(len(pairs), dtype=torch.bool).share_memory_()  # by all worker processes
 
     def __getitem__(self, k: int) -> dict:
         sweep, position = divmod(k, len(self.pairs))
@@ -120,9 +124,10 @@ class TrainStream(PairDataset):
             except UserError as error:
                 if not self.skip_bad:
                     raise
-                if index not in self._bad:
-                    self._bad.add(index)
-                    log.warning("%s Training takes the next image of the order instead (%d)", error, len(self._bad))
+                if not self._bad[index]:
+                    self._bad[index] = True
+                    text = "%s Training takes the next image of the order instead (%d so far)"
+                    log.warning(text, error, int(self._bad.sum()))
         raise UserError(f"None of the {len(self.pairs)} training images can be read any more.")
 
     def _sample(self, k: int, index: int) -> dict:

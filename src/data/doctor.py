@@ -25,6 +25,7 @@ from src.data.pairs import Pair, Problem, expected_places, list_pairs
 from src.data.twins import Twins
 from src.errors import UserError
 from src.files import write_whole
+from src.images import read_mask
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +157,16 @@ def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Finding]:
         for other in twins.of(record, index + 1):
             second, same = usable[other]
             kind = "identical" if record.image_hash == same.image_hash else "near"
-            text = f"{kind}: {pair.set}/{pair.name} and {second.set}/{second.name}"
+            text = f"{kind}: {pair.set}/{pair.name} and {second.set}/{second.name}, {_agreement(pair, second)}"
             yield Finding(pair.set, pair.name, kind, text, (pair, second))
+
+
+def _agreement(first: Pair, second: Pair) -> str:
+    masks = [read_mask(pair.mask) > 127 for pair in (first, second)]
+    if masks[0].shape != masks[1].shape:
+        return "of another size"
+    either = np.count_nonzero(masks[0] | masks[1])
+    return f"mask IoU {np.count_nonzero(masks[0] & masks[1]) / either if either else 1:.2f}"
 
 
 def rows(reports: Mapping[str, SetReport]) -> list[list[str]]:

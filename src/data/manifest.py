@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def draw(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pai
     chosen, repeats = set(), set()
     for index in np.random.default_rng([seed, 2]).permutation(len(candidates)).tolist():
         pair, record = candidates[index]
-        if len(chosen) == count:
+        if len(chosen) >= count:
             break
         itself = places.get((pair.set, pair.name))
         if any(other != itself for other in training.of(record)) or any(o in chosen for o in every.of(record)):
@@ -65,14 +66,15 @@ def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
     """
     remedy = "Mend the data, or set data.manifest=null to draw the validation images anew."
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [tuple(row[column] for column in COLUMNS) for row in csv.DictReader(file)]
-    except (OSError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no list of validation images ({error!r}); its columns are {COLUMNS}.") from error
     there = {(pair.set, pair.name): (pair, record) for pair, record in candidates}
     training = Twins([record for _, record in train])
     places = {(pair.set, pair.name): index for index, (pair, _) in enumerate(train)}
-    pairs, faults = [], []
+    pairs = []
+    faults = [f"{set_}/{name} is listed twice" for (set_, name, *_), times in Counter(rows).items() if times > 1]
     for set_, name, image_hash, mask_hash in rows:
         pair, record = there.get((set_, name), (None, None))
         if pair is None:

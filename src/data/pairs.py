@@ -1,5 +1,8 @@
 """Finding the pairs of image and mask of a published set: in folders, or in tar shards."""
 
+import glob
+import stat
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from src.data import shards
 from src.data.catalog import CATALOG, MIRRORS, DataSet
 from src.errors import UserError
-from src.images import EXTENSIONS, Source, image_size
+from src.images import EXTENSIONS, Header, Source, read_header
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def list_pairs(name: str, root: str | Path, patterns: str | Sequence[str] | None
     if patterns is None:
         if "://" not in str(root) and (folders := _folders(data_set, Path(root))):
             return _pair(name, *_files(*folders))
-        patterns = f"{root}/{data_set.homes[0].lower()}-*.tar"
+        patterns = f"{glob.escape(str(root))}/{data_set.homes[0].lower()}-*.tar"
     found = [member for shard in shards.expand(patterns) for member in shards.members(shard)]
     return _pair(name, *(_labelled(found, label) for label in ("image", "mask"))) if found else None
 
@@ -68,14 +71,14 @@ def find_pairs(name: str, root: str | Path, patterns: str | Sequence[str] | None
     """All pairs of a set as `list_pairs` finds them, by name; None where the set is not there.
 
     Raises:
-        UserError: as `list_pairs`; or an image has no mask, a mask's size differs from its image's, or a file's
-            header cannot be read.
+        UserError: as `list_pairs`; or an image has no mask, a mask's size or turn differs from its image's, or a
+            file's header cannot be read.
     """
     listing = list_pairs(name, root, patterns)
     if listing is None:
         return None
     refuse(listing.problems)
-    refuse([problem for pair in listing.pairs if (problem := _other_size(pair))])
+    refuse([problem for pair in listing.pairs if (problem := misfit(pair, *map(read_header, (pair.image, pair.mask))))])
     return listing.pairs
 
 
@@ -151,7 +154,7 @@ def _labelled(members: Iterable[shards.Member], label: str) -> Files:
     files = defaultdict(list)
     for member in members:
         path = PurePosixPath(member.name)
-        if path.suffix.lower() in EXTENSIONS and path.stem.endswith(f".{label}"):
+        if path.suffix.lower() in EXTENSIONS and path.stem.endswith(f".{label}") and path.name[0] != ".":
             files[path.stem.removesuffix(f".{label}")].append(member)
     return files
 
@@ -167,17 +170,34 @@ def _pair(name: str, images: Files, masks: Files) -> Listing:
         elif len(files) > 2:
             text = f"{' and '.join(map(str, files))} share a name: which belong together is anyone's guess"
             problems.append(Problem(name, stem, "doubled name", text))
+        elif any(unicodedata.category(letter) in ("Cc", "Cs") for letter in stem):
+            text = f"{ascii(str(files[0]))} has a line break, a control character or a broken one in its name"
+            problems.append(Problem(name, stem, "odd name", text))
+        elif pipe := next(filter(_is_pipe, files), None):
+            problems.append(Problem(name, stem, "unreadable", f"{pipe} is a pipe or a device, not an image"))
         else:
             pairs.append(Pair(name, stem, *files))
     return Listing(pairs, problems, extra)
 
 
-def _other_size(pair: Pair) -> Problem | None:
-    image, mask = image_size(pair.image), image_size(pair.mask)
-    return None if image == mask else size_problem(pair, image, mask)
+def _is_pipe(source: Source) -> bool:
+    """Whether reading the file might never end."""
+    try:
+        mode = source.stat().st_mode if isinstance(source, Path) else stat.S_IFREG
+    except OSError:
+        return False  # reading it will say what is wrong
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def size_problem(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> Problem:
-    """That the (height, width) of an image and its mask differ."""
-    text = f"{pair.image} is {image[1]}x{image[0]}, its mask {mask[1]}x{mask[0]}"
-    return Problem(pair.set, pair.name, "other size", text)
+def misfit(pair: Pair, image: Header, mask: Header) -> Problem | None:
+    """Why an image and its mask cannot lie on each other, as far as their headers tell."""
+    if (image.height, image.width) != (mask.height, mask.width):
+        text = f"{pair.image} is {image.width}x{image.height}, its mask {mask.width}x{mask.height}"
+        if image.turn != mask.turn and image.turn >= 5 and (image.width, image.height) == (mask.height, mask.width):
+            return Problem(pair.set, pair.name, "other turn", f"{text}: only the image's EXIF data turn it")
+        return Problem(pair.set, pair.name, "other size", text)
+    if (image.turn > 1) != (mask.turn > 1) and (max(image.turn, mask.turn) < 5 or image.height == image.width):
+        # A quarter turn shows in the sizes, where they are not square; others cannot be told from the files.
+        text = f"{pair.image} and its mask have other EXIF orientations ({image.turn} and {mask.turn})"
+        return Problem(pair.set, pair.name, "other turn", text)
+    return None
