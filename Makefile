@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Whole tests side by side, one thread each: most of their time is Python starting up.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
@@ -34,10 +36,10 @@ export: setup ## Export the newest checkpoint to ONNX: make export ARGS="export.
 	$(BIN)/python export.py checkpoint=last $(ARGS)
 
 test: setup ## Run the quick tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: setup ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .

@@ -51,7 +51,7 @@ def train(cfg: DictConfig) -> float | None:
     if in_sweep() and trainer.world_size > 1:
         raise UserError("A sweep's jobs run on one device each (ddp would start the sweep again in every process).")
     for logger in trainer.loggers:
-        logger.log_hyperparams(plain(cfg) | {"validation_images": data.validation_hash()})
+        logger.log_hyperparams(plain(cfg) | {"validation_images": data.state_dict()["validation images"]})
 
     parameters = sum(p.numel() for p in task.net.parameters())
     log.info("%s: %.2f M parameters (%.1f MB)", task.net.name, parameters / 1e6, parameters * 4e-6)

@@ -197,3 +197,27 @@ def test_generic_folder_names_count_only_inside_a_set(tmp_path):
     assert len(find_pairs("dut_omron", tmp_path)) == 2
     write_set(tmp_path, "DUTS-TR-Image", "DUTS-TR-Mask", 3)
     assert len(find_pairs("duts_tr", tmp_path)) == 3
+
+
+def test_resuming_on_other_data_is_said(duts, caplog):
+    def module(**options):
+        data = SaliencyDataModule(str(duts), ["duts_tr", "duts_te"], val_count=1, **options)
+        data.setup()
+        return data
+
+    before = module()
+    module().load_state_dict(before.state_dict())
+    assert "the checkpoint had other" not in caplog.text
+    module(batch_size=4).load_state_dict(before.state_dict())
+    assert "the checkpoint had other ['global batch size']" in caplog.text
+    write_set(duts / "DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask", 1, first=40)
+    module().load_state_dict(before.state_dict())
+    assert "the checkpoint had other ['training images'" in caplog.text
+
+
+def test_bad_pairs_of_training_and_validation_are_listed_together(duts):
+    write_set(duts / "ECSSD", "images", "ground_truth_mask", 3, first=20)
+    for path in (duts / "DUTS-TR/DUTS-TR-Mask/0003.png", duts / "ECSSD/ground_truth_mask/0021.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 pairs cannot be used:\n\s+\S*0003.png is empty(.|\n)*0021.png is empty"):
+        SaliencyDataModule(str(duts), ["duts_tr"], ["ecssd"]).setup()

@@ -96,7 +96,10 @@ class SaliencyDataModule(pl.LightningDataModule):
             return
         if not self.train_sets:
             raise UserError("This data config names no training sets; train with data=duts or data=sample.")
-        train, val = self._checked(self.train_sets), self._checked(self.val_sets)
+        (train, problems), (val, others) = self._checked(self.train_sets), self._checked(self.val_sets)
+        self._deal_with([*problems, *others])
+        if not train and problems:
+            refuse(problems, None, "Nothing is left to train on. Mend the files.")
         if not train:
             raise UserError(self._nothing_found(self.train_sets))
         self.val_pairs = self._fixed_validation(train, val)
@@ -117,9 +120,20 @@ class SaliencyDataModule(pl.LightningDataModule):
             manifest.write(self.manifest, pairs, dict(val or train))
         return pairs
 
-    def validation_hash(self) -> str:
-        """A hash of the contents of all validation images: runs that share it are measured alike."""
-        return hashlib.sha256("".join(pair.content for pair in self.val_pairs).encode()).hexdigest()[:16]
+    def state_dict(self) -> dict[str, str | int]:
+        """What the stream of samples depends on, kept in every checkpoint; image sets as hashes of their contents."""
+        return {
+            "training images": _hash(self.train_pairs),
+            "validation images": _hash(self.val_pairs),
+            "seed": self.seed,
+            "global batch size": self.batch_size,
+            "image size": self.size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, str | int]) -> None:
+        here = self.state_dict()
+        if changed := [name for name, value in state_dict.items() if here.get(name, value) != value]:
+            log.warning("the checkpoint had other %s: the samples to come are not those it would have seen", changed)
 
     def test_pairs(self) -> dict[str, list[Pair]]:
         """The pairs that `eval.py` scores, by set.
@@ -172,8 +186,8 @@ class SaliencyDataModule(pl.LightningDataModule):
             **options,
         )
 
-    def _checked(self, names: Sequence[str]) -> list[tuple[Pair, Record]]:
-        """The usable pairs of those sets that are there, with what is in them."""
+    def _checked(self, names: Sequence[str]) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        """The usable pairs of those sets that are there, with what is in them, and why others are not usable."""
         usable, problems = [], []
         for name in names:
             listing = list_pairs(name, self.root, self.shards.get(name))
@@ -191,19 +205,23 @@ class SaliencyDataModule(pl.LightningDataModule):
                 else:
                     usable.append((replace(pair, content=record.image_hash + record.mask_hash), record))
             _compare_count(name, len(usable) - before)
+        return usable, problems
+
+    def _deal_with(self, problems: Sequence[Problem]) -> None:
         if self.on_bad == "stop":
             refuse(problems, None, "Mend or remove the files, or leave them out with data.on_bad=skip.")
-        if not usable:
-            refuse(problems, None, f"Nothing is left of {', '.join(names)}. Mend the files.")
         for problem in problems:
             log.warning("left out (%s): %s", problem.kind, problem.text)
         if problems:
             log.warning("%d pairs left out (data.on_bad=skip)", len(problems))
-        return usable
 
     def _nothing_found(self, names: Sequence[str]) -> str:
         places = "; ".join(expected_places(name, self.root) for name in names)
         return f"No data under data.root={self.root}. Expected (folders in any case): {places}."
+
+
+def _hash(pairs: Sequence[Pair]) -> str:
+    return hashlib.sha256("".join(pair.content for pair in pairs).encode()).hexdigest()[:16]
 
 
 def _compare_count(name: str, found: int) -> None:
