@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
@@ -73,17 +74,16 @@ def resume_from(cfg: DictConfig) -> str | None:
     """The checkpoint to go on from, read once to see that it is whole and of the same model and schedule."""
     if cfg.ckpt_path is None:
         return None
-    own = output_dir() / "checkpoints"
-    # A run that was killed between the two has a step_N.ckpt that is newer than its last.ckpt, or no other.
-    saved = sorted(own.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    if cfg.ckpt_path == "last" and (saved or in_sweep()):
-        if not saved:
+    # A run that was killed after writing step_N.ckpt and before last.ckpt goes on from the former.
+    own = sorted((output_dir() / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if cfg.ckpt_path == "last" and (own or in_sweep()):
+        if not own:
             log.info("this job has no checkpoint yet: starting it")
             return None
-        path = saved[-1]
+        path, saved = newest_whole(own)
     else:
         path = checkpoint.resolve(cfg.ckpt_path)
-    saved = checkpoint.read(path)
+        saved = checkpoint.read(path)
     model = saved["hyper_parameters"]["model"]
     if model != plain(cfg.model):
         raise UserError(f"{path} was trained with model {model}, not {plain(cfg.model)}; use the same model config.")
@@ -93,6 +93,18 @@ def resume_from(cfg: DictConfig) -> str | None:
             raise UserError(f"{path} follows a schedule of {steps} steps; resume it with trainer.max_steps={steps}.")
     log.info("resuming from %s", path)
     return str(path)
+
+
+def newest_whole(paths: list[Path]) -> tuple[Path, dict]:
+    """The last of the checkpoints that can be read, and what is in it."""
+    *earlier, newest = paths
+    try:
+        return newest, checkpoint.read(newest)
+    except UserError as error:
+        if not earlier:
+            raise
+        log.warning("%s Going on from the one before.", error)
+        return newest_whole(earlier)
 
 
 if __name__ == "__main__":

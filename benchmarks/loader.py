@@ -9,6 +9,8 @@ With --flat it instead draws samples with four workers and prints how their memo
 
 import argparse
 import math
+import multiprocessing
+import os
 import platform
 import tempfile
 import time
@@ -19,7 +21,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 import torch
 from skimage import io, transform
 from torch.utils.data import DataLoader, Dataset
@@ -110,9 +111,9 @@ def flat(pairs: Sequence[Pair], samples: int, folder: str, cached: bool) -> None
         worker_init_fn=lambda _: cv2.setNumThreads(0),
     )
     for number, _ in enumerate(loader, 1):
-        if number % (batches // 10) == 0:
-            own = psutil.Process()
-            used = sum(anonymous_mb(process.pid) for process in (own, *own.children(recursive=True)))
+        if number % max(1, batches // 10) == 0:
+            workers = (process.pid for process in multiprocessing.active_children())
+            used = sum(map(anonymous_mb, (os.getpid(), *workers)))
             print(f"{number * BATCH} samples: {used:.0f} MB in all five processes")
 
 
@@ -130,8 +131,9 @@ def main() -> None:
     torch.set_num_threads(1)
     listing = list_pairs(options.set, options.root)
     if listing is None or not isinstance(listing.pairs[0].image, Path):
-        raise SystemExit(f"No DUTS-TR folders under {options.root}.")
-    pairs = listing.pairs if options.flat else listing.pairs[:: len(listing.pairs) // options.pairs][: options.pairs]
+        raise SystemExit(f"No folders of {options.set} under {options.root}.")
+    count = len(listing.pairs) if options.flat else options.pairs
+    pairs = listing.pairs[:: max(1, len(listing.pairs) // count)][:count]
     pairs = [replace(pair, content=load(pair.image).hash() + load(pair.mask).hash()) for pair in pairs]
     with tempfile.TemporaryDirectory() as folder:
         if options.flat:

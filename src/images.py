@@ -2,18 +2,16 @@
 
 import hashlib
 import warnings
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import cv2
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from src.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
 from src.errors import UserError
 from src.files import write_whole
 
@@ -31,9 +29,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# Where a PNG with any of these must be looked at by Pillow: transparency, turns in any of their forms, animation.
-_NOT_PLAIN = (b"tRNS", b"eXIf", b"profile type exif", b"com.adobe.xmp", b"acTL")
 
 # From 90 megapixels on Pillow warns, from 180 it refuses; a training photo of 108 is no attack.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -113,32 +108,8 @@ def _read_photo(source: str | Source, at_least: int) -> tuple[np.ndarray, np.nda
         return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
 
     data = load(source).data
-    pixels = _plain_jpeg(data, at_least)
+    pixels = plain_jpeg(data, at_least)
     return _open(source, data, decode) if pixels is None else (pixels, None)
-
-
-def _plain_jpeg(data: bytes, at_least: int) -> np.ndarray | None:
-    """The same pixels as Pillow's in half its time; None where Pillow must have a closer look."""
-    # Anywhere, not only before the first b"\xff\xda": thumbnails and profiles have that, too.
-    if not data.startswith(b"\xff\xd8") or b"Exif" in data or b"tiff:Orientation" in data:
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours in ("YCbCr", "RGB", "Gray") and height * width <= _most_pixels():
-            return simplejpeg.decode_jpeg(data, "RGB", min_height=at_least, min_width=at_least)
-    except ValueError:
-        pass  # truncated, perhaps
-    return None
-
-
-def jpeg_damage(data: bytes) -> str:
-    """What libjpeg says of a JPEG that is read all the same, with garbage from the broken place on; else empty."""
-    if data.startswith(b"\xff\xd8"):
-        try:
-            simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1)
-        except ValueError as error:
-            return str(error) if str(error).startswith("Corrupt JPEG data") else ""
-    return ""
 
 
 def read_mask(source: str | Source) -> np.ndarray:
@@ -185,35 +156,8 @@ def read_stored(source: str | Source) -> np.ndarray:
         return gray
 
     data = load(source).data
-    pixels = _plain_png(data)
+    pixels = plain_png(data)
     return _open(source, data, decode) if pixels is None else pixels
-
-
-def _plain_png(data: bytes) -> np.ndarray | None:
-    """The same pixels as Pillow's, of an 8-bit gray file and faster; None where Pillow must have a closer look."""
-    header = data[: max(0, data.find(b"IDAT"))]
-    is_plain = header.startswith(b"\x89PNG") and header[24:26] == b"\x08\x00"  # bits, and 0 for gray
-    if not is_plain or any(chunk in data for chunk in _NOT_PLAIN):
-        return None
-    if int.from_bytes(header[16:20]) * int.from_bytes(header[20:24]) > _most_pixels() or not _is_whole_png(data):
-        return None
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # None of a damaged file
-
-
-def _is_whole_png(data: bytes) -> bool:
-    """Whether every chunk agrees with its checksum, which Pillow does not look at in all of them."""
-    start, kind = 8, b""
-    while kind != b"IEND":
-        end = start + 8 + int.from_bytes(data[start : start + 4])
-        kind = data[start + 4 : start + 8]
-        if len(data) < end + 4 or zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
-            return False
-        start = end + 4
-    return True
-
-
-def _most_pixels() -> int:
-    return 2 * Image.MAX_IMAGE_PIXELS  # where Pillow refuses
 
 
 def _turn(image: Image.Image) -> int:
@@ -277,8 +221,10 @@ def _open(source: str | Source, data: bytes, decode: Callable[[Image.Image], T])
             # Phones write further small pictures behind a photo; the first is the photo.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise ValueError(f"{image.n_frames} frames; save one of them as a picture of its own")
-            if image.format == "PNG" and not _is_whole_png(data):
+            if image.format == "PNG" and not is_whole_png(data):
                 raise ValueError("a checksum is wrong or the end is missing")
+            if image.format in ("JPEG", "MPO") and (damage := jpeg_damage(data)):
+                raise ValueError(damage)
             if image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:
                 raise ValueError("16 bits with white as 0, which is read inverted; save it with black as 0")
             return decode(image)

@@ -49,17 +49,6 @@ def is_flip(pixels: np.ndarray, of: np.ndarray) -> bool:
     return any(np.array_equal(pixels, turned) for turned in flipped(of))
 
 
-def test_u2net_moves_image_and_mask_alike():
-    grid = np.random.default_rng(0).integers(0, 256, (320, 320), np.uint8)
-    image = np.dstack([np.tile(np.arange(320) % 256, (320, 1)), np.tile(np.arange(320) % 256, (320, 1)).T, grid])
-    for k in range(30):
-        out, mask = draw(u2net(), k, image.astype(np.uint8), grid)
-        assert out.shape == (288, 288, 3) and mask.shape == (288, 288)
-        assert np.array_equal(out[..., 2], mask)
-        steps = [np.unique(np.diff(out[..., axis].astype(int), axis=1 - axis) % 256) for axis in (0, 1)]
-        assert all(step.tolist() in ([1], [255]) for step in steps)  # neighbours stay neighbours
-
-
 def stripes(size: int, axis: int) -> np.ndarray:
     """(size, size) uint8 bars of 8 pixels, 0 and 255."""
     bars = np.tile(np.arange(size) // 8 % 2 * 255, (size, 1)).astype(np.uint8)

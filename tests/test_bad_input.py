@@ -213,6 +213,7 @@ def usable() -> dict[str, tuple]:
             BRIGHT_SHAPE,
             3,
         ),
+        "stray bytes before its end": (".jpg", jpeg(PHOTO)[:-2] + bytes(10) + jpeg(PHOTO)[-2:], ".png", mask, PHOTO, 3),
         "more behind its end": (".jpg", jpeg(PHOTO) + jpeg(255 - PHOTO), ".png", mask, PHOTO, 3),
         "orientation 0": (".jpg", jpeg(BRIGHT_SHAPE, turn=0), ".png", mask, BRIGHT_SHAPE, 3),
         "orientation 9": (".jpg", jpeg(BRIGHT_SHAPE, turn=9), ".png", mask, BRIGHT_SHAPE, 3),
@@ -702,3 +703,13 @@ def test_a_faint_mask_of_16_bits_is_not_taken_for_an_empty_one(tmp_path):
     put(tmp_path, name, *usable()[name][:4])
     record = examine(find_pairs("duts_tr", tmp_path)[0])
     assert record.top == 1 and record.levels == 2 and record.foreground == pytest.approx(SHAPE.mean())
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_a_jpeg_that_breaks_in_the_middle_is_read_by_nobody(tmp_path, read):
+    data = jpeg(PHOTO)
+    middle = data.index(b"\xff\xda") + 200
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(data[:middle] + b"\xff\xd3" + data[middle:])
+    with pytest.raises(UserError, match="broken.jpg cannot be read .Corrupt JPEG data"):
+        read(path)

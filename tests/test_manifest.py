@@ -120,7 +120,7 @@ def test_all_images_that_have_changed_or_gone_are_named(root, tmp_path):
         "ecssd/0023 is not there",
         "ecssd/0025 is not there",
     ]
-    assert "data.manifest=null" in rest[-1]
+    assert f"or delete {path} to draw" in rest[-1]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -230,14 +230,7 @@ def test_no_two_different_pictures_are_twins(pictures):
     records = [look(picture) for picture in pictures]
     twins = Twins(records)
     assert [twins.of(record) for record in records] == [[index] for index in range(len(records))]
-    assert twins.of(records[7], start=7) == [7] and twins.of(records[7], start=8) == []
-
-
-@pytest.mark.slow
-def test_no_two_of_many_different_pictures_are_twins():
-    records = [look(Image.fromarray(render(6, index)[0])) for index in range(400)]
-    twins = Twins(records)
-    assert [twins.of(record) for record in records] == [[index] for index in range(len(records))]
+    assert twins.of(records[7], end=8) == [7] and twins.of(records[7], end=7) == []
 
 
 def test_changed_copies_are_twins(pictures):

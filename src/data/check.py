@@ -12,6 +12,7 @@ from pathlib import Path
 import imagehash
 import numpy as np
 from loky import ProcessPoolExecutor, cpu_count
+from loky.process_executor import BrokenProcessPool
 from PIL import Image
 from rich.progress import track
 
@@ -19,10 +20,10 @@ from src.data import shards
 from src.data.pairs import Pair, misfit
 from src.errors import UserError
 from src.files import cache_dir
-from src.images import Source, jpeg_damage, load, read_header, read_image, read_stored, unreadable
+from src.images import Source, load, read_header, read_image, read_stored
 from src.processes import start_worker
 
-VERSION = 2  # raise it whenever examine() would say something else of the same files
+TABLE = "records_1"  # count on whenever examine() would say something else of the same files
 MIN_SIDE = 16  # pixels; below, the six poolings of the net see one flat patch
 GREY = 0.1  # the share of a mask's pixels between 0 and 255 from which it counts as noisy: soft edges take less
 THUMBNAIL = 16
@@ -66,9 +67,6 @@ def examine(pair: Pair) -> Record:
     try:
         image, mask = load(pair.image), load(pair.mask)
         pixels, values = read_image(image), read_stored(mask)
-        for source in (image, mask):
-            if damage := jpeg_damage(source.data):
-                raise unreadable(source, ValueError(damage))
         image_header, mask_header = read_header(image), read_header(mask)
     except UserError as error:
         return Record("unreadable", str(error))
@@ -109,14 +107,15 @@ def examine_all(pairs: Sequence[Pair], title: str) -> list[Record]:
     """
     keys = list(_keys(pairs))
     with _kept() as kept:
-        known = dict(kept.execute("SELECT key, record FROM records"))
+        rows = (kept.execute(f"SELECT key, record FROM {TABLE} WHERE key = ?", (key,)).fetchone() for key in keys)
+        known = dict(filter(None, rows))
         todo = [index for index, key in enumerate(keys) if key not in known]
         if len(todo) >= FEW:
             log.info("%s: opening %d pairs for the first time; the next start will remember them", title, len(todo))
         for index, record in track(_examined(pairs, todo), f"Checking {title}", len(todo), disable=len(todo) < FEW):
             known[keys[index]] = json.dumps(asdict(record))
             if record.kind != "unreadable":  # which may also be the disk's fault, or the file's permissions'
-                kept.execute("INSERT OR REPLACE INTO records VALUES (?, ?)", (keys[index], known[keys[index]]))
+                kept.execute(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?)", (keys[index], known[keys[index]]))
     try:
         return [Record(**json.loads(known[key])) for key in keys]
     except (ValueError, TypeError) as error:
@@ -127,8 +126,13 @@ def _examined(pairs: Sequence[Pair], todo: Sequence[int]) -> Iterator[tuple[int,
     if len(todo) < FEW:
         yield from ((index, examine(pairs[index])) for index in todo)
         return
-    with ProcessPoolExecutor(cpu_count(), initializer=start_worker) as pool:
-        yield from zip(todo, pool.map(examine, (pairs[index] for index in todo), chunksize=32), strict=True)
+    try:
+        with ProcessPoolExecutor(cpu_count(), initializer=start_worker) as pool:
+            yield from zip(todo, pool.map(examine, (pairs[index] for index in todo), chunksize=32), strict=True)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process that opens the files died, perhaps for want of memory. Run it again: what it saw is remembered."
+        ) from error
 
 
 def _keys(pairs: Sequence[Pair]) -> Iterator[bytes]:
@@ -157,12 +161,8 @@ def _kept() -> Iterator[sqlite3.Connection]:
         raise _not_kept(error) from error
     try:
         with closing(sqlite3.connect(_file(), timeout=60, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
-            if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
-                connection.execute("DROP TABLE IF EXISTS records")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            connection.execute("CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, record TEXT)")
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (key BLOB PRIMARY KEY, record TEXT)")
             yield connection
     except sqlite3.Error as error:
         raise _not_kept(error) from error

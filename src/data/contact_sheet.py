@@ -3,13 +3,12 @@
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from src.data.pairs import Pair
+from src.data.pairs import Problem
 from src.errors import UserError
 from src.files import write_whole
 from src.images import Source, read_gray, read_image
@@ -18,12 +17,7 @@ TILE = 200  # pixels
 MAGENTA = (255, 0, 255)
 
 
-class Example(Protocol):
-    kind: str
-    pairs: tuple[Pair, ...]
-
-
-def write_sheet(path: Path, findings: Sequence[Example], examples: int) -> None:
+def write_sheet(path: Path, findings: Sequence[Problem], examples: int) -> None:
     """Draw the first `examples` of each kind: image and mask of a pair as it is stored, or the images of two pairs."""
     by_kind = sorted(findings, key=lambda finding: finding.kind)  # stable
     kinds = {kind: list(group) for kind, group in groupby(by_kind, key=lambda finding: finding.kind)}
@@ -41,7 +35,7 @@ def write_sheet(path: Path, findings: Sequence[Example], examples: int) -> None:
     write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=100))
 
 
-def _tile(finding: Example) -> np.ndarray:
+def _tile(finding: Problem) -> np.ndarray:
     first = finding.pairs[0]
     sources = [pair.image for pair in finding.pairs] if len(finding.pairs) > 1 else [first.image, first.mask]
     readers = [read_image, read_image if len(finding.pairs) > 1 else _mask]

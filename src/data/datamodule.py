@@ -16,7 +16,7 @@ from src.data.cache import SquareCache
 from src.data.catalog import CATALOG
 from src.data.check import Record, examine_all
 from src.data.dataset import PairDataset, StreamSampler, TrainStream
-from src.data.pairs import Pair, Problem, expected_places, find_pairs, list_pairs, refuse
+from src.data.pairs import Pair, Problem, expected_places, find_pairs, known_shards, list_pairs, refuse
 from src.data.transforms import Augment
 from src.errors import UserError
 
@@ -69,13 +69,11 @@ class SaliencyDataModule(pl.LightningDataModule):
             raise UserError(f"data.on_bad={on_bad} is not known; choose stop or skip.")
         if type(val_count) is not int or val_count < 1:
             raise UserError(f"data.val_count={val_count}: give a whole number of images, from 1 on.")
-        if unknown := set(shards or ()) - set(CATALOG):
-            raise UserError(f"data.shards: no set is called {min(unknown)!r}; the known ones: {', '.join(CATALOG)}.")
         self.root = root if "://" in str(root) else Path(root).expanduser()
         self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
-        self.shards = dict(shards or {})
+        self.shards = known_shards(shards)
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
-        self.manifest, self.on_bad = Path(manifest) if manifest else None, on_bad
+        self.manifest, self.on_bad = Path(manifest).expanduser() if manifest else None, on_bad
         self.size, self.augment = size, augment
         self.cache = SquareCache(cache, size, cache_gb) if cache else None
         self.num_workers, self.seed, self.limit_train, self.generate = num_workers, seed, limit_train, generate
@@ -163,6 +161,9 @@ class SaliencyDataModule(pl.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
+        content = _hash(self.train_pairs)
+        if trainer.world_size > 1 and trainer.strategy.broadcast(content) != content:
+            raise UserError("The processes found different training images, e.g. as a file could be read by some only.")
         skip = self.on_bad == "skip"
         stream = TrainStream(self.train_pairs, self.size, self.augment, self.seed, skip, self.cache)
         return self._loader(stream, batch_sampler=sampler)
@@ -217,7 +218,8 @@ class SaliencyDataModule(pl.LightningDataModule):
 
     def _nothing_found(self, names: Sequence[str]) -> str:
         places = "; ".join(expected_places(name, self.root) for name in names)
-        return f"No data under data.root={self.root}. Expected (folders in any case): {places}."
+        remedy = f"To download: python -m src.data.fetch set={names[0]} root={self.root}"
+        return f"No data under data.root={self.root}. Expected (folders in any case): {places}. {remedy}"
 
 
 def _hash(pairs: Sequence[Pair]) -> str:

@@ -21,7 +21,7 @@ from src.cli import door, output_dir, plain, write_json
 from src.data.catalog import CATALOG
 from src.data.check import GREY, Record, examine_all
 from src.data.contact_sheet import write_sheet
-from src.data.pairs import Pair, Problem, expected_places, list_pairs
+from src.data.pairs import Pair, Problem, expected_places, known_shards, list_pairs
 from src.data.twins import Twins
 from src.errors import UserError
 from src.files import write_whole
@@ -45,24 +45,13 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing to know: its kind, where, in words, and the one or two pairs that a picture of it shows."""
-
-    set: str
-    name: str
-    kind: str
-    text: str
-    pairs: tuple[Pair, ...] = ()
-
-
 @dataclass
 class SetReport:
     """What the doctor found in one set."""
 
     found: int
     usable: list[tuple[Pair, Record]]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Problem] = field(default_factory=list)
 
     def count(self, *kinds: str) -> int:
         return sum(finding.kind in kinds for finding in self.findings)
@@ -71,7 +60,9 @@ class SetReport:
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="doctor")
 @door
 def main(cfg: DictConfig) -> None:
-    reports, across = diagnose(cfg.root, cfg.sets, plain(cfg.shards))
+    if type(cfg.examples) is not int or cfg.examples < 1:
+        raise UserError(f"examples={cfg.examples}: give a whole number from 1 on.")
+    reports, across = diagnose(cfg.root, [cfg.sets] if isinstance(cfg.sets, str) else cfg.sets, plain(cfg.shards))
     folder = output_dir()
     cells = rows(reports)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
@@ -97,13 +88,13 @@ def main(cfg: DictConfig) -> None:
 
 def diagnose(
     root: str, sets: Sequence[str] | None = None, shards: Mapping[str, str] | None = None
-) -> tuple[dict[str, SetReport], list[Finding]]:
+) -> tuple[dict[str, SetReport], list[Problem]]:
     """A report for each set that is there, and the pictures that stand in two sets.
 
     Raises:
         UserError: no set is there, or one that was asked for is not.
     """
-    shards, reports = shards or {}, {}
+    shards, reports = known_shards(shards), {}
     for name in sets or [name for name, data_set in CATALOG.items() if data_set.home_page]:
         listing = list_pairs(name, root, shards.get(name))
         if listing is None:
@@ -113,7 +104,7 @@ def diagnose(
         records = examine_all(listing.pairs, CATALOG[name].title)
         seen = list(zip(listing.pairs, records, strict=True))
         report = reports[name] = SetReport(len(seen), [(pair, record) for pair, record in seen if not record.kind])
-        report.findings += [_as_finding(problem) for problem in (*listing.problems, *listing.extra)]
+        report.findings += [*listing.problems, *listing.extra]
         report.findings += [finding for pair, record in seen for finding in _findings(pair, record)]
     if not reports:
         raise UserError(
@@ -126,12 +117,8 @@ def diagnose(
     return reports, across
 
 
-def _as_finding(problem: Problem) -> Finding:
-    return Finding(problem.set, problem.name, problem.kind, problem.text)
-
-
-def _findings(pair: Pair, record: Record) -> Iterator[Finding]:
-    say = partial(Finding, pair.set, pair.name, pairs=(pair,))
+def _findings(pair: Pair, record: Record) -> Iterator[Problem]:
+    say = partial(Problem, pair.set, pair.name, pairs=(pair,))
     if record.kind:
         yield say(record.kind, record.problem)
         return
@@ -151,14 +138,18 @@ def _findings(pair: Pair, record: Record) -> Iterator[Finding]:
         yield say("gray image", f"{pair.image} has no colour (stored as {record.colours})")
 
 
-def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Finding]:
+def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Problem]:
+    """Each picture that was there before, in its own set or another, with the first of its kind there."""
     twins = Twins([record for _, record in usable])
     for index, (pair, record) in enumerate(usable):
-        for other in twins.of(record, index + 1):
-            second, same = usable[other]
+        firsts: dict[str, int] = {}
+        for other in twins.of(record, index):
+            firsts.setdefault(usable[other][0].set, other)
+        for other in firsts.values():
+            first, same = usable[other]
             kind = "identical" if record.image_hash == same.image_hash else "near"
-            text = f"{kind}: {pair.set}/{pair.name} and {second.set}/{second.name}, {_agreement(pair, second)}"
-            yield Finding(pair.set, pair.name, kind, text, (pair, second))
+            text = f"{kind}: {first.set}/{first.name} and {pair.set}/{pair.name}, {_agreement(first, pair)}"
+            yield Problem(first.set, first.name, kind, text, (first, pair))
 
 
 def _agreement(first: Pair, second: Pair) -> str:
@@ -183,7 +174,7 @@ def rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
     return cells
 
 
-def as_sentences(across: Sequence[Finding]) -> list[str]:
+def as_sentences(across: Sequence[Problem]) -> list[str]:
     """Which sets share how many pictures."""
     shared: dict[tuple[str, ...], list[str]] = {}
     for finding in across:
@@ -201,8 +192,12 @@ def as_markdown(cells: Sequence[Sequence[str]], sentences: Sequence[str]) -> str
     return "\n".join([table, *(f"- {sentence}" for sentence in sentences)])
 
 
-def as_json(reports: Mapping[str, SetReport], across: Sequence[Finding]) -> dict:
-    def listed(findings: Sequence[Finding]) -> list[dict]:
+def _deciles(values: Sequence[float]) -> list[float]:
+    return np.quantile(values, np.linspace(0, 1, 11)).round(4).tolist() if values else []
+
+
+def as_json(reports: Mapping[str, SetReport], across: Sequence[Problem]) -> dict:
+    def listed(findings: Sequence[Problem]) -> list[dict]:
         kept = []
         for finding in findings:
             kept.append({"set": finding.set, "name": finding.name, "kind": finding.kind, "text": finding.text})
@@ -219,7 +214,7 @@ def as_json(reports: Mapping[str, SetReport], across: Sequence[Finding]) -> dict
                 "kinds": dict(Counter(finding.kind for finding in report.findings)),
                 "mask_modes": dict(Counter(record.mask_mode for _, record in report.usable)),
                 "soft_masks": sum(record.levels > 2 for _, record in report.usable),
-                "foreground": [record.foreground for _, record in report.usable],
+                "foreground_deciles": _deciles([record.foreground for _, record in report.usable]),
                 "findings": listed(report.findings),
             }
             for name, report in reports.items()

@@ -54,7 +54,7 @@ def fetch(name: str, root: str | Path, keep: bool = False, verify: bool = True) 
         UserError: a folder of that name is in the way, an archive cannot be downloaded (says what to download by
             hand and where to put it) or is refused, or what it holds is not the set.
     """
-    data_set, root = CATALOG[name], Path(root)
+    data_set, root = CATALOG[name], Path(root).expanduser()
     pairs = find_pairs(name, root)
     if pairs and len(pairs) == data_set.count:
         return f"{data_set.title} is already there: {len(pairs):,} pairs under {root}."

@@ -24,7 +24,8 @@ Checked = Sequence[tuple[Pair, Record]]
 def draw(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pair]:
     """`count` of the candidates at random, in their order: none shows a picture of `train`, and none twice the same.
 
-    A candidate that is itself a training pair may be drawn; then nothing else in `train` shows its picture.
+    Flipped or cropped copies are not recognised. A candidate that is itself a training pair may be drawn; then nothing
+    else in `train` shows its picture.
     """
     training = Twins([record for _, record in train])
     places = {(pair.set, pair.name): index for index, (pair, _) in enumerate(train)}
@@ -64,7 +65,7 @@ def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
     Raises:
         UserError: they do not, or the file is no manifest; all such rows are named.
     """
-    remedy = "Mend the data, or set data.manifest=null to draw the validation images anew."
+    remedy = f"Mend the data, or delete {path} to draw the validation images anew."
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [tuple(row[column] for column in COLUMNS) for row in csv.DictReader(file)]

@@ -4,7 +4,7 @@ import glob
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,12 +27,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that is in the way: `kind` names the sort, `text` the file and what is wrong with it."""
+    """Something to know of a pair: its sort, in words with the file's name, and which pairs show it."""
 
     set: str
     name: str
     kind: str
     text: str
+    pairs: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ def list_pairs(name: str, root: str | Path, patterns: str | Sequence[str] | None
         raise UserError(f"No data set is called {name!r}; the known ones: {', '.join(CATALOG)}.")
     data_set = CATALOG[name]
     if patterns is None:
-        if "://" not in str(root) and (folders := _folders(data_set, Path(root))):
-            return _pair(name, *_files(*folders))
+        if "://" not in str(root):
+            root = Path(root).expanduser()
+            if folders := _folders(data_set, root):
+                return _pair(name, *_files(*folders))
         patterns = f"{glob.escape(str(root))}/{data_set.homes[0].lower()}-*.tar"
     found = [member for shard in shards.expand(patterns) for member in shards.members(shard)]
     return _pair(name, *(_labelled(found, label) for label in ("image", "mask"))) if found else None
@@ -95,8 +98,18 @@ def expected_places(name: str, root: str | Path) -> str:
     """Where `list_pairs` looks for a set, for error messages."""
     data_set = CATALOG[name]
     images, masks = data_set.layouts[0]
+    shards = f"{root}/{data_set.homes[0].lower()}-*.tar"
+    if "://" in str(root):
+        return f"{data_set.title}: {shards}"
     home = Path(root) / data_set.homes[0]
-    return f"{data_set.title}: {home / images} and {home / masks}"
+    return f"{data_set.title}: {home / images} and {home / masks}, or {shards}"
+
+
+def known_shards(shards: Mapping[str, str | Sequence[str]] | None) -> dict[str, str | Sequence[str]]:
+    """The setting `shards`, whose keys must be sets of the catalog."""
+    if unknown := set(shards or ()) - set(CATALOG):
+        raise UserError(f"shards: no data set is called {min(unknown)!r}; the known ones: {', '.join(CATALOG)}.")
+    return dict(shards or {})
 
 
 def _folders(data_set: DataSet, root: Path) -> tuple[Path, Path] | None:
