@@ -27,9 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.data.cache import SquareCache
 from src.data.dataset import StreamSampler, TrainStream
-from src.data.pairs import Pair, list_pairs
+from src.data.pairs import Pair, content_of, list_pairs
 from src.data.transforms import u2net
-from src.images import load
 
 SIZE, CROP, BATCH = 320, 288, 12
 
@@ -134,7 +133,7 @@ def main() -> None:
         raise SystemExit(f"No folders of {options.set} under {options.root}.")
     count = len(listing.pairs) if options.flat else options.pairs
     pairs = listing.pairs[:: max(1, len(listing.pairs) // count)][:count]
-    pairs = [replace(pair, content=load(pair.image).hash() + load(pair.mask).hash()) for pair in pairs]
+    pairs = [replace(pair, content=content_of(pair)) for pair in pairs]
     with tempfile.TemporaryDirectory() as folder:
         if options.flat:
             flat(pairs, options.flat, folder, options.cached)

@@ -66,6 +66,12 @@ def plain(config: DictConfig) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
+def check_whole_number(cfg: DictConfig, name: str, least: int) -> None:
+    """Raise UserError unless a door's setting is a whole number, and not too small a one."""
+    if type(cfg[name]) is not int or cfg[name] < least:
+        raise UserError(f"{name}={cfg[name]}: give a whole number from {least}.")
+
+
 def configured_segmenter(cfg: DictConfig) -> Segmenter:
     """What `checkpoint`, or else `model` and `init`, of a door's config name."""
     return open_segmenter(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size, cfg.runtime, cfg.stretch)

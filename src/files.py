@@ -1,5 +1,6 @@
 """Files that are whole or absent, and the folder that keeps what is worth keeping between runs."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,3 +31,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """A file's hash in hexadecimal, by an algorithm that hashlib knows."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def is_web_page(path: Path) -> bool:
+    """Whether a file is what servers send in place of a download."""
+    with path.open("rb") as file:
+        return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))

@@ -1,6 +1,5 @@
 """The published U2-Net weights: where they are, how they are checked, and how their keys map to ours."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.files import cache_dir
+from src.files import cache_dir, file_digest, is_web_page
 from src.models import U2Net
 
 
@@ -46,10 +45,10 @@ def fetch(width: str) -> Path:
     if not path.exists():
         _download(width, path)
     record = path.with_suffix(".pth.sha256")
-    digest = _digest(path, "sha256")
+    digest = file_digest(path, "sha256")
     if not record.exists():
         load_published(path, width)
-        if _digest(path, "md5") != published.reported_md5:
+        if file_digest(path, "md5") != published.reported_md5:
             print(f"note: {path} loads, but its MD5 is not the reported {published.reported_md5}.")
         record.write_text(f"{digest}  {path.name}\n")
     elif record.read_text().split()[0] != digest:
@@ -81,11 +80,6 @@ def _download(width: str, path: Path) -> None:
             f"or give a copy that you have: init.weights=PATH."
         ) from error
     partial.replace(path)
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def key_map(width: str = "full") -> dict[str, str]:
@@ -148,9 +142,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"No weights file at {path}; check init.weights.")
     size = f"{path.stat().st_size / 1e6:.1f} MB"
-    with path.open("rb") as file:
-        head = file.read(512).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if is_web_page(path):
         raise UserError(f"{path} is a web page, not weights: the download failed. Delete it and download again.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

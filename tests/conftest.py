@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
+from src.data.cache import SquareCache
+from src.data.dataset import StreamSampler, TrainStream
+from src.data.pairs import Pair
 from src.data.sample import render
+from src.data.transforms import u2net
 from src.models import U2Net
 from src.weights import key_map
 
@@ -102,6 +107,22 @@ TINY = (
     "data.batch_size=2",
     "data.num_workers=0",
 )
+
+
+SIZE = 48  # pixels: the side of the squares of `two_passes`
+
+
+def two_passes(pairs: list[Pair], workers: int = 0, cache: SquareCache | None = None) -> list[dict]:
+    """The stream's first samples in batches of four, each of eight pairs twice, augmented."""
+    stream = TrainStream(pairs, SIZE, u2net(SIZE - 8), seed=0, cache=cache)
+    loader = DataLoader(stream, num_workers=workers, batch_sampler=StreamSampler(4, 4), timeout=30 * (workers > 0))
+    return list(loader)
+
+
+def assert_same_samples(left: list[dict], right: list[dict]) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["mask"], b["mask"])
 
 
 def gray(height: int, width: int) -> np.ndarray:

@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from src.data import dataset
 from src.data.cache import SquareCache
 from src.data.datamodule import SaliencyDataModule
-from src.data.dataset import StreamSampler, TrainStream
-from src.data.pairs import find_pairs
-from src.data.transforms import u2net
+from src.data.dataset import TrainStream
+from src.data.pairs import content_of, find_pairs
 from src.errors import UserError
-from src.images import load
-from tests.conftest import REPO, write_set
+from tests.conftest import REPO, SIZE, assert_same_samples, two_passes, write_set
 
-SIZE = 48
 GENEROUS = 0.05  # gigabytes
 
 # What other processes do to a cache that they get pickled: `work(cache, square)` with the code of a test.
@@ -79,20 +75,7 @@ def pairs(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     write_set(root / "DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 8)
     found = find_pairs("duts_tr", root)
-    return [replace(pair, content=load(pair.image).hash() + load(pair.mask).hash()) for pair in found]
-
-
-def samples(pairs, cache, workers=0) -> list[dict]:
-    """Two passes over the pairs in batches of four, augmented."""
-    stream = TrainStream(pairs, SIZE, u2net(SIZE - 8), seed=0, cache=cache)
-    loader = DataLoader(stream, num_workers=workers, batch_sampler=StreamSampler(4, 4), timeout=30 * (workers > 0))
-    return list(loader)
-
-
-def assert_same(left, right):
-    assert len(left) == len(right)
-    for a, b in zip(left, right, strict=True):
-        assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["mask"], b["mask"])
+    return [replace(pair, content=content_of(pair)) for pair in found]
 
 
 @pytest.fixture
@@ -105,21 +88,21 @@ def no_decoding(monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cached_samples_are_the_decoded_ones_bit_for_bit(pairs, tmp_path, no_decoding, workers):
-    plain = samples(pairs, None)
+    plain = two_passes(pairs)
     cache = SquareCache(tmp_path / "cache", SIZE, GENEROUS)
-    assert_same(samples(pairs, cache, workers), plain)
+    assert_same_samples(two_passes(pairs, workers, cache), plain)
     no_decoding()
-    assert_same(samples(pairs, cache, workers), plain)
-    assert_same(samples(pairs, SquareCache(tmp_path / "cache", SIZE, GENEROUS), workers), plain)
+    assert_same_samples(two_passes(pairs, workers, cache), plain)
+    assert_same_samples(two_passes(pairs, workers, SquareCache(tmp_path / "cache", SIZE, GENEROUS)), plain)
 
 
 def test_a_process_that_has_used_the_cache_may_start_workers_and_go_on_using_it(pairs, tmp_path, no_decoding):
-    plain = samples(pairs, None)
+    plain = two_passes(pairs)
     cache = SquareCache(tmp_path / "cache", SIZE, GENEROUS)
-    assert_same(samples(pairs[:3], cache), samples(pairs[:3], None))
-    assert_same(samples(pairs, cache, workers=2), plain)
+    assert_same_samples(two_passes(pairs[:3], cache=cache), two_passes(pairs[:3]))
+    assert_same_samples(two_passes(pairs, 2, cache), plain)
     no_decoding()
-    assert_same(samples(pairs, cache), plain)
+    assert_same_samples(two_passes(pairs, cache=cache), plain)
 
 
 def test_a_forked_process_opens_the_cache_for_itself(tmp_path):
@@ -176,9 +159,9 @@ def test_the_cache_stays_below_its_bound_and_says_once_that_it_is_full(tmp_path,
 
 def test_the_stream_is_right_where_only_a_part_fits(pairs, tmp_path):
     cache = SquareCache(tmp_path / "cache", SIZE, 0.00006)
-    assert_same(samples(pairs, cache), samples(pairs, None))
+    assert_same_samples(two_passes(pairs, cache=cache), two_passes(pairs))
     assert 0 < sum(cache.get(pair.content) is not None for pair in pairs) < len(pairs)
-    assert_same(samples(pairs, cache, workers=2), samples(pairs, None))
+    assert_same_samples(two_passes(pairs, 2, cache), two_passes(pairs))
 
 
 def test_a_changed_file_is_decoded_anew(duts, tmp_path):
@@ -255,18 +238,18 @@ def test_a_killed_process_leaves_the_cache_whole(tmp_path):
 
 def test_a_damaged_square_is_noticed_and_replaced(pairs, tmp_path, no_decoding, caplog):
     cache = SquareCache(tmp_path / "cache", SIZE, GENEROUS)
-    plain = samples(pairs, None)
-    samples(pairs, cache)
+    plain = two_passes(pairs)
+    two_passes(pairs, cache=cache)
     image, _ = cache.get(pairs[5].content)
     with (tmp_path / "cache" / "data.mdb").open("r+b") as file:
         place = file.read().find(image.tobytes())
         assert place > 0
         file.seek(place + 1000)
         file.write(bytes(64))
-    assert_same(samples(pairs, cache), plain)
+    assert_same_samples(two_passes(pairs, cache=cache), plain)
     assert caplog.text.count("a damaged square is made anew") == 1
     no_decoding()
-    assert_same(samples(pairs, cache), plain)
+    assert_same_samples(two_passes(pairs, cache=cache), plain)
     assert caplog.text.count("a damaged square is made anew") == 1
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from src.data.datamodule import SaliencyDataModule
-from src.data.dataset import StreamSampler, TrainStream
+from src.data.dataset import PairDataset, StreamSampler, TrainStream
 from src.data.pairs import Pair, find_pairs
 from src.data.transforms import u2net
 from src.errors import UserError
@@ -161,6 +161,17 @@ def test_two_processes_validate_disjoint_halves(duts):
         names.append([name for batch in data.val_dataloader() for name in batch["name"]])
     assert [len(part) for part in names] == [3, 2]
     assert sorted(names[0] + names[1]) == [f"ecssd/{i:04d}" for i in range(20, 25)]
+
+
+def test_a_corrupt_image_stops_with_its_name(duts):
+    path = duts / "DUTS-TR" / "DUTS-TR-Image" / "0002.jpg"
+    path.write_bytes(path.read_bytes()[:2000])
+    dataset = PairDataset(find_pairs("duts_tr", duts), 64)
+    with pytest.raises(UserError, match="0002.jpg cannot be read"):
+        dataset[2]
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="0002.jpg is empty"):
+        find_pairs("duts_tr", duts)
 
 
 def test_sample_set_is_made_on_first_use(tmp_path, monkeypatch):

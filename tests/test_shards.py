@@ -15,21 +15,16 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from src.data.datamodule import SaliencyDataModule
-from src.data.dataset import StreamSampler, TrainStream, load_pair
+from src.data.dataset import load_pair
 from src.data.pairs import find_pairs, list_pairs
-from src.data.transforms import u2net
 from src.errors import UserError
 from src.files import cache_dir
-from tests.conftest import REPO, run, write_set
-
-SIZE = 48
+from tests.conftest import REPO, assert_same_samples, run, two_passes, write_set
 
 
 @contextmanager
@@ -154,22 +149,9 @@ def server(packed):
     server.stop()
 
 
-def samples(pairs, workers=0) -> list[dict]:
-    """Two passes over the pairs in batches of four, augmented."""
-    stream = TrainStream(pairs, SIZE, u2net(SIZE - 8), seed=0)
-    loader = DataLoader(stream, num_workers=workers, batch_sampler=StreamSampler(4, 4), timeout=20 * (workers > 0))
-    return list(loader)
-
-
-def assert_same(left, right):
-    assert len(left) == len(right)
-    for a, b in zip(left, right, strict=True):
-        assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["mask"], b["mask"])
-
-
 @pytest.fixture(scope="module")
 def expected(folder) -> list[dict]:
-    return samples(find_pairs("duts_tr", folder))
+    return two_passes(find_pairs("duts_tr", folder))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -177,22 +159,24 @@ def test_shards_give_the_folders_stream_bit_for_bit(packed, folder, expected, tm
     root = write(packed, tmp_path)
     for pairs in (find_pairs("duts_tr", root), find_pairs("duts_tr", "nowhere", f"{root}/duts-tr-*.tar")):
         assert [pair.name for pair in pairs] == [pair.name for pair in find_pairs("duts_tr", folder)]
-        assert_same(samples(pairs, workers), expected)
+        assert_same_samples(two_passes(pairs, workers), expected)
 
 
 def test_shards_in_memory_give_the_folders_stream(packed, expected):
     for name, data in packed.items():
         fsspec.filesystem("memory").pipe(f"/shards/{name}", data)
-    assert_same(samples(find_pairs("duts_tr", "memory://shards")), expected)
-    assert_same(samples(find_pairs("duts_tr", ".", [f"memory://shards/{name}" for name in packed])), expected)
+    assert_same_samples(two_passes(find_pairs("duts_tr", "memory://shards")), expected)
+    assert_same_samples(
+        two_passes(find_pairs("duts_tr", ".", [f"memory://shards/{name}" for name in packed])), expected
+    )
 
 
 def test_shards_behind_http_give_the_folders_stream_to_workers_of_a_process_that_has_read_them(server, expected):
     pairs = find_pairs("duts_tr", server.url)  # which opens connections here
-    assert_same(samples(pairs), expected)
+    assert_same_samples(two_passes(pairs), expected)
     for _ in range(2):
-        assert_same(samples(pairs, workers=2), expected)
-    assert_same(samples(pairs), expected)
+        assert_same_samples(two_passes(pairs, workers=2), expected)
+    assert_same_samples(two_passes(pairs), expected)
 
 
 def test_a_process_goes_on_reading_after_a_forked_one_has_read_and_ended(server):
@@ -276,7 +260,7 @@ def test_the_datamodule_trains_from_an_address(server, expected, tmp_path):
     data.setup()
     assert len(data.train_pairs) == 7 and len(data.val_pairs) == 1
     pairs = sorted(data.train_pairs + data.val_pairs, key=lambda pair: pair.name)
-    assert_same(samples(pairs, workers=2), expected)
+    assert_same_samples(two_passes(pairs, workers=2), expected)
 
 
 def test_the_config_of_shards_finds_them_under_the_root_and_goes_on_without_a_set(packed, tmp_path, caplog):

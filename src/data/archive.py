@@ -1,7 +1,6 @@
 """Zip and tar archives from elsewhere: downloads that go on, checks, and unpacking that stays in its folder."""
 
 import gzip
-import hashlib
 import logging
 import lzma
 import re
@@ -14,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import file_digest, is_web_page
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,7 @@ def compare(path: Path, size: int | None, sha256: str | None) -> None:
         raise UserError(f"{path} has {found:,} bytes instead of the reported {size:,}.")
     if sha256 is None:
         return
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
+    if (digest := file_digest(path, "sha256")) != sha256:
         raise UserError(f"{path} has SHA-256 {digest} instead of the reported {sha256}.")
 
 
@@ -112,7 +110,7 @@ def kind(path: Path) -> str:
         return "tar"
     with path.open("rb") as file:
         head = file.read(512).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if is_web_page(path):
         reason = "is a web page, not an archive"
     elif head.startswith((b"rar!", b"7z\xbc\xaf")):
         raise UserError(f"{path} is a RAR or 7-Zip archive: unpack it by hand.")

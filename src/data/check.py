@@ -61,6 +61,11 @@ class Record:
     grey: float = 0.0
     foreground: float = 0.0
 
+    @property
+    def content(self) -> str:
+        """As `content_of` the pair."""
+        return self.image_hash + self.mask_hash
+
 
 def examine(pair: Pair) -> Record:
     """Decode both files of a pair completely."""

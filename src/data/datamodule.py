@@ -204,7 +204,7 @@ class SaliencyDataModule(pl.LightningDataModule):
                 if record.kind:
                     problems.append(Problem(name, pair.name, record.kind, record.problem))
                 else:
-                    usable.append((replace(pair, content=record.image_hash + record.mask_hash), record))
+                    usable.append((replace(pair, content=record.content), record))
             _compare_count(name, len(usable) - before)
         return usable, problems
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from src.data.cache import SquareCache
-from src.data.pairs import Pair
+from src.data.pairs import Pair, content_of
 from src.data.transforms import Augment
 from src.errors import UserError
 from src.images import image_size, load, read_image, read_mask
@@ -86,7 +86,7 @@ class PairDataset(Dataset):
         if square is None:
             loaded = replace(pair, image=load(pair.image), mask=load(pair.mask))
             square = load_square(loaded, self.size)
-            if loaded.image.hash() + loaded.mask.hash() == pair.content:  # not where a file has changed since the start
+            if content_of(loaded) == pair.content:  # not where a file has changed since the start
                 self.cache.put(pair.content, *square)
         return square
 

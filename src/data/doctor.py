@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from src.cli import door, output_dir, plain, write_json
+from src.cli import check_whole_number, door, output_dir, plain, write_json
 from src.data.catalog import CATALOG
 from src.data.check import GREY, Record, examine_all
 from src.data.contact_sheet import write_sheet
@@ -60,8 +60,7 @@ class SetReport:
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="doctor")
 @door
 def main(cfg: DictConfig) -> None:
-    if type(cfg.examples) is not int or cfg.examples < 1:
-        raise UserError(f"examples={cfg.examples}: give a whole number from 1 on.")
+    check_whole_number(cfg, "examples", 1)
     reports, across = diagnose(cfg.root, [cfg.sets] if isinstance(cfg.sets, str) else cfg.sets, plain(cfg.shards))
     folder = output_dir()
     cells = rows(reports)

@@ -21,22 +21,33 @@ log = logging.getLogger(__name__)
 Checked = Sequence[tuple[Pair, Record]]
 
 
+class _Training:
+    """The training pairs, by what they show."""
+
+    def __init__(self, train: Checked):
+        self.pairs = [pair for pair, _ in train]
+        self._twins = Twins([record for _, record in train])
+
+    def copies(self, pair: Pair, record: Record) -> list[Pair]:
+        """Those that show the picture of a pair, itself aside."""
+        found = (self.pairs[index] for index in self._twins.of(record))
+        return [other for other in found if (other.set, other.name) != (pair.set, pair.name)]
+
+
 def draw(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pair]:
     """`count` of the candidates at random, in their order: none shows a picture of `train`, and none twice the same.
 
     Flipped or cropped copies are not recognised. A candidate that is itself a training pair may be drawn; then nothing
     else in `train` shows its picture.
     """
-    training = Twins([record for _, record in train])
-    places = {(pair.set, pair.name): index for index, (pair, _) in enumerate(train)}
+    training = _Training(train)
     every = Twins([record for _, record in candidates])
     chosen, repeats = set(), set()
     for index in np.random.default_rng([seed, 2]).permutation(len(candidates)).tolist():
         pair, record = candidates[index]
         if len(chosen) >= count:
             break
-        itself = places.get((pair.set, pair.name))
-        if any(other != itself for other in training.of(record)) or any(o in chosen for o in every.of(record)):
+        if training.copies(pair, record) or not chosen.isdisjoint(every.of(record)):
             repeats.add(index)
         else:
             chosen.add(index)
@@ -72,8 +83,7 @@ def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no list of validation images ({error!r}); its columns are {COLUMNS}.") from error
     there = {(pair.set, pair.name): (pair, record) for pair, record in candidates}
-    training = Twins([record for _, record in train])
-    places = {(pair.set, pair.name): index for index, (pair, _) in enumerate(train)}
+    training = _Training(train)
     pairs = []
     faults = [f"{set_}/{name} is listed twice" for (set_, name, *_), times in Counter(rows).items() if times > 1]
     for set_, name, image_hash, mask_hash in rows:
@@ -82,8 +92,8 @@ def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
             faults.append(f"{set_}/{name} is not there")
         elif (record.image_hash, record.mask_hash) != (image_hash, mask_hash):
             faults.append(f"{set_}/{name} has changed")
-        elif others := [i for i in training.of(record) if i != places.get((set_, name))]:
-            faults.append(f"{set_}/{name} is also in training, as {train[others[0]][0].set}/{train[others[0]][0].name}")
+        elif copies := training.copies(pair, record):
+            faults.append(f"{set_}/{name} is also in training, as {copies[0].set}/{copies[0].name}")
         else:
             pairs.append(pair)
     if faults:

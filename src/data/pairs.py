@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from src.data import shards
 from src.data.catalog import CATALOG, MIRRORS, DataSet
 from src.errors import UserError
-from src.images import EXTENSIONS, Header, Source, read_header
+from src.images import EXTENSIONS, Header, Source, load, read_header
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Pair:
     image: Source
     mask: Source
     content: str = ""
+
+
+def content_of(pair: Pair) -> str:
+    """What goes into `Pair.content`: the hashes of both files' bytes."""
+    return load(pair.image).hash() + load(pair.mask).hash()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.cli import door, output_dir
+from src.cli import check_whole_number, door, output_dir
 from src.data.datamodule import SaliencyDataModule
 from src.data.dataset import TrainStream
 from src.data.pairs import Pair
@@ -99,8 +99,7 @@ def write_preview(cfg: DictConfig, path: Path) -> None:
         UserError: a setting is wrong, the data are missing, or the file cannot be written.
     """
     for name in ("images", "draws"):
-        if type(cfg[name]) is not int or cfg[name] < 1:
-            raise UserError(f"{name}={cfg[name]}: give a whole number from 1 on.")
+        check_whole_number(cfg, name, 1)
     if path.suffix.lower() != ".png":
         raise UserError(f"out={path}: the picture is a PNG; give a name that ends in .png.")
     data = instantiate(cfg.data)

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.checkpoint import load_net
-from src.cli import plain
+from src.cli import check_whole_number, plain
 from src.errors import UserError
 from src.evaluation.models import Model, net_model, open_models
 
@@ -30,8 +30,8 @@ def configured_models(cfg: DictConfig) -> dict[str, Model]:
 def checked(cfg: DictConfig) -> list[bool]:
     """The variants that `stretch` asks for, when all settings make sense."""
     for name, least in {"latency": 0, "pictures": 0, "workers": 1}.items():
-        if not (type(cfg[name]) is int and cfg[name] >= least or name == "workers" and cfg.workers is None):
-            raise UserError(f"{name}={cfg[name]}: give a whole number from {least}.")
+        if name != "workers" or cfg.workers is not None:
+            check_whole_number(cfg, name, least)
     stretches = list(cfg.stretch) if OmegaConf.is_list(cfg.stretch) else [cfg.stretch]
     if not stretches or len(set(stretches)) < len(stretches) or any(type(one) is not bool for one in stretches):
         raise UserError(f"stretch={cfg.stretch}: give true, false or [true,false].")
