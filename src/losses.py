@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from src.errors import UserError
+from src.models.resize import upsample
 
 OUTPUTS = ("fused", "side1", "side2", "side3", "side4", "side5", "side6")
 
 
 class DeepSupervision(nn.Module):
-    """The weighted sum of one binary cross-entropy per output, U2-Net's loss when all weights are 1.
+    """The weighted sum of one term per output: binary cross-entropy, with which all weights at 1 are U2-Net's loss.
 
-    Input: logits `[fused, side1, ..., side6]` and a mask in 0..1, each (B, 1, H, W).
-    Output: the total, and the unweighted terms by name.
+    Input: logits `[fused, side1, ..., side6]`, each (B, 1, h, w) at most as large as the mask (B, 1, H, W) in 0..1,
+    and compared with it at the mask's size. Output: the total, and the unweighted terms by name.
     """
+
+    is_cross_entropy = True  # each term, so that it can be held against the entropy of the masks
 
     def __init__(self, weights: Sequence[float] = (1.0,) * len(OUTPUTS)):
         super().__init__()
@@ -24,9 +29,85 @@ class DeepSupervision(nn.Module):
         self.weights = tuple(weights)
 
     def forward(self, logits: Sequence[Tensor], mask_B1HW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = {
-            name: F.binary_cross_entropy_with_logits(output.float(), mask_B1HW)
-            for name, output in zip(OUTPUTS, logits, strict=True)
-        }
+        terms = {name: self.term(output, mask_B1HW) for name, output in zip(OUTPUTS, logits, strict=True)}
         total = sum(weight * term for weight, term in zip(self.weights, terms.values(), strict=True))
         return total, terms
+
+    def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """One output's loss."""
+        if logits_B1HW.shape == mask_B1HW.shape:
+            return F.binary_cross_entropy_with_logits(logits_B1HW.float(), mask_B1HW)
+        return _UpsampledBCE.apply(logits_B1HW.float(), mask_B1HW)
+
+
+class _UpsampledBCE(torch.autograd.Function):
+    """Mean binary cross-entropy of bilinearly upsampled logits, of which nothing larger than the logits is kept."""
+
+    @staticmethod
+    def forward(ctx, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        size = mask_B1HW.shape[2:]
+        large = F.interpolate(logits_B1HW, size=size, mode="bilinear", align_corners=False)
+        loss = F.binary_cross_entropy_with_logits(large, mask_B1HW)
+        if ctx.needs_input_grad[0]:
+            grad = large.sigmoid_().sub_(mask_B1HW).div_(mask_B1HW.numel())
+            shape = list(logits_B1HW.shape)
+            grad = torch.ops.aten.upsample_bilinear2d_backward(grad, list(size), shape, False, None, None)
+            ctx.save_for_backward(grad)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * grad, None
+
+
+class HybridLoss(DeepSupervision):
+    """BASNet's hybrid of three (Qin et al., CVPR 2019): cross-entropy for pixels, SSIM for patches, IoU for the map.
+
+    Each output's term is their plain sum. SSIM is that of torchmetrics: a Gaussian window of 11 pixels, deviation
+    1.5, beyond the border the mirrored image.
+    """
+
+    is_cross_entropy = False
+
+    def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+        logits = upsample(logits_B1HW.float(), mask_B1HW.shape[2:])
+        probability = logits.sigmoid()
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, mask_B1HW)
+        return cross_entropy + 1 - ssim(probability, mask_B1HW, data_range=1.0) + soft_iou_loss(probability, mask_B1HW)
+
+
+class BoundaryLoss(DeepSupervision):
+    """Cross-entropy and IoU loss in which pixels near a mask's edge count more (the structure loss of F3Net, 2020).
+
+    A pixel's weight is 1 + `gain` times the difference between the mask and its mean over a window of `window`
+    pixels (odd); both losses are weighted, the cross-entropy by its weights' mean in each image.
+    """
+
+    is_cross_entropy = False
+
+    def __init__(self, weights: Sequence[float] = (1.0,) * len(OUTPUTS), gain: float = 5, window: int = 31):
+        super().__init__(weights)
+        if window % 2 == 0 or window < 3:
+            raise UserError(f"loss.window={window}: give an odd number of pixels, from 3 on.")
+        self.gain, self.window = gain, window
+
+    def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        logits = upsample(logits_B1HW.float(), mask_B1HW.shape[2:])
+        around = F.avg_pool2d(mask_B1HW, self.window, stride=1, padding=self.window // 2)
+        weight = 1 + self.gain * (around - mask_B1HW).abs()
+        pixels = F.binary_cross_entropy_with_logits(logits, mask_B1HW, reduction="none")
+        cross_entropy = (weight * pixels).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        return cross_entropy.mean() + soft_iou_loss(logits.sigmoid(), mask_B1HW, weight)
+
+
+def soft_iou_loss(probability_B1HW: Tensor, mask_B1HW: Tensor, weight_B1HW: Tensor | float = 1.0) -> Tensor:
+    """1 - intersection over union of each image's probabilities and mask, averaged over images.
+
+    One pixel is added to both, so that an empty mask has a loss too.
+    """
+    both = (probability_B1HW * mask_B1HW * weight_B1HW).sum((1, 2, 3))
+    either = ((probability_B1HW + mask_B1HW) * weight_B1HW).sum((1, 2, 3)) - both
+    return (1 - (both + 1) / (either + 1)).mean()

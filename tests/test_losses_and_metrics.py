@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from src import init
 from src.data.dataset import load_pair
@@ -11,12 +12,14 @@ from src.data.pairs import find_pairs
 from src.data.sample import render
 from src.errors import UserError
 from src.evaluation.scoring import IMAGE_SCORES, score
-from src.losses import OUTPUTS, DeepSupervision
+from src.losses import OUTPUTS, BoundaryLoss, DeepSupervision, HybridLoss
 from src.masks import to_8bit
 from src.metrics import SaliencyMetrics
 from src.models import U2Net
+from src.models.resize import upsample
 from src.results import CURVES
 from src.runtime import TorchSegmenter
+from tests.conftest import random_net
 
 
 def test_loss_is_u2nets_sum_of_seven_terms():
@@ -34,6 +37,87 @@ def test_loss_is_u2nets_sum_of_seven_terms():
     weights = [5, 1, 1, 0.5, 1, 1, 0]
     total, _ = DeepSupervision(weights)(logits, mask)
     torch.testing.assert_close(total, sum(w * term for w, term in zip(weights, by_hand, strict=True)))
+
+
+def test_side_outputs_at_their_own_size_give_the_plain_loss_and_gradient():
+    """Against U2-Net's code: seven maps of full size, sigmoid, binary cross-entropy."""
+    net = random_net().train()
+    image, mask = torch.rand(2, 3, 64, 96), torch.rand(2, 1, 64, 96)
+
+    def grads() -> list[torch.Tensor]:
+        found = [parameter.grad.clone() for parameter in net.parameters()]
+        net.zero_grad()
+        return found
+
+    plain = [F.binary_cross_entropy(output.sigmoid(), mask) for output in net(image)]
+    sum(plain).backward()
+    expected = grads()
+    logits = net(image, upsampled=False)
+    assert [tuple(output.shape[2:]) for output in logits] == [(64, 96), *((64 >> n, 96 >> n) for n in range(6))]
+    total, terms = DeepSupervision()(logits, mask)
+    total.backward()
+    torch.testing.assert_close(torch.stack(list(terms.values())), torch.stack(plain))
+    for found, wanted in zip(grads(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("size", [(10, 6), (9, 7)], ids=["doubled", "by another factor"])
+def test_upsampling_has_the_gradient_of_interpolate(size):
+    x = torch.randn(2, 3, 5, 3, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(2, 3, *size, dtype=torch.double)
+    plain = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(upsample(x, size), plain)
+    found, expected = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (upsample(x, size), plain))
+    torch.testing.assert_close(found, expected)
+
+
+def ssim_by_hand(image: np.ndarray, other: np.ndarray) -> float:
+    """Wang et al. 2004: an 11-pixel Gaussian window of deviation 1.5, K1 .01, K2 .03, range 1, mirrored borders."""
+    window = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+    views = [
+        np.lib.stride_tricks.sliding_window_view(np.pad(array, 5, "reflect"), (11, 11)) for array in (image, other)
+    ]
+
+    def mean(product: np.ndarray) -> np.ndarray:
+        return (product * window).sum((2, 3))
+
+    a, b = mean(views[0]), mean(views[1])
+    aa, bb, ab = (mean(x * y) for x, y in ((views[0],) * 2, (views[1],) * 2, views))
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * a * b + c1) * (2 * (ab - a * b) + c2)
+    return (similarity / ((a * a + b * b + c1) * (aa - a * a + bb - b * b + c2))).mean()
+
+
+def soft_iou_by_hand(p: np.ndarray, m: np.ndarray, w: np.ndarray | float = 1.0) -> float:
+    both, either = (p * m * w).sum(), ((p + m - p * m) * w).sum()
+    return 1 - (both + 1) / (either + 1)
+
+
+def test_hybrid_and_boundary_losses_are_their_formulas():
+    torch.manual_seed(0)
+    logits, mask = torch.randn(2, 1, 20, 20, dtype=torch.double), (torch.rand(2, 1, 20, 20) > 0.6).double()
+    images = [(1 / (1 + np.exp(-x[0])), m[0]) for x, m in zip(logits.numpy(), mask.numpy(), strict=True)]
+    entropies = [-(m * np.log(p) + (1 - m) * np.log(1 - p)) for p, m in images]
+    hybrid = np.mean([
+        entropy.mean() + 1 - ssim_by_hand(p, m) + soft_iou_by_hand(p, m)
+        for (p, m), entropy in zip(images, entropies, strict=True)
+    ])  # fmt: skip
+    assert float(HybridLoss().term(logits.float(), mask.float())) == pytest.approx(hybrid, rel=1e-4)
+
+    expected = []
+    for (p, m), entropy in zip(images, entropies, strict=True):
+        padded = np.lib.stride_tricks.sliding_window_view(np.pad(m, 2), (5, 5)).mean((2, 3))
+        weight = 1 + 3 * abs(padded - m)
+        expected.append((weight * entropy).sum() / weight.sum() + soft_iou_by_hand(p, m, weight))
+    boundary = BoundaryLoss(gain=3, window=5)
+    assert float(boundary.term(logits.float(), mask.float())) == pytest.approx(np.mean(expected), rel=1e-5)
+    total, _ = boundary([logits.float()] + [F.avg_pool2d(logits.float(), 2)] * 6, mask.float())
+    total_of_large = boundary.term(logits.float(), mask.float())
+    small = F.interpolate(F.avg_pool2d(logits.float(), 2), size=(20, 20), mode="bilinear")
+    assert float(total) == pytest.approx(float(total_of_large + 6 * boundary.term(small, mask.float())), rel=1e-5)
+    with pytest.raises(UserError, match="loss.window=4: give an odd number"):
+        BoundaryLoss(window=4)
 
 
 def test_loss_wants_one_weight_an_output():

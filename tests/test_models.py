@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from src.errors import UserError
 from src.models import DepthwiseSeparableConv, GroupedConv, StandardConv, U2Net, build_net
+from src.models.recompute import recompute_activations
 from tests.conftest import random_net
 
 VARIANTS = {"standard": StandardConv, "grouped": GroupedConv, "dwsep": DepthwiseSeparableConv}
@@ -91,3 +92,22 @@ def test_a_checkpoints_model_config_cannot_call_anything_else(target):
 def test_groups_that_do_not_divide_are_refused():
     with pytest.raises(UserError, match="groups=3 does not divide 64 -> 16"):
         GroupedConv(64, 16, groups=3)
+
+
+def test_recomputed_activations_change_nothing_but_memory():
+    image = torch.rand(2, 3, 64, 64)
+    states = []
+    for recompute in (False, True):
+        net = random_net().train()
+        if recompute:
+            recompute_activations(net.stages)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            loss = sum(output.mean() for output in net(image))
+        loss.backward()
+        states.append((loss, [p.grad for p in net.parameters()], net.state_dict(), sum(kept)))
+    for first, second in zip(*(state[:2] for state in states), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+    for name, tensor in states[0][2].items():
+        assert torch.equal(tensor, states[1][2][name]), name
+    assert states[1][3] < states[0][3] / 2

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.models.conv import StandardConv
+from src.models.resize import upsample
 
 ConvFactory = Callable[..., nn.Module]
 
@@ -33,12 +34,6 @@ WIDTHS = ("full", "lite")
 
 def _pool(x_BCHW: Tensor) -> Tensor:
     return F.max_pool2d(x_BCHW, 2, 2, ceil_mode=True)
-
-
-def _upsample_as(x_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
-    if x_BCHW.shape[2:] == like_BCHW.shape[2:]:
-        return x_BCHW
-    return F.interpolate(x_BCHW, size=like_BCHW.shape[2:], mode="bilinear", align_corners=False)
 
 
 class ConvBNReLU(nn.Sequential):
@@ -79,7 +74,7 @@ class RSU(nn.Module):
             skips.append(x)
         x = self.bottom(x)
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = block(torch.cat((_upsample_as(x, skip), skip), 1))
+            x = block(torch.cat((upsample(x, skip.shape[2:]), skip), 1))
         return stem + x
 
 
@@ -92,7 +87,8 @@ class U2Net(nn.Module):
             `src.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
-    `[fused, side1, ..., side6]`, each (B, 1, H, W).
+    `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
+    they are made, down to 1/32, for losses that do without seven maps of full size.
     """
 
     def __init__(self, width: str = "full", conv: ConvFactory = StandardConv):
@@ -111,7 +107,12 @@ class U2Net(nn.Module):
         """Width and variant, for file names and tables: `u2net-lite-dwsep`."""
         return f"u2net-{self.width}-{self.encoder[0].stem.conv.variant}"
 
-    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The blocks between which little is kept: where activation checkpointing cuts."""
+        return [*self.encoder, *self.decoder]
+
+    def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
         skips = []
         x = x_BCHW
         for i, stage in enumerate(self.encoder):
@@ -119,9 +120,16 @@ class U2Net(nn.Module):
             skips.append(x)
         features = [x]
         for stage, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(torch.cat((_upsample_as(x, skip), skip), 1))
+            x = stage(torch.cat((upsample(x, skip.shape[2:]), skip), 1))
             features.append(x)
-        sides = [
-            _upsample_as(head(feature), x_BCHW) for head, feature in zip(self.sides, reversed(features), strict=True)
-        ]
-        return [self.fuse(torch.cat(sides, 1)), *sides]
+        sides = [head(feature) for head, feature in zip(self.sides, reversed(features), strict=True)]
+        size = x_BCHW.shape[2:]
+        if upsampled:
+            sides = [upsample(side, size) for side in sides]
+            return [self.fuse(torch.cat(sides, 1)), *sides]
+        # Weighting before upsampling is the same sum, with one full-size map instead of six.
+        parts = (
+            upsample(side.float() * weight, size)
+            for side, weight in zip(sides, self.fuse.weight.flatten(), strict=True)
+        )
+        return [sum(parts, self.fuse.bias), *sides]
