@@ -1,13 +1,16 @@
 """Finding training checkpoints and rebuilding their nets."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from src.errors import UserError
+from src.files import free_bytes, write_whole
 from src.models import build_net
 
 
@@ -78,3 +81,23 @@ def load_net(
     weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
     return net.eval(), parameters["size"]
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are on the disk whole or not at all, whenever the process or the machine ends."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+
+        path = Path(path)
+        try:
+            write_whole(path, write)
+        except (UserError, RuntimeError) as error:  # torch turns some of the system's errors into its own
+            raise UserError(
+                f"{path} could not be written, with {free_bytes(path) / 1e6:.0f} MB free there. Earlier checkpoints "
+                f"are as they were; make room, or choose another folder, and go on with resume=auto. [{error}]"
+            ) from error

@@ -1,8 +1,21 @@
-"""What happens around training: checkpoints, pictures, throughput."""
+"""What happens around training: checkpoints, pictures, curves, guards against losses that lead nowhere."""
 
 from src.callbacks.checkpoint import StepCheckpoint
+from src.callbacks.ema import EMA
+from src.callbacks.losses import BaseRate, StopAtNonFinite, StopBelow
+from src.callbacks.optimizer_curves import OptimizerCurves
 from src.callbacks.pictures import ValidationPictures
 from src.callbacks.progress import Progress
 from src.callbacks.throughput import Throughput
 
-__all__ = ["Progress", "StepCheckpoint", "Throughput", "ValidationPictures"]
+__all__ = [
+    "EMA",
+    "BaseRate",
+    "OptimizerCurves",
+    "Progress",
+    "StepCheckpoint",
+    "StopAtNonFinite",
+    "StopBelow",
+    "Throughput",
+    "ValidationPictures",
+]

@@ -8,9 +8,14 @@ import torch
 
 from src.images import write_png
 
+CLASSES = {0: "background", 1: "salient"}
+
 
 class ValidationPictures(pl.Callback):
-    """Writes `step_N.png` with rows of image, mask and prediction, and sends it to W&B where that is on.
+    """Writes `step_N.png` with rows of image, mask and prediction.
+
+    Where W&B is on it gets that picture as `val/pictures`, and as `val/masks` each image with the mask and the
+    prediction, both cut at one half, to be laid over it.
 
     Args:
         folder: where the pictures go.
@@ -31,12 +36,26 @@ class ValidationPictures(pl.Callback):
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
         if not self._rows:
             return
-        grid = np.concatenate(self._rows)
-        self._rows = []
+        rows, self._rows = self._rows, []
+        grid = np.concatenate(rows)
         write_png(self.folder / f"step_{trainer.global_step:06d}.png", grid)
+        # As Lightning logs the scores of this validation: while it trains the first step is 0.
+        step = max(0, trainer.global_step - (trainer.state.fn == "fit"))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image("val/pictures", [grid], step=trainer.global_step)
+                logger.log_image("val/pictures", [grid], step=step)
+                images, masks = zip(*map(_overlay, rows), strict=True)
+                logger.log_image("val/masks", list(images), step=step, masks=list(masks))
+
+
+def _overlay(row_HWC: np.ndarray) -> tuple[np.ndarray, dict]:
+    """A row's image, and its mask and prediction as W&B takes them."""
+    image, *masks = np.split(row_HWC, 3, axis=1)
+    names = ("ground_truth", "prediction")
+    return image, {
+        name: {"mask_data": (mask[..., 0] >= 128).astype(np.uint8), "class_labels": CLASSES}
+        for name, mask in zip(names, masks, strict=True)
+    }
 
 
 def _row(image_CHW: torch.Tensor, mask_1HW: torch.Tensor, probability_1HW: torch.Tensor) -> np.ndarray:

@@ -6,7 +6,11 @@ from datetime import timedelta
 
 from pytorch_lightning.callbacks import RichProgressBar
 
+from src.steps import was_logged
+
 log = logging.getLogger(__name__)
+
+SHOWN = ("train/fused", "train/images_per_s", "val/maxF")
 
 
 class Progress(RichProgressBar):
@@ -21,6 +25,7 @@ class Progress(RichProgressBar):
         self.line_every_s = line_every_s
         self._start = self._last_line = 0.0
         self._first_step = 0
+        self._metrics: dict[str, float] = {}
 
     def on_train_start(self, trainer, pl_module) -> None:
         super().on_train_start(trainer, pl_module)
@@ -28,6 +33,10 @@ class Progress(RichProgressBar):
         self._first_step = trainer.global_step
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        # Reading values waits for the device. Lightning itself would read those logged for its bar after every batch.
+        if was_logged(trainer, batch_idx):
+            logged = trainer.callback_metrics
+            self._metrics = {name: round(float(logged[name]), 4) for name in SHOWN if name in logged}
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         now = time.monotonic()
         # Only the enabled bar, that of the first process, has a console.
@@ -40,9 +49,7 @@ class Progress(RichProgressBar):
         log.info("step %d of %d, %s, %s left", step, total, values, timedelta(seconds=round(left)))
 
     def get_metrics(self, trainer, pl_module) -> dict:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()}
+        return self._metrics
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"

@@ -4,6 +4,8 @@ import time
 
 import pytorch_lightning as pl
 
+from src.steps import was_logged
+
 
 class Throughput(pl.Callback):
     """Logs `train/images_per_s`, over all processes, averaged since the last log; validation does not count."""
@@ -23,8 +25,7 @@ class Throughput(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._images += len(batch["image"]) * trainer.world_size
-        # Less often than the losses: one step's time is noise.
-        if self._images and trainer.global_step % max(10, trainer.log_every_n_steps) == 0:
+        if was_logged(trainer, batch_idx):
             rate = self._images / (time.perf_counter() - self._since)
-            pl_module.log("train/images_per_s", rate, prog_bar=True)
+            pl_module.log("train/images_per_s", rate)
             self._restart()
