@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import cv2
 
@@ -15,11 +16,20 @@ def start_worker() -> None:
     cv2.setNumThreads(0)
     if hasattr(os, "nice"):
         os.nice(19)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent(os.getppid())
 
 
-def _end_with(parent: int) -> None:
-    # A parent that was killed can tell nobody.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def end_with_parent(parent: int) -> None:
+    """Let this process end soon after the one that started it, however that one ends or has ended."""
+    when_parent_ends(parent, lambda: os._exit(1))
+
+
+def when_parent_ends(parent: int, act: Callable[[], None]) -> None:
+    """Act once this process's parent is another one than that of the given id: a killed one can tell nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -169,7 +169,10 @@ class SaliencyDataModule(pl.LightningDataModule):
         return self._loader(stream, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        share = range(self.trainer.global_rank, len(self.val_pairs), self.trainer.world_size)
+        count, processes = len(self.val_pairs), self.trainer.world_size
+        if count < processes:  # one without any would not take part in the reductions that the others wait for
+            raise UserError(f"{count} validation images are not enough for {processes} processes; each needs one.")
+        share = range(self.trainer.global_rank, count, processes)
         pairs = [self.val_pairs[i] for i in share]
         return self._loader(PairDataset(pairs, self.size, cache=self.cache), batch_size=self.val_batch_size)
 
