@@ -1,5 +1,6 @@
 """What the command-line doors share."""
 
+import errno
 import functools
 import json
 import logging
@@ -9,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -27,6 +31,20 @@ warnings.filterwarnings("ignore", message=".*not resumable.*")
 
 log = logging.getLogger(__name__)
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+OmegaConf.register_new_resolver("gpus", lambda most=64: min(most, torch.cuda.device_count()), replace=True)
+
+
+def _prefer_own_presets() -> None:
+    # Hydra warns of a config file that has the name of a plugin's own config, or refuses it.
+    Plugins.instance()  # has the plugins register theirs
+    for path in (Path(__file__).parents[1] / "conf" / "hydra").glob("*/*.yaml"):
+        ConfigStore.instance().repo["hydra"].get(path.parent.name, {}).pop(path.name, None)
+
+
+_prefer_own_presets()
+
 
 def door(main: Callable) -> Callable:
     """Let a user's mistake end in its one sentence instead of the stack that found it."""
@@ -38,6 +56,7 @@ def door(main: Callable) -> Callable:
         except (UserError, InstantiationException) as error:
             cause = error if isinstance(error, UserError) else error.__cause__
             if not isinstance(cause, UserError):
+                _log_in_a_line(error)
                 raise
             sentence = str(cause)
             if sentence.startswith("Caught "):  # in a data-loading process, whose stack it carries before its sentence
@@ -46,10 +65,20 @@ def door(main: Callable) -> Callable:
             sentence = f"{error.filename} cannot be read or written: {error.strerror}. Choose another place."
         except KeyboardInterrupt:
             sentence = "interrupted"
+        except Exception as error:
+            if getattr(error, "errno", None) not in _NO_SPACE:
+                _log_in_a_line(error)
+                raise
+            sentence = f"{error.strerror}: what was written before is whole. Make room, or choose another folder."
         log.error("%s", sentence)
         sys.exit(1)
 
     return wrapped
+
+
+def _log_in_a_line(error: Exception) -> None:
+    # For the log file, whose readers do not see the stack that follows in the terminal.
+    log.error("%s: %s", type(error).__name__, " ".join(str(error).split())[:500])
 
 
 def output_dir() -> Path:
@@ -59,6 +88,11 @@ def output_dir() -> Path:
 
 def in_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def folder_is_given() -> bool:
+    """Whether the run's folder is one that the command line, or a sweep, names, and not one named by the date."""
+    return in_sweep() or any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
 
 
 def plain(config: DictConfig) -> dict:
