@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +103,28 @@ def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
     return printed
 
 
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started (on Linux)."""
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if parent(path) == pid]
+
+
+def parent(stat: Path) -> int:
+    with suppress(OSError):  # it may end meanwhile
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
 TINY = (
     "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.log_every_n_steps=1",
     "model.width=lite",
     "data.size=64",
     "data.batch_size=2",

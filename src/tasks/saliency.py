@@ -6,11 +6,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
+from src.errors import UserError
 from src.losses import DeepSupervision
 from src.metrics import SaliencyMetrics
 from src.models import build_net
+from src.models.recompute import recompute_activations
 from src.preprocess import Preprocess
+from src.steps import will_be_logged
 
 
 class SaliencyTask(pl.LightningModule):
@@ -24,9 +28,14 @@ class SaliencyTask(pl.LightningModule):
         optimizer: called with the parameters.
         scheduler: called with the optimizer, stepped with it; None keeps the learning rate constant.
         channels_last: the memory layout of images and weights; the numbers stay the same to rounding.
+        compiled: run the net through torch.compile.
+        recompute: activation checkpointing, less memory for a second forward pass.
+        freeze_batchnorm: BatchNorm normalises with its running statistics, and leaves them as they are, in training
+            too; its weights and biases train.
 
-    Logged each step: `train/loss`, `train/fused`, `train/side1`..`6`; each validation: `val/loss`,
-    `val/fused`, `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`, `val/IoU`.
+    Logged every `trainer.log_every_n_steps` steps, as the mean over the global batch: `train/loss`, `train/fused`,
+    `train/side1`..`6`; each validation: `val/loss`, `val/fused`, `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`,
+    `val/IoU`.
     """
 
     def __init__(
@@ -37,7 +46,10 @@ class SaliencyTask(pl.LightningModule):
         loss: nn.Module | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
-        channels_last: bool = False,
+        channels_last: bool = True,
+        compiled: bool = False,
+        recompute: bool = False,
+        freeze_batchnorm: bool = False,
     ):
         super().__init__()
         self.save_hyperparameters({"model": model, "size": size}, logger=False)
@@ -46,37 +58,70 @@ class SaliencyTask(pl.LightningModule):
             init(self.net)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net.to(memory_format=self.memory_format)
+        if recompute:
+            recompute_activations(self.net.stages)
+        if compiled:
+            self.net.compile()
         self.preprocess = Preprocess()
         self.loss = loss or DeepSupervision()
         self.optimizer, self.scheduler = optimizer, scheduler
+        self.freeze_batchnorm = freeze_batchnorm
         self.metrics = SaliencyMetrics()
+        # Not Lightning's own averages, which are wrong where processes see different numbers of images.
+        self.val_losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", "fused")})
         self.validated_at: int | None = None
 
-    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
-        return self.net(self.preprocess(image_BCHW).contiguous(memory_format=self.memory_format))
+    def forward(self, image_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
+        return self.net(self.preprocess(image_BCHW).contiguous(memory_format=self.memory_format), upsampled)
 
-    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        total, terms = self.loss(self(batch["image"]), batch["mask"])
-        self.log("train/loss", total)
-        self.log("train/fused", terms["fused"], prog_bar=True)
-        self.log_dict({f"train/{name}": term for name, term in terms.items() if name != "fused"})
-        return total
+    def losses(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and its terms by name."""
+        return self.loss(self(image_BCHW, upsampled=False), mask_B1HW)
+
+    def on_train_start(self) -> None:
+        # Validation brings every module back to the mode it was in.
+        for module in self.net.modules():
+            if self.freeze_batchnorm and isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+                module.eval()
+
+    def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        total, terms = self.losses(batch["image"], batch["mask"])
+        if will_be_logged(self.trainer):
+            values = torch.stack([total, *terms.values()]).detach()
+            values = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()
+            logged = dict(zip(("train/loss", *(f"train/{name}" for name in terms)), values, strict=True))
+            self.log_dict(logged)
+        # Callbacks get `loss` divided by the number of accumulated batches.
+        return {"loss": total, "total": total.detach(), "fused": terms["fused"].detach()}
 
     def validation_step(self, batch: dict, batch_idx: int) -> Tensor:
-        logits = self(batch["image"])
+        logits = self(batch["image"], upsampled=False)
         total, terms = self.loss(logits, batch["mask"])
         probability = logits[0].float().sigmoid()
+        if not probability.isfinite().all():
+            raise UserError(
+                f"The net's masks are not finite at step {self.global_step}, on {', '.join(batch['name'])}: training "
+                "has driven its weights off. Lower optimizer.lr, warm up (scheduler=cosine), or use float32."
+            )
         self.metrics.update(probability, batch["mask"])
-        averages = {"val/loss": total, "val/fused": terms["fused"]}
-        self.log_dict(averages, batch_size=len(probability), sync_dist=True)
+        for name, value in {"loss": total, "fused": terms["fused"]}.items():
+            # One number an image: torchmetrics 1.9 forgets weights where it lets NaN through.
+            self.val_losses[name].update(value.expand(len(probability)))
         return probability
 
     def on_validation_epoch_end(self) -> None:
-        scores = {f"val/{name}": value.float() for name, value in self.metrics.compute().items()}
-        self.metrics.reset()
+        scores = self.metrics.compute() | {name: metric.compute() for name, metric in self.val_losses.items()}
+        for metric in (self.metrics, *self.val_losses.values()):
+            metric.reset()
         self.validated_at = self.global_step
-        self.log("val/maxF", scores.pop("val/maxF"), prog_bar=True)
-        self.log_dict(scores)
+        for name, value in scores.items():
+            # The same in all processes by now; without sync_dist Lightning would warn that it might not be.
+            self.log(f"val/{name}", value.float(), sync_dist=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """Where Lightning's learning-rate finder looks for it."""
+        return self.optimizer(self.net.parameters()).defaults["lr"]
 
     def configure_optimizers(self) -> dict:
         optimizer = self.optimizer(self.net.parameters())
