@@ -65,10 +65,13 @@ def train(cfg: DictConfig) -> float | None:
     device = device_of(cfg.trainer.accelerator)
     if device == "cpu":
         keep_memory()
+    log_every = cfg.trainer.log_every_n_steps
+    if cfg.trainer.max_steps > 0:  # not an endless run
+        log_every = min(log_every, cfg.trainer.max_steps)
     trainer = instantiate(cfg.trainer)(
         precision=choose_precision(cfg.trainer.precision, device),
         plugins=[WholeCheckpointIO()],
-        log_every_n_steps=min(cfg.trainer.log_every_n_steps, cfg.trainer.max_steps),
+        log_every_n_steps=log_every,
         # Lightning counts batches here.
         val_check_interval=cfg.trainer.val_check_interval * cfg.trainer.accumulate_grad_batches,
         callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from src.errors import UserError
 from src.models.resize import upsample
@@ -71,8 +72,6 @@ class HybridLoss(DeepSupervision):
     is_cross_entropy = False
 
     def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-
         logits = upsample(logits_B1HW.float(), mask_B1HW.shape[2:])
         probability = logits.sigmoid()
         cross_entropy = F.binary_cross_entropy_with_logits(logits, mask_B1HW)

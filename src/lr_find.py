@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytorch_lightning as pl
 from pytorch_lightning.tuner import Tuner
 
@@ -34,6 +33,5 @@ def find_learning_rate(
     picture = folder / "lr_find.png"
     figure = finder.plot(suggest=True)
     write_whole(picture, lambda partial: figure.savefig(partial, dpi=100, format="png"))
-    plt.close(figure)
     log.info("the loss falls fastest at optimizer.lr=%.2g; the curve: %s", suggestion, picture)
     return suggestion

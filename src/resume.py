@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from src import checkpoint
 from src.cli import folder_is_given, plain
 from src.errors import UserError
+from src.loggers import RUN_ID
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def checkpoint_for(cfg: DictConfig, folder: Path) -> str | None:
 
 def _take_over_identity(run: Path, folder: Path) -> None:
     # By this file W&B knows the run that it is to go on drawing.
-    if (run / "wandb_id").is_file() and run.resolve() != folder.resolve():
-        shutil.copy(run / "wandb_id", folder)
+    if (run / RUN_ID).is_file() and run.resolve() != folder.resolve():
+        shutil.copy(run / RUN_ID, folder)
 
 
 def _find(cfg: DictConfig, folder: Path) -> tuple[Path, dict] | None:
