@@ -73,7 +73,7 @@ class StopAtNonFinite(pl.Callback):
 
 
 class LossMeans(pl.Callback):
-    """Base of callbacks that look at the means of losses and masks over `over_steps` steps."""
+    """Base of callbacks that look at the means of losses and masks over `over_steps` steps, where there are masks."""
 
     def __init__(self, over_steps: int):
         self.over_steps = over_steps
@@ -81,13 +81,16 @@ class LossMeans(pl.Callback):
         self._count = 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        values = torch.stack([outputs["total"], outputs["fused"], batch["mask"].mean()])
+        share = outputs.get("labelled", 1)  # of the batch; the masks of the rest are zero
+        values = torch.stack([share * outputs["total"], share * outputs["fused"], batch["mask"].mean()])
         self._sums = values if self._sums is None else self._sums.to(values.device) + values
-        self._count += 1
+        self._count += share
         if trainer.global_step % self.over_steps == 0 and ends_step(trainer, batch_idx):
-            means = trainer.strategy.reduce(self._sums / self._count, reduce_op="mean").tolist()
+            sums = torch.cat([self._sums, self._sums.new_tensor([self._count])])
+            *sums, count = trainer.strategy.reduce(sums, reduce_op="mean").tolist()
             self._sums, self._count = None, 0
-            self.look(trainer, *means)
+            if count:
+                self.look(trainer, *(value / count for value in sums))
 
     def state_dict(self) -> dict:
         return {"sums": self._sums, "count": self._count}

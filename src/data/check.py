@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import imagehash
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """What is in a pair of files.
+    """What is in a pair of files; of an image without a mask, what is said of masks stays empty.
 
     Attributes:
         kind, problem: why the pair cannot be used, as in `Problem`; empty where it can.
@@ -68,38 +68,45 @@ class Record:
 
 
 def examine(pair: Pair) -> Record:
-    """Decode both files of a pair completely."""
+    """Decode the files of a pair completely."""
     try:
-        image, mask = load(pair.image), load(pair.mask)
-        pixels, values = read_image(image), read_stored(mask)
-        image_header, mask_header = read_header(image), read_header(mask)
+        image = load(pair.image)
+        pixels, header = read_image(image), read_header(image)
+        if pair.mask:
+            mask = load(pair.mask)
+            values, mask_header = read_stored(mask), read_header(mask)
     except UserError as error:
         return Record("unreadable", str(error))
-    height, width = values.shape
-    if problem := misfit(pair, image_header, mask_header):
-        return Record(problem.kind, problem.text, image.hash(), mask.hash())
+    hashes = {"image_hash": image.hash()} | ({"mask_hash": mask.hash()} if pair.mask else {})
+    if pair.mask and (problem := misfit(pair, header, mask_header)):
+        return Record(problem.kind, problem.text, **hashes)
+    height, width = pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
         text = f"{pair.image} is {width}x{height}, too small to learn from (under {MIN_SIDE} pixels)"
-        return Record("too small", text, image.hash(), mask.hash())
+        return Record("too small", text, **hashes)
+    gray = Image.fromarray(pixels).convert("L")
+    record = Record(
+        **hashes,
+        colours=header.mode,
+        gray=all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in (1, 2)),
+        perceptual=str(imagehash.phash(gray)),
+        thumbnail=gray.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes().hex(),
+    )
+    return replace(record, **_mask_facts(values), mask_mode=mask_header.mode) if pair.mask else record
+
+
+def _mask_facts(values: np.ndarray) -> dict[str, int | float]:
     if values.dtype != np.uint8:
         values = (values if values.max() < 256 else values >> 8).clip(0, 255).astype(np.uint8)
     counts = np.array(Image.fromarray(values).histogram())
     found = np.flatnonzero(counts)
     top = int(found[-1])
-    gray = Image.fromarray(pixels).convert("L")
-    return Record(
-        image_hash=image.hash(),
-        mask_hash=mask.hash(),
-        colours=image_header.mode,
-        gray=all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in (1, 2)),
-        perceptual=str(imagehash.phash(gray)),
-        thumbnail=gray.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes().hex(),
-        mask_mode=mask_header.mode,
-        levels=len(found),
-        top=top,
-        grey=float(counts[1:top].sum() / values.size),
-        foreground=float(counts[top // 2 + 1 :].sum() / values.size) if top else 0.0,
-    )
+    return {
+        "levels": len(found),
+        "top": top,
+        "grey": float(counts[1:top].sum() / values.size),
+        "foreground": float(counts[top // 2 + 1 :].sum() / values.size) if top else 0.0,
+    }
 
 
 def examine_all(pairs: Sequence[Pair], title: str) -> list[Record]:
@@ -155,7 +162,7 @@ def _keys(pairs: Sequence[Pair]) -> Iterator[bytes]:
         return f"{Path(source).absolute()} {stat.st_size} {stat.st_mtime_ns}"
 
     for pair in pairs:
-        yield os.fsencode(f"{state(pair.image)} {state(pair.mask)}")
+        yield os.fsencode(f"{state(pair.image)} {state(pair.mask) if pair.mask else ''}")
 
 
 @contextmanager

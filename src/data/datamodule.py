@@ -16,9 +16,20 @@ from src.data.cache import SquareCache
 from src.data.catalog import CATALOG
 from src.data.check import Record, examine_all
 from src.data.dataset import PairDataset, StreamSampler, TrainStream
-from src.data.pairs import Pair, Problem, expected_places, find_pairs, known_shards, list_pairs, refuse
+from src.data.pairs import (
+    Listing,
+    Pair,
+    Problem,
+    expected_places,
+    find_pairs,
+    known_shards,
+    list_pairs,
+    list_unlabelled,
+    refuse,
+)
 from src.data.transforms import Augment
 from src.errors import UserError
+from src.photos import Photos
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +42,7 @@ class SaliencyDataModule(pl.LightningDataModule):
         train, val: names in the catalog. Sets that are not on disk are named in the log; if no `val` set is, a
             seeded part of the training pairs is held out.
         test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all.
+        unlabelled: a folder of further training images, without masks.
         shards: for sets that lie in tar shards elsewhere, their paths, addresses or globs.
         batch_size: global, divided by the number of processes.
         val_count: how many validation images are drawn.
@@ -39,7 +51,7 @@ class SaliencyDataModule(pl.LightningDataModule):
         size: side of the square that images are resized to.
         augment: the training transform of such squares; None leaves them as they are.
         cache: folder of a cache of squares, at most `cache_gb` large; None decodes every sample anew.
-        limit_train: use only so many training pairs (for tests of a set-up).
+        limit_train: use only so many training pairs, and as many unlabelled images (for tests of a set-up).
         generate: make the sample set under `root` first.
     """
 
@@ -63,6 +75,7 @@ class SaliencyDataModule(pl.LightningDataModule):
         seed: int = 0,
         limit_train: int | None = None,
         generate: bool = False,
+        unlabelled: str | None = None,
     ):
         super().__init__()
         if on_bad not in ("stop", "skip"):
@@ -72,6 +85,7 @@ class SaliencyDataModule(pl.LightningDataModule):
         self.root = root if "://" in str(root) else Path(root).expanduser()
         self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
         self.shards = known_shards(shards)
+        self.unlabelled = Path(unlabelled).expanduser() if unlabelled else None
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
         self.manifest, self.on_bad = Path(manifest).expanduser() if manifest else None, on_bad
         self.size, self.augment = size, augment
@@ -88,35 +102,45 @@ class SaliencyDataModule(pl.LightningDataModule):
         """Find, check and divide the pairs of training and validation.
 
         Raises:
-            UserError: no training set is there, or some pairs cannot be used; see `on_bad`.
+            UserError: no training set is there, none has masks to validate by, or some pairs cannot be used; see
+                `on_bad`.
         """
         if self.train_pairs:
             return
-        if not self.train_sets:
+        if not (self.train_sets or self.unlabelled):
             raise UserError("This data config names no training sets; train with data=duts or data=sample.")
         (train, problems), (val, others) = self._checked(self.train_sets), self._checked(self.val_sets)
-        self._deal_with([*problems, *others])
-        if not train and problems:
-            refuse(problems, None, "Nothing is left to train on. Mend the files.")
-        if not train:
+        bare, unusable = self._unlabelled()
+        self._deal_with([*problems, *others, *unusable])
+        if not (train if self.train_sets else bare):
+            if problems or unusable:
+                refuse([*problems, *unusable], None, "Nothing is left to train on. Mend the files.")
             raise UserError(self._nothing_found(self.train_sets))
-        self.val_pairs = self._fixed_validation(train, val)
+        self.val_pairs = self._fixed_validation(train, val, bare)
         held_out = set(self.val_pairs)
         self.train_pairs = [pair for pair, _ in train if pair not in held_out][: self.limit_train]
+        self.train_pairs += [pair for pair, _ in bare][: self.limit_train]
         if not val:
             log.info("validation: %d training images held out (seed %d)", len(self.val_pairs), self.seed)
-        log.info("training on %d images, validating on %d", len(self.train_pairs), len(self.val_pairs))
+        without = f" ({len(bare[: self.limit_train])} without masks)" if bare else ""
+        log.info("training on %d images%s, validating on %d", len(self.train_pairs), without, len(self.val_pairs))
 
-    def _fixed_validation(self, train: manifest.Checked, val: manifest.Checked) -> list[Pair]:
+    def _fixed_validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
         if self.manifest and self.manifest.is_file():
-            pairs = manifest.read(self.manifest, [*val, *train], train)
+            pairs = manifest.read(self.manifest, [*val, *train], [*train, *bare])
             log.info("validation images as listed in %s", self.manifest)
             return pairs
         count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
-        pairs = manifest.draw(val or train, train, count, self.seed)
+        pairs = manifest.draw(val or train, [*train, *bare], count, self.seed)
+        if not pairs:
+            raise UserError("No images with masks are left to validate on; name a set that is on disk in data.val.")
         if self.manifest:
             manifest.write(self.manifest, pairs, dict(val or train))
         return pairs
+
+    def photos(self) -> Photos:
+        """The training images, without masks."""
+        return Photos([pair.image for pair in self.train_pairs], self.size)
 
     def state_dict(self) -> dict[str, str | int]:
         """What the stream of samples depends on, kept in every checkpoint; image sets as hashes of their contents."""
@@ -176,6 +200,10 @@ class SaliencyDataModule(pl.LightningDataModule):
         pairs = [self.val_pairs[i] for i in share]
         return self._loader(PairDataset(pairs, self.size, cache=self.cache), batch_size=self.val_batch_size)
 
+    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """What is labelled is asked by the host, which then need not wait for the device."""
+        return batch | {"labelled": batch["labelled"].tolist()}
+
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """Images (B, 3, H, W) uint8 and masks (B, 1, H, W) in 0..1: batches cross to the device as bytes."""
         return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"].float() / 255}
@@ -201,14 +229,21 @@ class SaliencyDataModule(pl.LightningDataModule):
                 continue
             if listing.extra:
                 log.warning("%s: %d masks have no image, e.g. %s", title, len(listing.extra), listing.extra[0].name)
-            problems += listing.problems
-            before = len(usable)
-            for pair, record in zip(listing.pairs, examine_all(listing.pairs, title), strict=True):
-                if record.kind:
-                    problems.append(Problem(name, pair.name, record.kind, record.problem))
-                else:
-                    usable.append((replace(pair, content=record.content), record))
-            _compare_count(name, len(usable) - before)
+            found, bad = self._usable(listing, title)
+            usable, problems = usable + found, problems + bad
+            _compare_count(name, len(found))
+        return usable, problems
+
+    def _unlabelled(self) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        return self._usable(list_unlabelled(self.unlabelled), "unlabelled images") if self.unlabelled else ([], [])
+
+    def _usable(self, listing: Listing, title: str) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        usable, problems = [], list(listing.problems)
+        for pair, record in zip(listing.pairs, examine_all(listing.pairs, title), strict=True):
+            if record.kind:
+                problems.append(Problem(pair.set, pair.name, record.kind, record.problem))
+            else:
+                usable.append((replace(pair, content=record.content), record))
         return usable, problems
 
     def _deal_with(self, problems: Sequence[Problem]) -> None:

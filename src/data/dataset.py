@@ -31,10 +31,14 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 def load_square(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
     """RGB (S, S, 3) and mask (S, S), both uint8, resized without regard to aspect; masks gain no new values.
 
-    A much larger JPEG is decoded at a smaller scale, with at least four pixels for one of the square.
+    A much larger JPEG is decoded at a smaller scale, with at least four pixels for one of the square. Without a mask,
+    all of it is 0.
     """
     file = load(pair.image)
-    image, mask = read_image(file, at_least=4 * size), read_mask(pair.mask)
+    image = read_image(file, at_least=4 * size)
+    if pair.mask is None:
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.zeros((size, size), np.uint8)
+    mask = read_mask(pair.mask)
     at_full_scale = min(image.shape[:2]) < 4 * size
     if (image.shape[:2] if at_full_scale else image_size(file)) != mask.shape:
         raise UserError(f"{pair.image} has another size than its mask {pair.mask}.")
@@ -47,6 +51,8 @@ def load_square(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 class PairDataset(Dataset):
     """Pairs in their order: `{"image": (S, S, 3) uint8 RGB, "mask": (1, S, S) uint8, "name": "set/name"}`.
+
+    `"labelled"` says whether the mask is one, and not the zeros that stand for none.
 
     Args:
         pairs: what to read; with a cache, their `content` must be known.
@@ -77,6 +83,7 @@ class PairDataset(Dataset):
             "image": torch.from_numpy(np.ascontiguousarray(image)),
             "mask": torch.from_numpy(np.ascontiguousarray(mask))[None],
             "name": f"{pair.set}/{pair.name}",
+            "labelled": pair.mask is not None,
         }
 
     def _square(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +91,7 @@ class PairDataset(Dataset):
             return load_square(pair, self.size)
         square = self.cache.get(pair.content)
         if square is None:
-            loaded = replace(pair, image=load(pair.image), mask=load(pair.mask))
+            loaded = replace(pair, image=load(pair.image), mask=pair.mask and load(pair.mask))
             square = load_square(loaded, self.size)
             if content_of(loaded) == pair.content:  # not where a file has changed since the start
                 self.cache.put(pair.content, *square)

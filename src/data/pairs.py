@@ -16,18 +16,18 @@ from src.images import EXTENSIONS, Header, Source, load, read_header
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and its mask; `content` is a hash of both, once they have been looked into."""
+    """One image and its mask, if it has one; `content` is a hash of both, once they have been looked into."""
 
     set: str
     name: str
     image: Source
-    mask: Source
+    mask: Source | None
     content: str = ""
 
 
 def content_of(pair: Pair) -> str:
-    """What goes into `Pair.content`: the hashes of both files' bytes."""
-    return load(pair.image).hash() + load(pair.mask).hash()
+    """What goes into `Pair.content`: the hashes of the files' bytes."""
+    return load(pair.image).hash() + (load(pair.mask).hash() if pair.mask else "")
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,20 @@ def find_pairs(name: str, root: str | Path, patterns: str | Sequence[str] | None
     refuse(listing.problems)
     refuse([problem for pair in listing.pairs if (problem := misfit(pair, *map(read_header, (pair.image, pair.mask))))])
     return listing.pairs
+
+
+def list_unlabelled(folder: Path) -> Listing:
+    """The images of a folder as pairs of the set `unlabelled` without masks, by name.
+
+    Raises:
+        UserError: there is no such folder, or no image in it.
+    """
+    files = sorted(sum(_by_stem(folder, EXTENSIONS).values(), [])) if folder.is_dir() else []
+    if not files:
+        raise UserError(f"No images in data.unlabelled={folder} (looked for {', '.join(EXTENSIONS)}).")
+    problems = [problem for path in files if (problem := _unusable("unlabelled", path.name, (path,)))]
+    bad = {problem.name for problem in problems}
+    return Listing([Pair("unlabelled", path.name, path, None) for path in files if path.name not in bad], problems, [])
 
 
 def refuse(problems: Sequence[Problem], limit: int | None = 5, remedy: str = "Mend or remove the files.") -> None:
@@ -188,14 +202,21 @@ def _pair(name: str, images: Files, masks: Files) -> Listing:
         elif len(files) > 2:
             text = f"{' and '.join(map(str, files))} share a name: which belong together is anyone's guess"
             problems.append(Problem(name, stem, "doubled name", text))
-        elif any(unicodedata.category(letter) in ("Cc", "Cs") for letter in stem):
-            text = f"{ascii(str(files[0]))} has a line break, a control character or a broken one in its name"
-            problems.append(Problem(name, stem, "odd name", text))
-        elif pipe := next(filter(_is_pipe, files), None):
-            problems.append(Problem(name, stem, "unreadable", f"{pipe} is a pipe or a device, not an image"))
+        elif problem := _unusable(name, stem, files):
+            problems.append(problem)
         else:
             pairs.append(Pair(name, stem, *files))
     return Listing(pairs, problems, extra)
+
+
+def _unusable(name: str, stem: str, files: Sequence[Source]) -> Problem | None:
+    """Why files cannot be used, as far as their names and sorts tell."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in stem):
+        text = f"{ascii(str(files[0]))} has a line break, a control character or a broken one in its name"
+        return Problem(name, stem, "odd name", text)
+    if pipe := next(filter(_is_pipe, files), None):
+        return Problem(name, stem, "unreadable", f"{pipe} is a pipe or a device, not an image")
+    return None
 
 
 def _is_pipe(source: Source) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from src.distill import Distillation
 from src.errors import UserError
 from src.losses import DeepSupervision
 from src.metrics import SaliencyMetrics
@@ -32,9 +33,11 @@ class SaliencyTask(pl.LightningModule):
         recompute: activation checkpointing, less memory for a second forward pass.
         freeze_batchnorm: BatchNorm normalises with its running statistics, and leaves them as they are, in training
             too; its weights and biases train.
+        distill: a teacher whose outputs are learnt, too.
 
-    Logged every `trainer.log_every_n_steps` steps, as the mean over the global batch: `train/loss`, `train/fused`,
-    `train/side1`..`6`; each validation: `val/loss`, `val/fused`, `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`,
+    Logged every `trainer.log_every_n_steps` steps, as the mean over the global batch: `train/loss`, what is minimised,
+    and of images with masks `train/fused`, `train/side1`..`6`; with a teacher `train/distill` and, where features are
+    learnt, `train/features`; each validation: `val/loss`, `val/fused`, `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`,
     `val/IoU`.
     """
 
@@ -50,6 +53,7 @@ class SaliencyTask(pl.LightningModule):
         compiled: bool = False,
         recompute: bool = False,
         freeze_batchnorm: bool = False,
+        distill: Distillation | None = None,
     ):
         super().__init__()
         self.save_hyperparameters({"model": model, "size": size}, logger=False)
@@ -62,6 +66,9 @@ class SaliencyTask(pl.LightningModule):
             recompute_activations(self.net.stages)
         if compiled:
             self.net.compile()
+        self.distill = distill
+        if distill is not None:
+            distill.check(self.net, compiled)
         self.preprocess = Preprocess()
         self.loss = loss or DeepSupervision()
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -72,11 +79,19 @@ class SaliencyTask(pl.LightningModule):
         self.validated_at: int | None = None
 
     def forward(self, image_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
-        return self.net(self.preprocess(image_BCHW).contiguous(memory_format=self.memory_format), upsampled)
+        return self.net(self.normalised(image_BCHW), upsampled)
+
+    def normalised(self, image_BCHW: Tensor) -> Tensor:
+        """What the net takes."""
+        return self.preprocess(image_BCHW).contiguous(memory_format=self.memory_format)
 
     def losses(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and its terms by name."""
         return self.loss(self(image_BCHW, upsampled=False), mask_B1HW)
+
+    def on_fit_start(self) -> None:
+        if self.distill is not None:
+            self.distill.to(self.device, self.memory_format)
 
     def on_train_start(self) -> None:
         # Validation brings every module back to the mode it was in.
@@ -85,14 +100,44 @@ class SaliencyTask(pl.LightningModule):
                 module.eval()
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        total, terms = self.losses(batch["image"], batch["mask"])
+        """The total and its parts for callbacks: `fused` is of the labelled images, whose share is `labelled`."""
+        if self.distill is None:
+            total, terms, share = self.supervised(self(batch["image"], upsampled=False), batch)
+            taught = {}
+        else:
+            logits, taught = self.distill(self.net, self.normalised(batch["image"]), self.loss.weights)
+            total, terms, share = self.supervised(logits, batch, self.distill.labels)
+            total = self.distill.total(total, taught)
         if will_be_logged(self.trainer):
-            values = torch.stack([total, *terms.values()]).detach()
-            values = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()
-            logged = dict(zip(("train/loss", *(f"train/{name}" for name in terms)), values, strict=True))
-            self.log_dict(logged)
+            self._log_losses({"loss": total} | taught, terms, share)
         # Callbacks get `loss` divided by the number of accumulated batches.
-        return {"loss": total, "total": total.detach(), "fused": terms["fused"].detach()}
+        return {"loss": total, "total": total.detach(), "fused": terms["fused"].detach(), "labelled": share}
+
+    def supervised(self, logits: list[Tensor], batch: dict, weight: float = 1.0) -> tuple[Tensor, dict, float]:
+        """The loss against the masks that there are: the total, its terms by name, and those images' share.
+
+        The terms are means over the labelled images; the total is multiplied by their share and `weight`, so that each
+        image counts as much in a batch as where all are labelled. Without any, the terms mean nothing.
+        """
+        mask_B1HW = batch["mask"]
+        known = batch.get("labelled") or [True] * len(mask_B1HW)
+        rows = [row for row, is_known in enumerate(known) if is_known]
+        share = len(rows) / len(known)
+        if 0 < share < 1:  # chosen one by one: an index would have to be copied to the device
+            *logits, mask_B1HW = (torch.stack([each[row] for row in rows]) for each in (*logits, mask_B1HW))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight * share > 0):
+            total, terms = self.loss(logits, mask_B1HW)
+        return weight * share * total, terms, share
+
+    def _log_losses(self, means: dict[str, Tensor], terms: dict[str, Tensor], share: float) -> None:
+        """Logs means over the global batch, and terms, each a mean over the share of it that is labelled."""
+        values = [*means.values(), *(share * term for term in terms.values())]
+        values = torch.stack([*values, values[0].new_tensor(share)]).detach()
+        *values, share = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()
+        logged = dict(zip((*means, *terms), values, strict=True))
+        if share:
+            logged |= {name: logged[name] / share for name in terms}
+        self.log_dict({f"train/{name}": logged[name] for name in (*means, *(terms if share else ()))})
 
     def validation_step(self, batch: dict, batch_idx: int) -> Tensor:
         logits = self(batch["image"], upsampled=False)
