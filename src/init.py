@@ -1,34 +1,108 @@
 """Ways to fill a net before training."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
-from src.models import ConvVariant, U2Net
+from src.checkpoint import load_net, resolve
+from src.errors import UserError
+from src.models import ConvVariant, StandardConv, U2Net
+from src.photos import Photos
+from src.preprocess import Preprocess
+from src.reconstruct import check_settings, reconstruct
 from src.weights import fetch, load_published
 
 log = logging.getLogger(__name__)
 
 
-def random(net: nn.Module) -> nn.Module:
+METHODS = ("mean", "project", "lstsq")
+
+
+def random(net: nn.Module, photos: Photos | None = None) -> nn.Module:
     """PyTorch's default initialisation, as the net was built."""
     return net
 
 
-def pretrained(net: U2Net, weights: str | Path | None = None, method: str = "mean") -> U2Net:
+def checkpoint(net: nn.Module, path: str | Path | None = None, photos: Photos | None = None) -> nn.Module:
+    """Take over the weights of a training checkpoint of the same net, and nothing else of its run.
+
+    Raises:
+        UserError: there is no such checkpoint, or it holds another net.
+    """
+    if path is None:
+        raise UserError("Say which weights to begin with: init.path=FILE, a .ckpt or a shipped net.")
+    file = resolve(path)
+    trained, _ = load_net(str(file))
+    # Nets with the same tensors may compute different things, e.g. with and without a shuffle.
+    if repr(trained) != repr(net):
+        settings = OmegaConf.to_yaml(trained.config).replace("\n", "; ")
+        raise UserError(f"{file} is another net than the model configured here: it was trained with model {settings}")
+    net.load_state_dict(trained.state_dict())
+    log.info("took the weights of %s", file)
+    return net
+
+
+def pretrained(
+    net: U2Net,
+    weights: str | Path | None = None,
+    method: str = "lstsq",
+    reestimate: bool = False,
+    folder: str | Path | None = None,
+    size: int = 320,
+    count: int = 32,
+    seed: int = 0,
+    lstsq: Mapping[str, Any] | None = None,
+    photos: Photos | None = None,
+) -> U2Net:
     """Fill any variant from the published dense net of the same width.
 
     Args:
         net: the net to fill, in place.
         weights: a published `.pth` file; None downloads it on first use.
-        method: how each 3x3 convolution takes over its dense counterpart, see `src.models.conv`.
+        method: how each 3x3 convolution takes over its dense counterpart: by `mean` or `project` (see
+            `src.models.conv`), or `lstsq` (see `src.reconstruct`), which looks at photos.
+        reestimate: also measure BatchNorm's statistics anew on photos.
+        folder, size: photos to use instead of `photos`, and the side they are resized to.
+        count, seed: how many are drawn, and from which random state.
+        lstsq: settings of `reconstruct`.
+        photos: those to learn from without their masks, e.g. the training images.
+
+    Raises:
+        UserError: an unknown method, no photos where they are needed, or a file that is not the published net.
     """
+    if method not in METHODS:
+        raise UserError(f"init.method={method} is not known; choose one of: {', '.join(METHODS)}.")
+    if type(count) is not int or count < 1:
+        raise UserError(f"init.count={count}: give a whole number of photos, from 1.")
+    if type(size) is not int or size < 32:
+        raise UserError(f"init.size={size}: give a whole number of pixels, from 32.")
+    check_settings(**(lstsq or {}))
     path = Path(weights) if weights else fetch(net.width)
     dense = U2Net(net.width)
     dense.load_state_dict(load_published(path, net.width))
-    transfer(dense, net, method)
+    transfer(dense, net, "project" if method == "lstsq" else method)
+    is_copy = all(isinstance(conv, StandardConv) for conv in net.modules() if isinstance(conv, ConvVariant))
+    if not is_copy and (method == "lstsq" or reestimate):
+        if folder:
+            photos = Photos.below(folder, size)
+        if not photos:
+            raise UserError(
+                "init.method=lstsq and init.reestimate learn from photos, masks are not needed: name a folder of some "
+                "with init.folder=DIR, or use init.method=project init.reestimate=false."
+            )
+        input_N3HW = Preprocess()(photos.squares(count, seed)).contiguous(memory_format=torch.channels_last)
+        if method == "lstsq":
+            reconstruct(dense, net.to(memory_format=torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
+        if reestimate:
+            # All photos as one batch: averages of small batches' variances come out too small.
+            update_bn([input_N3HW], net)
+        net.train()  # as it was built: Lightning trains a net in the mode that it finds
     log.info("filled the net from %s (method: %s)", path, method)
     return net
 
@@ -37,11 +111,12 @@ def pretrained(net: U2Net, weights: str | Path | None = None, method: str = "mea
 def transfer(dense: nn.Module, net: nn.Module, method: str) -> None:
     """Fill `net` from `dense`, a net of the same structure with standard convolutions.
 
-    Convolution variants are filled by `method`; everything else (BatchNorm with its statistics, side heads,
-    the fusing convolution) is carried over.
+    Convolution variants are filled by `method`, `mean` or `project`; everything else (BatchNorm with its statistics,
+    side heads, the fusing convolution) is carried over.
     """
     if isinstance(net, ConvVariant):
-        net.fill_from(dense.weight, dense.bias, method)
+        fill = net.fill_mean if method == "mean" else net.fill_project
+        fill(dense.weight, dense.bias)
         return
     for name, tensor in (*net.named_parameters(recurse=False), *net.named_buffers(recurse=False)):
         tensor.copy_(getattr(dense, name))

@@ -1,45 +1,16 @@
 """Masks and cut-outs of a photo or a folder of photos."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 from src.errors import UserError
-from src.images import EXTENSIONS, read_photo, write_png
+from src.images import read_photo, write_png
 from src.masks import to_8bit
+from src.photos import find_photos
 from src.runtime import Segmenter
-
-
-def find_photos(source: str | Path, but: Sequence[Path] = ()) -> list[tuple[Path, Path]]:
-    """(photo, relative name without its ending) for a file, or for all photos below a folder.
-
-    Photos that differ only in their ending keep it in the name, so that no result overwrites another. What lies
-    below the folders `but` is passed over: the results of an earlier run are no photos.
-
-    Raises:
-        UserError: there is nothing at `source`, or no photo in it.
-    """
-    source = Path(source).expanduser()
-    if not source.exists():
-        raise UserError(f"No photo or folder at input={source}.")
-    if source.is_file():
-        return [(source, Path(source.stem))]
-    photos = sorted(
-        path
-        for path in source.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not path.name.startswith(".")
-        and not any(path.resolve().is_relative_to(folder.resolve()) for folder in but)
-    )
-    if not photos:
-        raise UserError(f"No photos under input={source} (looked for {', '.join(EXTENSIONS)}).")
-    stems = [photo.relative_to(source).with_suffix("") for photo in photos]
-    times = Counter(stems)
-    names = [s if times[s] == 1 else p.relative_to(source) for p, s in zip(photos, stems, strict=True)]
-    return list(zip(photos, names, strict=True))
 
 
 def predict(segmenter: Segmenter, source: str | Path, output: Path, cutout: bool = True) -> tuple[int, dict[str, str]]:

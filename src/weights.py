@@ -77,7 +77,7 @@ def _download(width: str, path: Path) -> None:
         raise UserError(
             f"{published.file} could not be downloaded ({type(error).__name__}: {reason}). "
             f"Download it by hand from {published.url} and put it at {path}, "
-            f"or give a copy that you have: init.weights=PATH."
+            f"or give a copy that you have: init.weights=PATH (for a teacher task.distill.teacher=PATH)."
         ) from error
     partial.replace(path)
 
@@ -132,7 +132,10 @@ def load_published(path: str | Path, width: str) -> dict[str, Tensor]:
     shapes = {ours: state[official].shape for official, ours in names.items()}
     wrong = [ours for ours, shape in shapes.items() if shape != expected[ours].shape]
     if wrong and all(shape == other.state_dict()[ours].shape for ours, shape in shapes.items()):
-        raise UserError(f"{path} holds the {other.width} net, not the {width} one; use model.width={other.width}.")
+        raise UserError(
+            f"{path} holds the {other.width} net, not the {width} one; use model.width={other.width} "
+            f"(for a teacher task.distill.width={other.width})."
+        )
     if wrong:
         raise UserError(f"{path}: {len(wrong)} tensors have another shape than the {width} net, e.g. {wrong[0]}.")
     return {ours: state[official] for official, ours in names.items()}

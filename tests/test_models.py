@@ -5,11 +5,16 @@ import torch
 import torch.nn.functional as F
 
 from src.errors import UserError
-from src.models import DepthwiseSeparableConv, GroupedConv, StandardConv, U2Net, build_net
+from src.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
 from src.models.recompute import recompute_activations
 from tests.conftest import random_net
 
-VARIANTS = {"standard": StandardConv, "grouped": GroupedConv, "dwsep": DepthwiseSeparableConv}
+VARIANTS = {
+    "standard": StandardConv,
+    "grouped": GroupedConv,
+    "dwsep": DepthwiseSeparableConv,
+    "lowrank": LowRankConv,
+}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +26,8 @@ VARIANTS = {"standard": StandardConv, "grouped": GroupedConv, "dwsep": Depthwise
         ("lite", "standard", 4.5),
         ("lite", "grouped", 2.3),
         ("lite", "dwsep", 0.7),
+        ("full", "lowrank", 88.2),
+        ("lite", "lowrank", 2.3),
     ],
 )
 def test_size_in_megabytes(width, variant, megabytes):
@@ -66,10 +73,26 @@ def test_variants_compute_their_convolutions(dilation):
     ]
     torch.testing.assert_close(grouped(x), torch.cat(halves, 1))
 
+    grouped = GroupedConv(4, 6, dilation, shuffle=True)
+    halves = [F.conv2d(x[:, g::2], grouped.weight[3 * g : 3 * g + 3], **options) for g in range(2)]
+    torch.testing.assert_close(grouped(x), torch.cat(halves, 1) + grouped.bias[:, None, None])
+
+    low = LowRankConv(4, 6, dilation, share=0.5)
+    assert len(low.reduce.weight) == round(0.5 * 9 * 4 * 6 / (9 * 4 + 6)) == 3
+    kernel = torch.einsum("rihw,or->oihw", low.reduce.weight, low.expand.weight[:, :, 0, 0])
+    torch.testing.assert_close(low(x), F.conv2d(x, kernel, low.expand.bias, **options))
+
     separable = DepthwiseSeparableConv(4, 6, dilation)
     kernel = torch.einsum("ihw,oi->oihw", separable.depthwise.weight[:, 0], separable.pointwise.weight[:, :, 0, 0])
     bias = separable.pointwise.bias + separable.pointwise.weight[:, :, 0, 0] @ separable.depthwise.bias
     torch.testing.assert_close(separable(x), F.conv2d(x, kernel, bias, **options))
+
+
+def test_a_stem_of_its_own_costs_six_kilobytes_and_keeps_the_name():
+    plain, dense_stem = U2Net("lite", DepthwiseSeparableConv), U2Net("lite", DepthwiseSeparableConv, stem=StandardConv)
+    more = sum(p.numel() for p in dense_stem.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert more == (64 * 3 * 9 + 64) - (3 * 9 + 3 + 64 * 3 + 64)
+    assert plain.name == dense_stem.name == "u2net-lite-dwsep"
 
 
 def test_unknown_width_is_named_with_the_choices():

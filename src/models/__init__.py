@@ -8,16 +8,16 @@ import hydra
 from torch import nn
 
 from src.errors import UserError
-from src.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, StandardConv
+from src.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv
 from src.models.u2net import U2Net
 
-__all__ = ["ConvVariant", "DepthwiseSeparableConv", "GroupedConv", "StandardConv", "U2Net", "build_net"]
+__all__ = ["ConvVariant", "DepthwiseSeparableConv", "GroupedConv", "LowRankConv", "StandardConv", "U2Net", "build_net"]
 
 _OWN_CLASS = re.compile(r"src\.models\.[A-Z]\w*")
 
 
 def build_net(config: Mapping[str, Any]) -> nn.Module:
-    """The net that a `model` config describes.
+    """The net that a `model` config describes, which it keeps as `config`.
 
     The config may come out of a checkpoint file, so it may hold only plain values and, as `_target_`, only the
     classes of this package.
@@ -26,7 +26,9 @@ def build_net(config: Mapping[str, Any]) -> nn.Module:
         UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.
     """
     _check(config)
-    return hydra.utils.instantiate(config)
+    net = hydra.utils.instantiate(config)
+    net.config = config
+    return net
 
 
 def _check(config: Mapping[str, Any]) -> None:

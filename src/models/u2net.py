@@ -85,19 +85,23 @@ class U2Net(nn.Module):
         width: `full` (44.0 M parameters when dense) or `lite` (the published u2netp, 1.13 M).
         conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
             `src.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
+        stem: makes the very first convolution, which has only three channels to work on; None: as the others.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
     `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
     they are made, down to 1/32, for losses that do without seven maps of full size.
     """
 
-    def __init__(self, width: str = "full", conv: ConvFactory = StandardConv):
+    def __init__(self, width: str = "full", conv: ConvFactory = StandardConv, stem: ConvFactory | None = None):
         super().__init__()
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         self.width = width
         self.encoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _ENCODER)
         self.decoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _DECODER)
+        if stem is not None:
+            first = self.encoder[0].stem
+            first.conv = stem(3, first.bn.num_features, dilation=1)
         outputs = [c[width][2] for *_, c in (*reversed(_DECODER), _ENCODER[-1])]
         self.sides = nn.ModuleList(nn.Conv2d(channels, 1, 3, padding=1) for channels in outputs)
         self.fuse = nn.Conv2d(len(outputs), 1, 1)
@@ -105,7 +109,7 @@ class U2Net(nn.Module):
     @property
     def name(self) -> str:
         """Width and variant, for file names and tables: `u2net-lite-dwsep`."""
-        return f"u2net-{self.width}-{self.encoder[0].stem.conv.variant}"
+        return f"u2net-{self.width}-{self.encoder[0].bottom.conv.variant}"
 
     @property
     def stages(self) -> list[nn.Module]:

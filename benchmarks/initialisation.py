@@ -1,0 +1,78 @@
+"""What each initialisation leaves of the published net before any training step: maxF and MAE on a test set.
+
+    python -m benchmarks.initialisation --root DATA --photos DIR [--weights u2netp.pth]
+
+DATA holds ECSSD (all or a part), DIR photos that are none of its images; their masks are not looked at.
+"""
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from src import init
+from src.data.pairs import find_pairs
+from src.evaluation.models import Model, net_model
+from src.evaluation.run import score_all, summarise
+from src.evaluation.store import Store
+from src.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net
+from src.photos import Photos
+
+NETS = {
+    "grouped, shuffled": {"conv": partial(GroupedConv, shuffle=True)},
+    "grouped": {"conv": GroupedConv},
+    "dwsep, dense stem": {"conv": DepthwiseSeparableConv, "stem": StandardConv},
+    "dwsep": {"conv": DepthwiseSeparableConv},
+    "lowrank": {"conv": LowRankConv, "stem": StandardConv},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--photos", required=True)
+    parser.add_argument("--weights", help="the published net; by default downloaded")
+    parser.add_argument("--data", default="ecssd")
+    parser.add_argument("--images", type=int, help="only so many of the set's")
+    parser.add_argument("--count", type=int, default=32, help="photos to learn from")
+    parser.add_argument("--methods", nargs="+", choices=init.METHODS, default=init.METHODS)
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--reestimate", action="store_true", help="also with BatchNorm re-estimated")
+    parser.add_argument("--runtime", default="auto", help="torch, openvino, ...")
+    options = parser.parse_args()
+    photos = Photos.below(options.photos, 320)
+    models: dict[str, Model] = {}
+    for net in options.nets:
+        for method in options.methods:
+            if (net, method) == ("lowrank", "mean"):
+                continue
+            for reestimate in (False, True) if options.reestimate else (False,):
+                torch.manual_seed(0)
+                start = perf_counter()
+                filled = init.pretrained(
+                    U2Net("lite", **NETS[net]),
+                    options.weights,
+                    method,
+                    reestimate,
+                    count=options.count,
+                    photos=photos,
+                )
+                name = f"{net} | {method}{', BatchNorm re-estimated' if reestimate else ''}"
+                models[name] = net_model(filled.eval(), 320, options.runtime)
+                print(f"{name}: {perf_counter() - start:.0f} s", flush=True)
+    pairs = {options.data: find_pairs(options.data, options.root)[: options.images]}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "scores.sqlite")
+        scored = score_all(models, pairs, store, [True])
+        print("| net | init.method | maxF | maxF, set | MAE | S |\n|---|---|---|---|---|---|")
+        for name in models:
+            scores = summarise(name, options.data, scored[name, options.data], store, True).scores
+            cells = (f"{scores[key]:.3f}".lstrip("0") for key in ("maxF", "maxF_set", "MAE", "S"))
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Least squares for convolutions that are followed by BatchNorm and ReLU.
+
+P positions, I inputs, O outputs. Sums over positions and solutions are float64: neighbouring pixels are so alike that
+a Gram matrix of float32 sums need not be positive definite.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LEAST_RIDGE = 1e-9  # lets channels that repeat each other pass
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What should come out of a convolution's BatchNorm (x * scale + shift), and whether a ReLU follows.
+
+    No scale may be 0.
+    """
+
+    target_PO: Tensor
+    scale_O: Tensor
+    shift_O: Tensor
+    relu: bool = True
+
+    def __getitem__(self, outputs: slice) -> "Goal":
+        return Goal(self.target_PO[:, outputs], self.scale_O[outputs], self.shift_O[outputs], self.relu)
+
+    def nearest(self, made_PO: Tensor) -> Tensor:
+        """The target nearest to what is made: below zero, where ReLU makes all alike, any value is as good."""
+        return torch.where(self.target_PO > 0, self.target_PO, made_PO.clamp(max=0)) if self.relu else self.target_PO
+
+    def before_batchnorm(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (I, O) and bias (O) of the convolution from those that aim behind its BatchNorm (I + 1, O)."""
+        scale = self.scale_O.double()
+        return coefficients[:-1] / scale, (coefficients[-1] - self.shift_O) / scale
+
+
+class Regression:
+    """Ridge regression of any number of targets on the same rows (P, I) and a constant.
+
+    `ridge` is relative to the mean square of the inputs; the constant goes free.
+    """
+
+    def __init__(self, rows_PI: Tensor, ridge: float):
+        self.rows = torch.cat((rows_PI, rows_PI.new_ones(len(rows_PI), 1)), 1)
+        gram = product(self.rows, self.rows)
+        gram.diagonal()[:-1] += max(ridge, LEAST_RIDGE) * gram.diagonal()[:-1].mean() + 1e-9
+        self.factor = torch.linalg.cholesky(gram)
+
+    def solve(self, target_PO: Tensor) -> Tensor:
+        """Coefficients (I + 1, O), the constant's last."""
+        return torch.cholesky_solve(product(self.rows, target_PO), self.factor)
+
+    def predict(self, coefficients: Tensor) -> Tensor:
+        return self.rows @ coefficients.float()
+
+    def towards(self, goal: Goal, rounds: int) -> tuple[Tensor, Tensor]:
+        """Coefficients for a goal, and what they make of the rows.
+
+        Each round aims at the goal's nearest target. That minimises a convex bound of the error behind the ReLU: in
+        full where the target is positive, and elsewhere what rises above zero. With momentum, as such steps are small.
+        """
+        coefficients = previous = self.solve(goal.target_PO)
+        for done in range(rounds if goal.relu else 0):
+            ahead = coefficients + done / (done + 3) * (coefficients - previous)
+            previous, coefficients = coefficients, self.solve(goal.nearest(self.predict(ahead)))
+        return coefficients, self.predict(coefficients)
+
+
+def product(a_PI: Tensor, b_PO: Tensor) -> Tensor:
+    """The transpose of `a` times `b`, in float64."""
+    return sum(a.double().T @ b.double() for a, b in zip(a_PI.split(8192), b_PO.split(8192), strict=True))

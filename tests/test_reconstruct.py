@@ -1,0 +1,196 @@
+"""Initialisation by least squares, against formulas written out and nets whose answer is known."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from src import init
+from src.errors import UserError
+from src.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
+from src.models.lstsq import Goal, Regression
+from src.photos import Photos
+from src.preprocess import Preprocess
+from src.reconstruct import reconstruct
+from tests.conftest import random_net, write_set
+
+VARIANTS = {
+    "grouped": GroupedConv,
+    "shuffled": partial(GroupedConv, shuffle=True),
+    "dwsep": DepthwiseSeparableConv,
+    "lowrank": LowRankConv,
+}
+
+
+def photos(count: int = 3, side: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    rough = torch.rand(count, 3, 8, 8, generator=generator) * 255
+    smooth = torch.nn.functional.interpolate(rough, size=side, mode="bicubic").clamp(0, 255)
+    return Preprocess()((smooth + 20 * torch.rand(smooth.shape, generator=generator)).clamp(0, 255))
+
+
+def fused(net: torch.nn.Module, input_N3HW: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return net(input_N3HW)[0]
+
+
+def distance(made: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference, in standard deviations of what is wanted."""
+    return float((made - wanted).abs().max() / wanted.std())
+
+
+def representable(conv) -> tuple[U2Net, U2Net]:
+    """A net of a variant, and the dense net that computes the same."""
+    slim, dense = random_net(conv=conv), random_net()
+    state = {name: tensor for name, tensor in slim.state_dict().items() if name in dense.state_dict()}
+    for name, module in slim.named_modules():
+        if isinstance(module, DepthwiseSeparableConv):
+            pointwise = module.pointwise.weight[:, :, 0, 0]
+            state[f"{name}.weight"] = torch.einsum("ihw,oi->oihw", module.depthwise.weight[:, 0], pointwise)
+            state[f"{name}.bias"] = module.pointwise.bias + pointwise @ module.depthwise.bias
+        elif isinstance(module, LowRankConv):
+            expand = module.expand.weight[:, :, 0, 0]
+            state[f"{name}.weight"] = torch.einsum("rihw,or->oihw", module.reduce.weight, expand)
+            state[f"{name}.bias"] = module.expand.bias
+        elif isinstance(module, GroupedConv):
+            weight = torch.zeros(module.out_channels, module.in_channels, 3, 3)
+            for group in range(module.groups):
+                weight[module.outputs_of(group), module.inputs_of(group)] = module.weight[module.outputs_of(group)]
+            state[f"{name}.weight"] = weight
+    dense.load_state_dict(state)
+    return slim, dense
+
+
+def test_ridge_regression_is_the_normal_equations():
+    rng = np.random.default_rng(0)
+    rows, target = rng.normal(size=(200, 5)), rng.normal(size=(200, 3))
+    with_constant = np.c_[rows, np.ones(200)]
+    gram = with_constant.T @ with_constant
+    penalty = np.diag([0.1 * np.diag(gram)[:5].mean()] * 5 + [0])
+    by_hand = np.linalg.solve(gram + penalty, with_constant.T @ target)
+    found = Regression(torch.tensor(rows, dtype=torch.float32), ridge=0.1).solve(torch.tensor(target).float())
+    np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_behind_relu_a_fit_need_not_be_right_where_all_is_zero():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4000, 6, generator=generator)
+    exact = rows @ torch.randn(6, 2, generator=generator) - 0.5
+    target = torch.where(exact > 0, exact, exact * 7 - 1)  # what lies below zero is no line any more
+    goal, regression = Goal(target, torch.ones(2), torch.zeros(2)), Regression(rows, ridge=1e-9)
+
+    def error(rounds):
+        return float((regression.towards(goal, rounds)[1].relu() - target.relu()).square().mean())
+
+    errors = [error(rounds) for rounds in (0, 5, 20, 100)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-3 * errors[0]
+
+
+@pytest.mark.parametrize(("variant", "order"), [*((name, "sequential") for name in VARIANTS), ("dwsep", "independent")])
+def test_what_a_variant_can_express_is_found_again(variant, order):
+    slim, dense = representable(VARIANTS[variant])
+    input_N3HW = photos()
+    wanted = fused(dense, input_N3HW)
+    assert distance(fused(slim, input_N3HW), wanted) < 1e-3
+    net = U2Net("lite", VARIANTS[variant]).eval()
+    init.transfer(dense, net, "project")
+    dense_shapes = {name: parameter.shape for name, parameter in dense.named_parameters()}
+    for name, parameter in net.named_parameters():
+        is_start = name.endswith("depthwise.weight")
+        if ".conv." in name and dense_shapes.get(name) != parameter.shape and not is_start:
+            parameter.data.zero_()
+    assert distance(fused(net, input_N3HW), wanted) > 0.5
+    reconstruct(dense, net, input_N3HW, ridge=1e-9, rounds=1, order=order)
+    assert distance(fused(net, input_N3HW), wanted) < 0.02
+
+
+def test_depthwise_and_pointwise_weights_are_found_from_near_by():
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(3000, 9, 5, generator=generator)
+    kernels, pointwise = torch.randn(9, 5, generator=generator), torch.randn(5, 8, generator=generator)
+    target = (patches * kernels).sum(1) @ pointwise + 0.3
+    conv = DepthwiseSeparableConv(5, 8)
+    start = torch.nn.functional.normalize(kernels, dim=0) + 0.2 * torch.randn(9, 5, generator=generator)
+    conv.depthwise.weight.data = start.T.reshape(5, 1, 3, 3).clone()
+    goal = Goal(target, torch.full((8,), 2.0), torch.full((8,), -1.0), relu=False)
+    with torch.no_grad():
+        errors = [float((conv.fit(patches, goal, 0, rounds, True) - target).square().mean()) for rounds in (0, 20)]
+    assert errors[1] < 1e-6 * errors[0]
+    # The convolution itself, whose BatchNorm makes 2x - 1 of what it yields.
+    found = torch.einsum("ihw,oi->oihw", conv.depthwise.weight[:, 0], conv.pointwise.weight[:, :, 0, 0])
+    expected = torch.einsum("ki,io->oik", kernels, pointwise).reshape(8, 5, 3, 3) / 2
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(conv.pointwise.bias.data, torch.full((8,), (0.3 + 1) / 2), rtol=1e-3, atol=1e-3)
+
+
+def test_training_mode_computes_what_evaluation_mode_does():
+    dense, net, input_N3HW = random_net(), U2Net("lite", DepthwiseSeparableConv), photos()
+    init.transfer(dense, net, "project")
+    reconstruct(dense, net, input_N3HW, rounds=1)
+    evaluated = fused(net.eval(), input_N3HW)
+    assert distance(fused(net.train(), input_N3HW), evaluated) < 1e-3
+
+
+def test_a_channel_that_the_photos_leave_silent_can_still_learn():
+    conv = DepthwiseSeparableConv(3, 2)
+    kernels = conv.depthwise.weight[1].clone()
+    patches = torch.rand(500, 9, 3, generator=torch.Generator().manual_seed(0))
+    patches[:, :, 1] = 0
+    target = patches.sum((1, 2))[:, None] * torch.tensor([1.0, -1.0])
+    with torch.no_grad():
+        made = conv.fit(patches, Goal(target, torch.ones(2), torch.zeros(2), relu=False), 1e-3, 3, alternate=True)
+    torch.testing.assert_close(made, target, rtol=0, atol=0.5)
+    assert torch.equal(conv.depthwise.weight[1], kernels) and kernels.any()
+
+
+def test_the_photos_and_the_seed_decide_every_bit(tmp_path, published):
+    write_set(tmp_path, "photos", "masks", 6)
+    states = []
+    for seed in (0, 0, 1):
+        net = U2Net("lite", GroupedConv)
+        settings = {"lstsq": {"rounds": 1, "pixels": 500}, "folder": tmp_path / "photos", "size": 48, "count": 3}
+        init.pretrained(net, weights=published, seed=seed, **settings)
+        states.append(torch.cat([tensor.flatten() for tensor in net.state_dict().values()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_reestimated_statistics_are_those_of_the_photos(tmp_path, published):
+    write_set(tmp_path, "photos", "masks", 2)
+    net = U2Net("lite", GroupedConv)
+    init.pretrained(net, published, "mean", reestimate=True, photos=Photos.below(tmp_path / "photos", 64))
+    seen = []
+    hook = net.encoder[0].stem.conv.register_forward_hook(lambda _, x, y: seen.append(y))
+    fused(net, Preprocess()(Photos.below(tmp_path / "photos", 64).squares(2, 0)))
+    hook.remove()
+    mean, variance = seen[0].mean((0, 2, 3)), seen[0].var((0, 2, 3))
+    torch.testing.assert_close(net.encoder[0].stem.bn.running_mean, mean, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(net.encoder[0].stem.bn.running_var, variance, rtol=1e-3, atol=1e-4)
+    assert math.isfinite(float(fused(net.eval(), photos(1)).sum()))
+
+
+def test_what_is_missing_or_wrong_is_named(tmp_path, published):
+    net = U2Net("lite", GroupedConv)
+    with pytest.raises(UserError, match="init.folder=DIR"):
+        init.pretrained(net, weights=published)
+    with pytest.raises(UserError, match="init.folder=.*nowhere"):
+        init.pretrained(net, weights=published, folder=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="init.count=0"):
+        init.pretrained(net, weights=published, count=0)
+    for setting, message in {
+        ("order", "backwards"): "init.lstsq.order=backwards.*sequential, independent",
+        ("pixels", 0): "init.lstsq.pixels=0",
+        ("rounds", -1): "init.lstsq.rounds=-1",
+        ("ridge", -0.1): "init.lstsq.ridge=-0.1",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            init.pretrained(net, weights=published, lstsq=dict([setting]))
+
+
+def test_a_net_without_anything_to_refill_stays_as_it_is(published):
+    net = U2Net("lite", partial(GroupedConv, groups=1))
+    init.pretrained(net, published, photos=Photos([], 64), method="project")
+    assert reconstruct(random_net(), net, photos(1)) == {}
