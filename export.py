@@ -10,13 +10,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from src.checkpoint import load_net
+from src.checkpoint import load_net, write_net
 from src.cli import door, output_dir, plain
 from src.data.sample import render
 from src.export import Row, check_parity, write_onnx
 from src.files import write_whole
 from src.images import read_image
-from src.predict import find_photos
+from src.photos import find_photos
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ def main(cfg: DictConfig) -> float:
     path.unlink(missing_ok=True)  # a file of this name after a failure must not be an older net
     log.info("exporting %s at %dx%d", net.name, size, size)
     write_whole(path, write_and_check)
+    if settings.weights:
+        write_net(net, size, Path(settings.weights).expanduser())
+        log.info("wrote %s", settings.weights)
     print_table(rows, f"{path.name} against torch on {len(images)} images")
     log.info("wrote %s (%.2f MB, input: %s)", path, path.stat().st_size / 1e6, settings.preprocess)
     return max(row.largest for row in rows)

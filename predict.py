@@ -1,4 +1,4 @@
-"""Cut subjects out: python predict.py input=FILE|DIR checkpoint=CKPT_OR_ONNX (all settings: --help)."""
+"""Cut subjects out: python predict.py input=FILE|DIR [checkpoint=CKPT_OR_ONNX] (all settings: --help)."""
 
 import logging
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from src.checkpoint import DEFAULT
 from src.cli import configured_segmenter, door, output_dir
 from src.errors import UserError
 from src.predict import predict
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     if cfg.input is None:
         raise UserError("Say what to cut out: input=photo.jpg or input=FOLDER.")
+    if cfg.checkpoint is None and cfg.init is None:
+        cfg.checkpoint = DEFAULT
+        log.info("with the shipped net %s; checkpoint= or model= and init= choose another", DEFAULT)
     segmenter = configured_segmenter(cfg)
     output = Path(cfg.output) if cfg.output else output_dir()
     done, failed = predict(segmenter, cfg.input, output, cfg.cutout)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 
 import hydra
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from src.checkpoint import WholeCheckpointIO
 from src.cli import door, in_sweep, output_dir, plain, write_json
 from src.distributed import all_speak, join_run, lost_process_named
+from src.errors import UserError
 from src.files import write_whole
 from src.loggers import forget_run
 from src.lr_find import find_learning_rate
@@ -40,6 +42,10 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def train(cfg: DictConfig) -> float | None:
+    if cfg.data.unlabelled and not cfg.task.distill:
+        raise UserError(
+            f"data.unlabelled={cfg.data.unlabelled}: images without masks need a teacher; add distill=teacher."
+        )
     folder = output_dir()
     writes = join_run(cfg.trainer.num_nodes)
     if scores := finished_before(cfg, folder):
@@ -57,7 +63,7 @@ def train(cfg: DictConfig) -> float | None:
     task = instantiate(cfg.task)(
         model=plain(cfg.model),
         size=cfg.data.size,
-        init=None if resume else instantiate(cfg.init),
+        init=None if resume else partial(instantiate(cfg.init), photos=data.photos()),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
         scheduler=instantiate(cfg.scheduler),

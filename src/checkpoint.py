@@ -13,17 +13,28 @@ from src.errors import UserError
 from src.files import free_bytes, write_whole
 from src.models import build_net
 
+SHIPPED = Path(__file__).parent.parent / "weights"
+DEFAULT = "lite-dwsep"  # of the shipped nets
+
+
+def shipped() -> dict[str, Path]:
+    """The nets that come with the code, by name."""
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.ckpt"))}
+
 
 def resolve(checkpoint: str | Path, outputs: str | Path = "outputs") -> Path:
-    """A checkpoint's path: itself, or for `last` the newest `last.ckpt` of any run under `outputs`.
+    """A checkpoint's path: itself, a shipped net's, or for `last` the newest `last.ckpt` of any run under `outputs`.
 
     Raises:
         UserError: there is no such file.
     """
     if str(checkpoint) != "last":
-        path = Path(checkpoint).expanduser()
+        path = shipped().get(str(checkpoint), Path(checkpoint).expanduser())
         if not path.is_file():
-            raise UserError(f"No checkpoint at {path}; give a .ckpt or .onnx file, or `last` for the newest run's.")
+            raise UserError(
+                f"No checkpoint at {path}; give a .ckpt or .onnx file, `last` for the newest run's, or a shipped net "
+                f"({', '.join(shipped())})."
+            )
         return path
     found = sorted(Path(outputs).rglob("checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -81,6 +92,13 @@ def load_net(
     weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
     return net.eval(), parameters["size"]
+
+
+def write_net(net: nn.Module, size: int, path: Path) -> None:
+    """Write a checkpoint of a net that `build_net` made, with nothing of a training."""
+    weights = {f"net.{key}": tensor.contiguous() for key, tensor in net.state_dict().items()}
+    content = {"hyper_parameters": {"model": dict(net.config), "size": size}, "state_dict": weights}
+    write_whole(path, lambda partial: torch.save(content, partial))
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 # What may change between the parts of one run: places on a machine, loggers, and how it was started.
 _VOLATILE = re.compile(
-    r"^(logger(\.|$)|(resume|ckpt_path|optimized_metric|data\.(root|cache|cache_gb|manifest|num_workers))$)"
-    r"|(dir|path|folder)$"
+    r"^(logger(\.|$)|(resume|ckpt_path|optimized_metric|data\.(root|unlabelled|cache|cache_gb|manifest|num_workers))$)"
+    r"|^(?!init\.).*(dir|path|folder)$"
 )
 _MAX_STEPS = "trainer.max_steps"
 # How the first process of a run tells the others, which it starts with its own environment.
@@ -66,8 +66,10 @@ def _find(cfg: DictConfig, folder: Path) -> tuple[Path, dict] | None:
 
 def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
     model = saved["hyper_parameters"]["model"]
-    if model != plain(cfg.model):
+    if _without_defaults(model) != _without_defaults(plain(cfg.model)):
         raise UserError(f"{path} was trained with model {model}, not {plain(cfg.model)}; use the same model config.")
+    if "optimizer_states" not in saved:
+        raise UserError(f"{path} is a net without its training; begin a new one with init=checkpoint init.path={path}.")
     group = saved["optimizer_states"][0]["param_groups"][0]
     lr = group.get("max_lr", group.get("initial_lr", group["lr"]))  # one cycle, another schedule, none
     if lr != cfg.optimizer.lr:
@@ -77,6 +79,12 @@ def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
         steps = own.get("total_steps", cfg.trainer.max_steps)
         if steps != cfg.trainer.max_steps:
             raise UserError(f"{path} follows a schedule of {steps} steps; resume it with trainer.max_steps={steps}.")
+
+
+def _without_defaults(model: dict) -> dict:
+    """A model config without what is switched off: settings that older checkpoints do not know yet."""
+    kept = {name: _without_defaults(value) if isinstance(value, dict) else value for name, value in model.items()}
+    return {name: value for name, value in kept.items() if value is not None and value is not False}
 
 
 def newest_whole(paths: list[Path]) -> tuple[Path, dict]:

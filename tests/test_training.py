@@ -127,7 +127,7 @@ def test_averaged_weights_are_those_of_the_formula_and_what_users_of_a_checkpoin
     run("train.py", *COMMON, "trainer.max_steps=3", "hydra.run.dir=three", "data.val_count=2", cwd=folder)
     two, four = (checkpoint(folder / f"ema/checkpoints/step_00000{n}.ckpt") for n in (2, 4))
     three = checkpoint(folder / "three/checkpoints/last.ckpt")["state_dict"]
-    name = "net.encoder.0.stem.conv.pointwise.weight"
+    name = "net.encoder.0.bottom.conv.pointwise.weight"
     by_hand = 0.7 * (0.7 * two["state_dict"][name] + 0.3 * three[name]) + 0.3 * four["current_model_state"][name]
     torch.testing.assert_close(four["state_dict"][name], by_hand)
     net, _ = load_net(str(folder / "ema/checkpoints/step_000004.ckpt"))

@@ -1,11 +1,17 @@
 """Published files: read by their own key names, refused with a reason, and turned into every variant."""
 
+import hashlib
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from src import init, weights
+from src import checkpoint, init, resume, weights
+from src.checkpoint import write_net
 from src.errors import UserError
-from src.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, StandardConv, U2Net
+from src.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
 from tests.conftest import random_net
 
 
@@ -150,6 +156,50 @@ def test_mean_dwsep_averages_over_outputs_and_over_the_window():
         torch.testing.assert_close(separable.pointwise.bias, source.bias, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_project_grouped_keeps_the_weights_within_a_group(shuffle):
+    dense, net = random_net(), U2Net("lite", partial(GroupedConv, shuffle=shuffle))
+    init.transfer(dense, net, "project")
+    for grouped, source in convolutions(net, dense):
+        o, i = source.weight.shape[:2]
+        if i == 3:
+            continue
+        seen = [range(0, i, 2), range(1, i, 2)] if shuffle else [range(i // 2), range(i // 2, i)]
+        for channel in range(o):
+            expected = source.weight[channel, list(seen[channel >= o // 2])]
+            torch.testing.assert_close(grouped.weight[channel], expected, rtol=0, atol=0)
+        torch.testing.assert_close(grouped.bias, source.bias, rtol=0, atol=0)
+
+
+def test_project_dwsep_is_the_nearest_product_of_each_input_channel():
+    dense, net = random_net(), U2Net("lite", DepthwiseSeparableConv)
+    init.transfer(dense, net, "project")
+    for separable, source in list(convolutions(net, dense))[:20]:
+        made = torch.einsum("ihw,oi->oihw", separable.depthwise.weight[:, 0], separable.pointwise.weight[:, :, 0, 0])
+        for channel in range(source.weight.shape[1]):
+            matrix = source.weight[:, channel].flatten(1).detach().numpy()
+            lost = np.linalg.svd(matrix, compute_uv=False)[1:]  # Eckart and Young: no product comes nearer
+            distance = np.linalg.norm(matrix - made[:, channel].flatten(1).detach().numpy())
+            assert distance == pytest.approx(np.sqrt((lost**2).sum()), rel=1e-4)
+
+
+def test_project_lowrank_is_the_nearest_of_its_rank():
+    dense, net = random_net(), U2Net("lite", LowRankConv)
+    init.transfer(dense, net, "project")
+    for low, source in list(convolutions(net, dense))[:20]:
+        made = torch.einsum("rihw,or->oihw", low.reduce.weight, low.expand.weight[:, :, 0, 0])
+        matrix = source.weight.flatten(1).detach().numpy()
+        lost = np.linalg.svd(matrix, compute_uv=False)[len(low.reduce.weight) :]
+        distance = np.linalg.norm(matrix - made.flatten(1).detach().numpy())
+        assert distance == pytest.approx(np.sqrt((lost**2).sum()), rel=1e-4)
+        torch.testing.assert_close(low.expand.bias, source.bias, rtol=0, atol=0)
+
+
+def test_the_plans_averages_are_no_low_rank_net(published):
+    with pytest.raises(UserError, match="use project or lstsq"):
+        init.pretrained(U2Net("lite", LowRankConv), weights=published, method="mean")
+
+
 @pytest.mark.parametrize("conv", [StandardConv, GroupedConv, DepthwiseSeparableConv])
 def test_everything_but_the_convolutions_is_carried_over(conv):
     dense, net = random_net(), U2Net("lite", conv)
@@ -167,6 +217,50 @@ def test_standard_variant_is_the_published_net(published):
         torch.testing.assert_close(net(x)[0], random_net()(x)[0], rtol=0, atol=0)
 
 
+def test_a_checkpoints_weights_begin_a_new_run(tmp_path):
+    conv = {"_target_": "src.models.GroupedConv", "_partial_": True}
+    net = build_net({"_target_": "src.models.U2Net", "width": "lite", "conv": conv})
+    write_net(net, 64, tmp_path / "trained.ckpt")
+    begun = init.checkpoint(U2Net("lite", GroupedConv), path=tmp_path / "trained.ckpt")
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in begun.state_dict().items())
+    # The same tensors, but another net.
+    shuffled = U2Net("lite", partial(GroupedConv, shuffle=True))
+    with pytest.raises(UserError, match="trained.ckpt is another net.*GroupedConv"):
+        init.checkpoint(shuffled, path=tmp_path / "trained.ckpt")
+    with pytest.raises(UserError, match="init.path=FILE"):
+        init.checkpoint(shuffled)
+
+
+def test_the_shipped_nets_are_those_of_the_checksums_and_open():
+    listed = dict(reversed(line.split()) for line in (checkpoint.SHIPPED / "SHA256SUMS").read_text().splitlines())
+    assert {f"weights/{path.name}" for path in checkpoint.shipped().values()} == listed.keys()
+    for path in checkpoint.shipped().values():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[f"weights/{path.name}"]
+    net, size = checkpoint.load_net(checkpoint.DEFAULT)
+    assert (net.name, size) == ("u2net-lite-dwsep", 256)
+
+
+def test_a_shipped_net_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    net = build_net({"_target_": "src.models.U2Net", "width": "lite"})
+    write_net(net, 64, tmp_path / "lite-test.ckpt")
+    loaded, size = checkpoint.load_net("lite-test")
+    assert size == 64 and torch.equal(loaded.fuse.weight, net.fuse.weight)
+    with pytest.raises(UserError, match=r"No checkpoint at other.*a shipped net \(lite-test\)"):
+        checkpoint.load_net("other")
+
+
+def test_a_checkpoint_from_before_a_setting_goes_on_and_a_net_alone_is_refused(tmp_path):
+    net = build_net({"_target_": "src.models.U2Net", "width": "lite"})
+    write_net(net, 64, tmp_path / "net.ckpt")
+    cfg = OmegaConf.create({"model": {**net.config, "stem": None}})
+    with pytest.raises(UserError, match="net.ckpt is a net without its training; .* init=checkpoint"):
+        resume._check(cfg, tmp_path / "net.ckpt", checkpoint.read(tmp_path / "net.ckpt"))
+    cfg.model.stem = {"_target_": "src.models.StandardConv", "_partial_": True}
+    with pytest.raises(UserError, match="net.ckpt was trained with model"):
+        resume._check(cfg, tmp_path / "net.ckpt", checkpoint.read(tmp_path / "net.ckpt"))
+
+
 def test_unknown_method_is_named_with_the_choices(published):
-    with pytest.raises(UserError, match="init.method=magic.*mean"):
+    with pytest.raises(UserError, match="init.method=magic.*mean, project, lstsq"):
         init.pretrained(U2Net("lite"), published, method="magic")

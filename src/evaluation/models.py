@@ -128,13 +128,13 @@ def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model
 def _open(item: str, runtime: str) -> Model:
     if item in PUBLISHED:
         return _published(fetch(PUBLISHED[item]), runtime)
-    path = Path(item).expanduser()
+    path = checkpoints.shipped().get(item, Path(item).expanduser())
     if path.is_dir():
         return Model(ModelFacts(runtime="masks"), folder=path)
     if not path.is_file():
         raise UserError(
             f"No model at {item}: give a .ckpt, .onnx or published .pth file, a folder of masks, `last` for the newest "
-            f"run's checkpoint, or one of {', '.join(PUBLISHED)}."
+            f"run's checkpoint, a shipped net, or one of {', '.join(PUBLISHED)}."
         )
     if path.suffix.lower() == ".onnx":
         segmenter = onnx_segmenter(path, runtime)
