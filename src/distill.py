@@ -11,8 +11,7 @@ from torch.linalg import vector_norm
 
 from src.checkpoint import load_net
 from src.errors import UserError
-from src.models import U2Net
-from src.weights import fetch, load_published
+from src.weights import published_net
 
 
 class Distillation:
@@ -126,6 +125,4 @@ def _load(teacher: str | None, width: str) -> nn.Module:
         raise UserError(f"No teacher at {teacher}; check task.distill.teacher.")
     if teacher and Path(teacher).suffix.lower() == ".ckpt":
         return load_net(teacher)[0]
-    net = U2Net(width)
-    net.load_state_dict(load_published(Path(teacher).expanduser() if teacher else fetch(width), width))
-    return net.eval()
+    return published_net(width, Path(teacher).expanduser() if teacher else None)

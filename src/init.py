@@ -16,7 +16,7 @@ from src.models import ConvVariant, StandardConv, U2Net
 from src.photos import Photos
 from src.preprocess import Preprocess
 from src.reconstruct import check_settings, reconstruct
-from src.weights import fetch, load_published
+from src.weights import fetch, published_net
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ def pretrained(
         raise UserError(f"init.size={size}: give a whole number of pixels, from 32.")
     check_settings(**(lstsq or {}))
     path = Path(weights) if weights else fetch(net.width)
-    dense = U2Net(net.width)
-    dense.load_state_dict(load_published(path, net.width))
+    dense = published_net(net.width, path)
     transfer(dense, net, "project" if method == "lstsq" else method)
     is_copy = all(isinstance(conv, StandardConv) for conv in net.modules() if isinstance(conv, ConvVariant))
     if not is_copy and (method == "lstsq" or reestimate):

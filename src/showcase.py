@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from skimage import data
 
+from src.checkpoint import DEFAULT
 from src.images import write_png
 from src.runtime import Segmenter, open_segmenter
 
@@ -32,4 +33,4 @@ def column(photo: np.ndarray, segmenter: Segmenter) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "lite-dwsep")
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else DEFAULT)

@@ -141,6 +141,13 @@ def load_published(path: str | Path, width: str) -> dict[str, Tensor]:
     return {ours: state[official] for official, ours in names.items()}
 
 
+def published_net(width: str, path: str | Path | None = None) -> U2Net:
+    """The published net in evaluation mode, from a `.pth` file, or downloaded on first use; errors as they say."""
+    net = U2Net(width)
+    net.load_state_dict(load_published(path or fetch(width), width))
+    return net.eval()
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"No weights file at {path}; check init.weights.")

@@ -17,10 +17,9 @@ from src import checkpoint as checkpoints
 from src.data.catalog import CATALOG
 from src.errors import UserError
 from src.images import EXTENSIONS
-from src.models import U2Net
 from src.results import ModelFacts
 from src.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
-from src.weights import fetch, load_published
+from src.weights import fetch, published_net
 
 PUBLISHED = {"u2net": "full", "u2netp": "lite"}
 
@@ -147,9 +146,7 @@ def _open(item: str, runtime: str) -> Model:
 def _published(path: Path, runtime: str) -> Model:
     # The full net's file is forty times as large as the lite one's.
     width = "full" if path.stat().st_size > 50e6 else "lite"
-    net = U2Net(width)
-    net.load_state_dict(load_published(path, width))
-    return net_model(net.eval(), 320, runtime, path.stat().st_size / 1e6)
+    return net_model(published_net(width, path), 320, runtime, path.stat().st_size / 1e6)
 
 
 def _with(facts: ModelFacts, segmenter: Segmenter) -> Model:
