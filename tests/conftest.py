@@ -1,8 +1,6 @@
 """Shared pieces of the tests: small data in published layouts, random published weights, the real data."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +19,7 @@ from src.data.sample import render
 from src.data.transforms import u2net
 from src.models import U2Net
 from src.weights import key_map
+from tests.forked import run_forked
 
 REPO = Path(__file__).parent.parent
 
@@ -90,16 +89,11 @@ THREADS = {"OMP_NUM_THREADS": "1"}  # another number adds in another order: othe
 
 def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
     """Run a command-line door, `train.py` or `src.data.doctor`, as a user does; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, *([str(REPO / door)] if door.endswith(".py") else ["-m", door]), *overrides],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"COLUMNS": "160", "PYTHONPATH": str(REPO)} | THREADS,
-    )
-    printed = done.stdout + done.stderr
-    assert (done.returncode == 0) == ok, printed
+    command = [str(REPO / door) if door.endswith(".py") else door, *overrides]
+    env = os.environ | {"COLUMNS": "160", "PYTHONPATH": str(REPO)} | THREADS
+    status, out, err = run_forked(command, cwd, env, timeout=600)
+    printed = out + err
+    assert (status == 0) == ok, printed
     return printed
 
 
