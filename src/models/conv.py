@@ -153,21 +153,23 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
         self.pointwise.bias.copy_(bias_O)
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
+        def regression() -> Regression:
+            return Regression((patches_P9I * kernels_9I).sum(1), ridge)
+
         kernels_9I = self.depthwise.weight.flatten(1).T.clone()
         if alternate and rounds:
             gram = product(patches_P9I.flatten(1), patches_P9I.flatten(1))
             target = goal.target_PO
             for _ in range(rounds):
-                regression = Regression((patches_P9I * kernels_9I).sum(1), ridge)
-                coefficients = regression.solve(target)
-                target = goal.nearest(regression.predict(coefficients))
+                pointwise = regression()
+                coefficients = pointwise.solve(target)
+                target = goal.nearest(pointwise.predict(coefficients))
                 kernels_9I = _depthwise(patches_P9I, gram, target, coefficients, kernels_9I, ridge)
-            regression = Regression((patches_P9I * kernels_9I).sum(1), ridge)
-            coefficients = regression.solve(target)
-            made = regression.predict(coefficients)
+            pointwise = regression()
+            coefficients = pointwise.solve(target)
+            made = pointwise.predict(coefficients)
         else:
-            regression = Regression((patches_P9I * kernels_9I).sum(1), ridge)
-            coefficients, made = regression.towards(goal, rounds)
+            coefficients, made = regression().towards(goal, rounds)
         weight, bias = goal.before_batchnorm(coefficients)
         self.depthwise.weight.copy_(kernels_9I.T.reshape(-1, 1, 3, 3))
         self.depthwise.bias.zero_()
