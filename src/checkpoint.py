@@ -14,7 +14,7 @@ from src.files import free_bytes, write_whole
 from src.models import build_net
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-DEFAULT = "lite-dwsep"  # of the shipped nets
+DEFAULT = "lite-half"  # of the shipped nets
 
 
 def shipped() -> dict[str, Path]:

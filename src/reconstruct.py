@@ -9,7 +9,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.lstsq import Goal
+from src.models.lstsq import Goal, product
 from src.models.u2net import ConvBNReLU
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,32 @@ def reconstruct(
             ]
             _run(net, input_N3HW, hooks)
     log.info("least squares over %d convolutions: mean error %.3f", len(errors), sum(errors.values()) / len(errors))
+    return errors
+
+
+@torch.no_grad()
+def errors_by_rank(dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, seed: int = 0) -> dict[str, list[float]]:
+    """What the best outputs of rank 1, 2, ... of each 3x3 convolution with more than three inputs are off.
+
+    By the block's name; errors as `reconstruct` returns them, with the dense net's own inputs.
+    """
+    blocks = {
+        name: block
+        for name, block in dense.named_modules()
+        if isinstance(block, ConvBNReLU) and block.conv.in_channels > 3
+    }
+    positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
+    outputs = _outputs(dense.eval(), input_N3HW, positions)
+    errors = {}
+    for name, block in blocks.items():
+        goal = _goal(block.bn, outputs.pop(name), relu=True)
+        mean_O = goal.target_PO.mean(0)
+        centred_PO = goal.target_PO - mean_O
+        directions_OO = torch.linalg.eigh(product(centred_PO, centred_PO))[1].flip(1).float()
+        made, errors[name] = mean_O.expand_as(centred_PO).clone(), []
+        for direction_O in directions_OO.T:
+            made += (centred_PO @ direction_O)[:, None] * direction_O
+            errors[name].append(_error(goal, made))
     return errors
 
 

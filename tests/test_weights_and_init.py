@@ -10,8 +10,10 @@ from omegaconf import OmegaConf
 
 from src import checkpoint, init, resume, weights
 from src.checkpoint import write_net
+from src.data.sample import render
 from src.errors import UserError
 from src.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
+from src.runtime import open_segmenter
 from tests.conftest import random_net
 
 
@@ -231,13 +233,18 @@ def test_a_checkpoints_weights_begin_a_new_run(tmp_path):
         init.checkpoint(shuffled)
 
 
-def test_the_shipped_nets_are_those_of_the_checksums_and_open():
+def test_the_shipped_files_are_those_of_the_checksums_and_agree_with_each_other():
     listed = dict(reversed(line.split()) for line in (checkpoint.SHIPPED / "SHA256SUMS").read_text().splitlines())
-    assert {f"weights/{path.name}" for path in checkpoint.shipped().values()} == listed.keys()
-    for path in checkpoint.shipped().values():
+    files = [path for path in checkpoint.SHIPPED.iterdir() if path.suffix in (".ckpt", ".onnx")]
+    assert {f"weights/{path.name}" for path in files} == listed.keys()
+    for path in files:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[f"weights/{path.name}"]
+    photo = render(0, 1)[0]
+    for name in checkpoint.shipped():
+        mask, same = (open_segmenter(net)(photo) for net in (name, checkpoint.SHIPPED / f"{name}.onnx"))
+        assert np.abs(mask - same).max() < 1e-3
     net, size = checkpoint.load_net(checkpoint.DEFAULT)
-    assert (net.name, size) == ("u2net-lite-dwsep", 256)
+    assert (net.name, size) == ("u2net-lite-lowrank", 320)
 
 
 def test_a_shipped_net_goes_by_its_name(tmp_path, monkeypatch):

@@ -183,6 +183,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
 
     Args:
         share: of the dense convolution's weights, from which the number of channels in between follows.
+        rank: that number itself, instead.
 
     `project`: the dense weights' best approximation of that rank. `fit`: reduced-rank regression, that is the
     principal components of what the best dense convolution would make.
@@ -190,10 +191,13 @@ class LowRankConv(ConvVariant, nn.Sequential):
 
     variant = "lowrank"
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, share: float = 0.5):
+    def __init__(
+        self, in_channels: int, out_channels: int, dilation: int = 1, share: float = 0.5, rank: int | None = None
+    ):
         if not 0 < share <= 1:
             raise UserError(f"model.conv.share={share}: give a share of the dense weights, above 0 and at most 1.")
-        rank = max(1, round(share * 9 * in_channels * out_channels / (9 * in_channels + out_channels)))
+        if rank is None:
+            rank = max(1, round(share * 9 * in_channels * out_channels / (9 * in_channels + out_channels)))
         super().__init__()
         self.reduce = nn.Conv2d(in_channels, rank, 3, padding=dilation, dilation=dilation, bias=False)
         self.expand = nn.Conv2d(rank, out_channels, 1)

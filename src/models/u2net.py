@@ -1,13 +1,13 @@
 """U2-Net (Qin et al., Pattern Recognition 2020, arXiv 2005.09007) with exchangeable 3x3 convolutions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.conv import StandardConv
+from src.models.conv import ConvVariant, StandardConv
 from src.models.resize import upsample
 
 ConvFactory = Callable[..., nn.Module]
@@ -86,19 +86,32 @@ class U2Net(nn.Module):
         conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
             `src.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
+        ranks: numbers with spaces between, one for each 3x3 convolution from the first to the last of the encoder and
+            then of the decoder, the side heads not counted: `conv` is called with `rank=` that; 0: a dense one.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
     `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
     they are made, down to 1/32, for losses that do without seven maps of full size.
     """
 
-    def __init__(self, width: str = "full", conv: ConvFactory = StandardConv, stem: ConvFactory | None = None):
+    def __init__(
+        self,
+        width: str = "full",
+        conv: ConvFactory = StandardConv,
+        stem: ConvFactory | None = None,
+        ranks: str | None = None,
+    ):
         super().__init__()
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         self.width = width
+        left = None if ranks is None else _numbers(ranks)
+        if left is not None:
+            conv = _ranked(conv, left)
         self.encoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _ENCODER)
         self.decoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _DECODER)
+        if left is not None and next(left, None) is not None:
+            raise UserError("model.ranks has more numbers than the net has 3x3 convolutions; src.ranks makes them.")
         if stem is not None:
             first = self.encoder[0].stem
             first.conv = stem(3, first.bn.num_features, dilation=1)
@@ -109,7 +122,8 @@ class U2Net(nn.Module):
     @property
     def name(self) -> str:
         """Width and variant, for file names and tables: `u2net-lite-dwsep`."""
-        return f"u2net-{self.width}-{self.encoder[0].bottom.conv.variant}"
+        variants = [module.variant for module in self.modules() if isinstance(module, ConvVariant)]
+        return f"u2net-{self.width}-{next((v for v in variants if v != StandardConv.variant), StandardConv.variant)}"
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -137,3 +151,27 @@ class U2Net(nn.Module):
             for side, weight in zip(sides, self.fuse.weight.flatten(), strict=True)
         )
         return [sum(parts, self.fuse.bias), *sides]
+
+
+def _numbers(ranks: str) -> Iterator[int]:
+    try:
+        numbers = [int(word) for word in str(ranks).split()]
+    except ValueError:
+        numbers = [-1]
+    if any(number < 0 for number in numbers):
+        raise UserError(f"model.ranks={ranks}: give whole numbers from 0 with spaces between, as src.ranks does.")
+    return iter(numbers)
+
+
+def _ranked(conv: ConvFactory, ranks: Iterator[int]) -> ConvFactory:
+    """A factory whose convolutions take the ranks in the order in which they are made."""
+
+    def make(in_channels: int, out_channels: int, dilation: int) -> nn.Module:
+        rank = next(ranks, None)
+        if rank is None:
+            raise UserError("model.ranks has fewer numbers than the net has 3x3 convolutions; src.ranks makes them.")
+        if rank == 0:
+            return StandardConv(in_channels, out_channels, dilation)
+        return conv(in_channels, out_channels, dilation=dilation, rank=rank)
+
+    return make

@@ -1,0 +1,63 @@
+"""How fast every net answers in every runtime, as a table: python -m benchmarks.latency [--width full]
+
+All nets of a width take turns, one photo at a time, in every runtime; each time is a median, and the table says how
+many times as fast it is as the published lite net in OpenCV, which takes its turns too. The weights are random: they
+change no time.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch.optim.swa_utils import update_bn
+
+from src.evaluation.models import Model, net_model, with_latencies
+from src.models import U2Net, build_net
+from src.runtime import ONNX_RUNTIMES
+
+RUNTIMES = (*ONNX_RUNTIMES, "torch")
+NETS = ("standard", "grouped", "lowrank", "lite_half", "dwsep")
+CONFIGS = Path(__file__).parents[1] / "conf" / "model"
+BASE = ("lite", "standard", "opencv")
+
+
+def built(width: str, variant: str) -> U2Net:
+    torch.manual_seed(0)
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{variant}.yaml"))
+    net = build_net(config | {"width": width})
+    # Random layers shrink what passes through them, down to numbers that processors are slow with.
+    update_bn([torch.randn(1, 3, 320, 320)], net)
+    return net.eval()
+
+
+def timed(width: str, size: int, rounds: int, runtimes: list[str], nets: list[str]) -> dict[tuple[str, ...], Model]:
+    keys = dict.fromkeys([BASE, *((width, net, runtime) for net in nets for runtime in runtimes)])
+    models = {key: net_model(built(*key[:2]), size, key[2]) for key in keys}
+    return with_latencies(models, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--width", default="lite", choices=["lite", "full"])
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--threads", type=int, help="of torch; other runtimes take as many as they find")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    models = timed(options.width, options.size, options.rounds, options.runtimes, options.nets)
+    base = models[BASE].facts.milliseconds
+    print(f"| net | MB float32 / float16 / int8 | GMAC | {' | '.join(options.runtimes)} |")
+    print("|---" * (3 + len(options.runtimes)) + "|")
+    for net in options.nets:
+        own = [models[options.width, net, runtime].facts for runtime in options.runtimes]
+        sizes = " / ".join(f"{own[0].params * bytes_each / 1e6:.1f}" for bytes_each in (4, 2, 1))
+        ratios = " | ".join(f"{base / facts.milliseconds:.2f}" for facts in own)
+        print(f"| {options.width} {net} | {sizes} | {own[0].gmac:.1f} | {ratios} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Choose a rank for each convolution, so that a low-rank net of a given size loses least: a config for `model=`.
+
+    python -m src.ranks --weights u2netp.pth --photos DIR --share 0.5 conf/model/NAME.yaml
+
+Some of the dense net's convolutions make outputs that a few directions span, others do not: one share for all wastes
+on the former what the latter lack. Masks are not looked at.
+"""
+
+import argparse
+import heapq
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from src.errors import UserError
+from src.files import write_whole
+from src.models.u2net import WIDTHS, ConvBNReLU
+from src.photos import Photos
+from src.preprocess import Preprocess
+from src.reconstruct import errors_by_rank
+from src.weights import published_net
+
+
+def choose_ranks(
+    errors: Mapping[str, Sequence[float]], channels: Mapping[str, tuple[int, int]], share: float
+) -> dict[str, int]:
+    """The ranks whose squared errors have about the least sum with that share of the dense weights; 0 for dense.
+
+    Starting at rank 1, always the step is taken that lowers a squared error most for each weight that it adds.
+
+    Args:
+        errors: of each convolution, by rank from 1.
+        channels: (in, out) of each.
+
+    Raises:
+        UserError: the share is above 1 or below what rank 1 takes.
+    """
+    offers: dict[str, list[tuple[int, float, int]]] = {}  # (weights, error, rank)
+    for name, (inputs, outputs) in channels.items():
+        dense, each = 9 * inputs * outputs, 9 * inputs + outputs
+        lower = [(each * rank, error, rank) for rank, error in enumerate(errors[name], 1) if each * rank < dense]
+        offers[name] = [*lower, (dense, 0.0, 0)]
+    least, most = (sum(offer[i][0] for offer in offers.values()) for i in (0, -1))
+    if not least / most <= share <= 1:
+        raise UserError(f"--share {share:g}: give a share from {least / most:.3f} (rank 1 everywhere) to 1.")
+    taken, left = dict.fromkeys(offers, 0), share * most - least
+
+    def best_step(name: str) -> tuple[float, str, int]:
+        weights, error, _ = offers[name][taken[name]]
+        steps = [
+            ((further**2 - error**2) / (more - weights), name, index)
+            for index, (more, further, _) in enumerate(offers[name])
+            if index > taken[name] and more - weights <= left
+        ]
+        return min(steps, default=(0.0, name, -1))
+
+    queue = [best_step(name) for name in offers]
+    heapq.heapify(queue)
+    while queue:
+        _, name, index = heapq.heappop(queue)
+        if index < 0:
+            continue
+        added = offers[name][index][0] - offers[name][taken[name]][0]
+        if added <= left:
+            taken[name], left = index, left - added
+        heapq.heappush(queue, best_step(name))
+    return {name: offers[name][index][2] for name, index in taken.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("config", type=Path, help="the file to write")
+    parser.add_argument("--photos", required=True, help="a folder of photos")
+    parser.add_argument("--share", type=float, default=0.5, help="of the dense convolutions' weights")
+    parser.add_argument("--width", choices=WIDTHS, default="lite")
+    parser.add_argument("--weights", help="the published net of that width; by default downloaded")
+    parser.add_argument("--count", type=int, default=16, help="photos to look at")
+    parser.add_argument("--size", type=int, default=320, help="their side in pixels")
+    options = parser.parse_args()
+    try:
+        write(options)
+    except UserError as error:
+        parser.exit(1, f"{error}\n")
+
+
+def write(options: argparse.Namespace) -> None:
+    dense = published_net(options.width, options.weights)
+    photos = Preprocess()(Photos.below(options.photos, options.size).squares(options.count, seed=0))
+    errors = errors_by_rank(dense, photos.contiguous(memory_format=torch.channels_last))
+    blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
+    channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
+    ranks = choose_ranks(errors, channels, options.share)
+    error = sum(errors[name][rank - 1] if rank else 0 for name, rank in ranks.items()) / len(ranks)
+    line = " ".join(str(ranks.get(name, 0)) for name in blocks)
+    text = f"""# {options.share:g} of the dense weights, shared out by: python -m src.ranks --share {options.share:g}
+_target_: src.models.U2Net
+width: {options.width}
+conv:
+  _target_: src.models.LowRankConv
+  _partial_: true
+ranks: {line}
+"""
+    write_whole(options.config, lambda partial: partial.write_text(text))
+    print(f"{len(ranks)} convolutions, mean error {error:.3f} behind BatchNorm and ReLU: {options.config}")
+
+
+if __name__ == "__main__":
+    main()

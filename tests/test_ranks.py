@@ -1,0 +1,89 @@
+"""A rank for each convolution: chosen to lose least, written as a config, built as it says."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from src.errors import UserError
+from src.models import LowRankConv, StandardConv, U2Net, build_net
+from src.models.u2net import ConvBNReLU
+from src.ranks import choose_ranks
+from src.reconstruct import errors_by_rank
+from tests.conftest import random_net, run, write_set
+
+CONVOLUTIONS = 112
+
+
+def convolutions(net: nn.Module) -> list[nn.Module]:
+    return [block.conv for block in net.modules() if isinstance(block, ConvBNReLU)]
+
+
+def test_ranks_are_taken_in_order_and_zero_is_dense():
+    ranks = [0, 5, *[3] * (CONVOLUTIONS - 3), 7]
+    net = U2Net("lite", LowRankConv, ranks=" ".join(map(str, ranks)))
+    found = [len(conv.reduce.weight) if isinstance(conv, LowRankConv) else 0 for conv in convolutions(net)]
+    assert found == ranks
+    assert net.name == "u2net-lite-lowrank"
+    assert U2Net("lite", LowRankConv, ranks=" ".join(["0"] * CONVOLUTIONS)).name == "u2net-lite-standard"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sentence"),
+    [
+        (" ".join(["1"] * (CONVOLUTIONS - 1)), "fewer numbers than"),
+        (" ".join(["1"] * (CONVOLUTIONS + 1)), "more numbers than"),
+        ("1 -2", "whole numbers from 0"),
+        ("1 two", "whole numbers from 0"),
+    ],
+)
+def test_wrong_ranks_are_refused(ranks, sentence):
+    with pytest.raises(UserError, match=sentence):
+        U2Net("lite", LowRankConv, ranks=ranks)
+
+
+def test_the_error_of_a_rank_is_that_of_the_principal_components_behind_batchnorm_and_relu():
+    net, name = random_net(), "encoder.0.encoder.1"
+    input_N3HW = torch.randn(2, 3, 32, 32)
+    outputs = []
+    handle = net.get_submodule(name).bn.register_forward_hook(lambda _, x, y: outputs.append(y.clone()))
+    with torch.no_grad():
+        net(input_N3HW)
+    handle.remove()
+    rows = outputs[0].permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+    mean = rows.mean(0)
+    _, _, directions = np.linalg.svd(rows - mean, full_matrices=False)
+    wanted = np.maximum(rows, 0)
+    for rank, error in enumerate(errors_by_rank(net, input_N3HW)[name], 1):
+        made = mean + (rows - mean) @ directions[:rank].T @ directions[:rank]
+        by_hand = ((np.maximum(made, 0) - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
+        assert error == pytest.approx(by_hand, rel=1e-2, abs=1e-4)
+
+
+def test_weights_go_where_they_lower_the_errors_most():
+    # The outputs of `easy` lie on a line, those of `hard` fill their space.
+    errors = {"easy": [0.01, *[0.0] * 15], "hard": list(np.linspace(0.9, 0, 16))}
+    channels = {"easy": (16, 16), "hard": (16, 16)}
+    dense, each = 9 * 16 * 16, 9 * 16 + 16
+    ranks = choose_ranks(errors, channels, 0.5)
+    assert ranks == {"easy": 1, "hard": (dense - each) // each}
+    assert choose_ranks(errors, channels, 1.0) == {"easy": 0, "hard": 0}
+    with pytest.raises(UserError, match="give a share from 0.069 .* to 1"):
+        choose_ranks(errors, channels, 0.05)
+
+
+def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
+    write_set(tmp_path, "photos", "masks", 3)
+    options = ("--photos=photos", f"--weights={published}", "--size=64", "--share=0.3", "sub/third.yaml")
+    assert "111 convolutions, mean error" in run("src.ranks", *options, cwd=tmp_path)
+    net = build_net(OmegaConf.to_container(OmegaConf.load(tmp_path / "sub/third.yaml")))
+
+    def weights(of: nn.Module) -> int:
+        return sum(p.numel() for conv in convolutions(of)[1:] for p in conv.parameters() if p.ndim == 4)
+
+    assert 0.29 < weights(net) / weights(U2Net("lite")) <= 0.3
+    assert isinstance(convolutions(net)[0], StandardConv)
+    assert "No photo or folder at" in run(
+        "src.ranks", "--photos=none", f"--weights={published}", "x.yaml", cwd=tmp_path, ok=False
+    )
