@@ -32,8 +32,10 @@ def built(width: str, variant: str) -> U2Net:
 
 
 def timed(width: str, size: int, rounds: int, runtimes: list[str], nets: list[str]) -> dict[tuple[str, ...], Model]:
-    keys = dict.fromkeys([BASE, *((width, net, runtime) for net in nets for runtime in runtimes)])
-    models = {key: net_model(built(*key[:2]), size, key[2]) for key in keys}
+    models = {BASE: net_model(built(*BASE[:2]), size, BASE[2])}
+    for name in nets:
+        net = built(width, name)
+        models |= {(width, name, runtime): net_model(net, size, runtime) for runtime in runtimes}
     return with_latencies(models, rounds)
 
 
@@ -41,13 +43,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--width", default="lite", choices=["lite", "full"])
     parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10, help="from 1")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--nets", nargs="+", choices=NETS, help="by default all that there are of the width")
     parser.add_argument("--threads", type=int, help="of torch; other runtimes take as many as they find")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    options.nets = options.nets or [net for net in NETS if options.width == "lite" or not net.startswith("lite")]
+    if torch.cuda.is_available():
+        parser.exit(1, "The table compares runtimes on a CPU: hide the GPU with CUDA_VISIBLE_DEVICES=\n")
     models = timed(options.width, options.size, options.rounds, options.runtimes, options.nets)
     base = models[BASE].facts.milliseconds
     print(f"| net | MB float32 / float16 / int8 | GMAC | {' | '.join(options.runtimes)} |")

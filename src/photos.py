@@ -51,9 +51,9 @@ class Photos:
     size: int
 
     @classmethod
-    def below(cls, folder: str | Path, size: int) -> "Photos":
-        """All photos below a folder."""
-        return cls([photo for photo, _ in find_photos(folder, setting="init.folder")], size)
+    def below(cls, folder: str | Path, size: int, setting: str = "init.folder") -> "Photos":
+        """All photos below a folder, which errors call `setting`."""
+        return cls([photo for photo, _ in find_photos(folder, setting=setting)], size)
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -8,6 +8,7 @@ on the former what the latter lack. Masks are not looked at.
 
 import argparse
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def choose_ranks(
         offers[name] = [*lower, (dense, 0.0, 0)]
     least, most = (sum(offer[i][0] for offer in offers.values()) for i in (0, -1))
     if not least / most <= share <= 1:
-        raise UserError(f"--share {share:g}: give a share from {least / most:.3f} (rank 1 everywhere) to 1.")
+        bound = math.ceil(1000 * least / most) / 1000
+        raise UserError(f"--share {share:g}: give a share from {bound} (rank 1 everywhere) to 1.")
     taken, left = dict.fromkeys(offers, 0), share * most - least
 
     def best_step(name: str) -> tuple[float, str, int]:
@@ -51,7 +53,7 @@ def choose_ranks(
         steps = [
             ((further**2 - error**2) / (more - weights), name, index)
             for index, (more, further, _) in enumerate(offers[name])
-            if index > taken[name] and more - weights <= left
+            if index > taken[name] and more - weights <= left and further < error
         ]
         return min(steps, default=(0.0, name, -1))
 
@@ -85,21 +87,30 @@ def main() -> None:
 
 
 def write(options: argparse.Namespace) -> None:
+    for name, least in {"count": 1, "size": 32}.items():
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} {getattr(options, name)}: give a number from {least}.")
+    if options.config.exists():
+        raise UserError(
+            f"{options.config} is there already, and nets may have been trained with it: name another file."
+        )
+    photos = Photos.below(options.photos, options.size, "--photos").squares(options.count, seed=0)
     dense = published_net(options.width, options.weights)
-    photos = Preprocess()(Photos.below(options.photos, options.size).squares(options.count, seed=0))
-    errors = errors_by_rank(dense, photos.contiguous(memory_format=torch.channels_last))
+    errors = errors_by_rank(dense, Preprocess()(photos).contiguous(memory_format=torch.channels_last))
     blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
     channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
     ranks = choose_ranks(errors, channels, options.share)
     error = sum(errors[name][rank - 1] if rank else 0 for name, rank in ranks.items()) / len(ranks)
     line = " ".join(str(ranks.get(name, 0)) for name in blocks)
-    text = f"""# {options.share:g} of the dense weights, shared out by: python -m src.ranks --share {options.share:g}
+    how = f"--share {options.share:g} --count {len(photos)} --size {options.size}"
+    text = f"""# Low rank, each convolution its own: src.ranks --width {options.width} {how}
 _target_: src.models.U2Net
 width: {options.width}
 conv:
   _target_: src.models.LowRankConv
   _partial_: true
-ranks: {line}
+ranks:
+  {options.width}: {line}
 """
     write_whole(options.config, lambda partial: partial.write_text(text))
     print(f"{len(ranks)} convolutions, mean error {error:.3f} behind BatchNorm and ReLU: {options.config}")

@@ -88,7 +88,7 @@ THREADS = {"OMP_NUM_THREADS": "1"}  # another number adds in another order: othe
 
 
 def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
-    """Run a command-line door, `train.py` or `src.data.doctor`, as a user does; returns what it printed."""
+    """Run a command-line door, `train.py` or `src.data.doctor`, in a process of its own; returns what it printed."""
     command = [str(REPO / door) if door.endswith(".py") else door, *overrides]
     env = os.environ | {"COLUMNS": "160", "PYTHONPATH": str(REPO)} | THREADS
     status, out, err = run_forked(command, cwd, env, timeout=600)

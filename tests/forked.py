@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 # Packages only: the project's own modules are imported by each door, as they are for a user.
 PACKAGES = "torch torchvision pytorch_lightning torchmetrics hydra albumentations cv2 scipy.ndimage onnx onnxruntime"
-PACKAGES += " matplotlib.pyplot py_sod_metrics PIL.Image jinja2 rich.progress tensorboard lmdb loky"
+PACKAGES += " matplotlib.pyplot py_sod_metrics PIL.Image jinja2 rich.progress lmdb loky"
 
 
 def run_forked(command: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
@@ -36,7 +36,7 @@ def run_forked(command: Sequence[str], cwd: Path, env: Mapping[str, str], timeou
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise TimeoutError(f"{command} took more than {timeout} s")
+            raise TimeoutError(f"{command} took more than {timeout} s: {out.read_text()} {err.read_text()}")
         return process.exitcode, out.read_text(), err.read_text()
 
 

@@ -204,6 +204,19 @@ def test_a_schedule_resumes_bit_for_bit_and_only_at_its_length(trained):
     assert "follows a schedule of 4 steps; resume it with trainer.max_steps=4" in printed
 
 
+def test_each_door_starts_in_a_fresh_interpreter(tmp_path):
+    doors = [[str(REPO / door)] for door in ("train.py", "eval.py", "export.py", "predict.py")]
+    doors += [["-m", f"src.{name}"] for name in ("report", "ranks", "data.doctor", "data.fetch")]
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    for some in (doors[:2], doors[2:4], doors[4:]):
+        started = [
+            subprocess.Popen([sys.executable, *d, "--help"], cwd=tmp_path, env=env, stdout=-1, text=True) for d in some
+        ]
+        for process in started:
+            assert len(process.communicate(timeout=300)[0].splitlines()) > 5
+            assert process.returncode == 0
+
+
 def test_eval_scores_many_models_on_many_sets(trained):
     folder, _ = trained
     checkpoint, onnx = "outputs/run/checkpoints/last.ckpt", folder / "a.onnx"

@@ -21,21 +21,21 @@ def convolutions(net: nn.Module) -> list[nn.Module]:
 
 
 def test_ranks_are_taken_in_order_and_zero_is_dense():
-    ranks = [0, 5, *[3] * (CONVOLUTIONS - 3), 7]
-    net = U2Net("lite", LowRankConv, ranks=" ".join(map(str, ranks)))
+    ranks = [0, *(index % 16 for index in range(1, CONVOLUTIONS))]
+    net = U2Net("lite", LowRankConv, ranks={"lite": " ".join(map(str, ranks))})
     found = [len(conv.reduce.weight) if isinstance(conv, LowRankConv) else 0 for conv in convolutions(net)]
     assert found == ranks
-    assert net.name == "u2net-lite-lowrank"
-    assert U2Net("lite", LowRankConv, ranks=" ".join(["0"] * CONVOLUTIONS)).name == "u2net-lite-standard"
+    assert net.name == "u2net-lite-ranked-lowrank"
 
 
 @pytest.mark.parametrize(
     ("ranks", "sentence"),
     [
-        (" ".join(["1"] * (CONVOLUTIONS - 1)), "fewer numbers than"),
-        (" ".join(["1"] * (CONVOLUTIONS + 1)), "more numbers than"),
-        ("1 -2", "whole numbers from 0"),
-        ("1 two", "whole numbers from 0"),
+        ({"lite": " ".join(["1"] * (CONVOLUTIONS - 1))}, "fewer numbers than"),
+        ({"lite": " ".join(["1"] * (CONVOLUTIONS + 1))}, "more numbers than"),
+        ({"lite": "1 -2"}, "lite holds -2: give whole numbers from 0"),
+        ({"lite": "0 65"}, "64 -> 16 channels cannot have rank 65"),
+        ({"full": "1 2"}, "has no lite: .* src.ranks --width lite"),
     ],
 )
 def test_wrong_ranks_are_refused(ranks, sentence):
@@ -55,7 +55,9 @@ def test_the_error_of_a_rank_is_that_of_the_principal_components_behind_batchnor
     mean = rows.mean(0)
     _, _, directions = np.linalg.svd(rows - mean, full_matrices=False)
     wanted = np.maximum(rows, 0)
-    for rank, error in enumerate(errors_by_rank(net, input_N3HW)[name], 1):
+    errors = errors_by_rank(net, input_N3HW)[name]
+    assert len(errors) == 16
+    for rank, error in enumerate(errors, 1):
         made = mean + (rows - mean) @ directions[:rank].T @ directions[:rank]
         by_hand = ((np.maximum(made, 0) - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
         assert error == pytest.approx(by_hand, rel=1e-2, abs=1e-4)
@@ -68,9 +70,20 @@ def test_weights_go_where_they_lower_the_errors_most():
     dense, each = 9 * 16 * 16, 9 * 16 + 16
     ranks = choose_ranks(errors, channels, 0.5)
     assert ranks == {"easy": 1, "hard": (dense - each) // each}
-    assert choose_ranks(errors, channels, 1.0) == {"easy": 0, "hard": 0}
-    with pytest.raises(UserError, match="give a share from 0.069 .* to 1"):
+    assert choose_ranks(errors, channels, 1.0) == {"easy": 2, "hard": 0}, "more weights for easy lower nothing"
+    with pytest.raises(UserError, match="give a share from 0.07 .* to 1"):
         choose_ranks(errors, channels, 0.05)
+
+
+def test_it_is_squared_errors_that_count_over_several_ranks_and_none_is_paid_for_nothing():
+    channels = {"a": (16, 16), "b": (16, 16)}
+    dense, each = 9 * 16 * 16, 9 * 16 + 16
+    two_more = 4.5 * each / (2 * dense)  # than rank 1 each
+    # For two ranks a falls by .15, b by .2; squared, by .2475 and .12.
+    a, b = [0.9, 0.9, *[0.75] * 14], [0.4, 0.4, *[0.2] * 14]
+    assert choose_ranks({"a": a, "b": b}, channels, two_more) == {"a": 3, "b": 1}
+    flat, rising = [0.9] * 16, [0.5, 0.6, 0.7, *[0.8] * 13]
+    assert choose_ranks({"a": flat, "b": rising}, channels, two_more) == {"a": 1, "b": 1}
 
 
 def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
@@ -84,6 +97,7 @@ def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
 
     assert 0.29 < weights(net) / weights(U2Net("lite")) <= 0.3
     assert isinstance(convolutions(net)[0], StandardConv)
-    assert "No photo or folder at" in run(
+    assert "sub/third.yaml is there already" in run("src.ranks", *options, cwd=tmp_path, ok=False)
+    assert "No photo or folder at --photos=none" in run(
         "src.ranks", "--photos=none", f"--weights={published}", "x.yaml", cwd=tmp_path, ok=False
     )

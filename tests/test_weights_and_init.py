@@ -14,7 +14,7 @@ from src.data.sample import render
 from src.errors import UserError
 from src.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
 from src.runtime import open_segmenter
-from tests.conftest import random_net
+from tests.conftest import REPO, random_net
 
 
 def test_key_map_is_one_to_one_and_complete():
@@ -244,7 +244,8 @@ def test_the_shipped_files_are_those_of_the_checksums_and_agree_with_each_other(
         mask, same = (open_segmenter(net)(photo) for net in (name, checkpoint.SHIPPED / f"{name}.onnx"))
         assert np.abs(mask - same).max() < 1e-3
     net, size = checkpoint.load_net(checkpoint.DEFAULT)
-    assert (net.name, size) == ("u2net-lite-lowrank", 320)
+    assert (net.name, size) == ("u2net-lite-ranked-lowrank", 320)
+    assert net.config == OmegaConf.to_container(OmegaConf.load(REPO / "conf/model/lite_half.yaml"))
 
 
 def test_a_shipped_net_goes_by_its_name(tmp_path, monkeypatch):

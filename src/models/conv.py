@@ -198,6 +198,8 @@ class LowRankConv(ConvVariant, nn.Sequential):
             raise UserError(f"model.conv.share={share}: give a share of the dense weights, above 0 and at most 1.")
         if rank is None:
             rank = max(1, round(share * 9 * in_channels * out_channels / (9 * in_channels + out_channels)))
+        if not 0 < rank <= min(9 * in_channels, out_channels):
+            raise UserError(f"A convolution of {in_channels} -> {out_channels} channels cannot have rank {rank}.")
         super().__init__()
         self.reduce = nn.Conv2d(in_channels, rank, 3, padding=dilation, dilation=dilation, bias=False)
         self.expand = nn.Conv2d(rank, out_channels, 1)

@@ -1,6 +1,6 @@
 """U2-Net (Qin et al., Pattern Recognition 2020, arXiv 2005.09007) with exchangeable 3x3 convolutions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +86,9 @@ class U2Net(nn.Module):
         conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
             `src.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
-        ranks: numbers with spaces between, one for each 3x3 convolution from the first to the last of the encoder and
-            then of the decoder, the side heads not counted: `conv` is called with `rank=` that; 0: a dense one.
+        ranks: by width, numbers with spaces between, one for each 3x3 convolution from the first to the last of the
+            encoder and then of the decoder, the side heads not counted: `conv` is called with `rank=` that; 0: a
+            dense one. `src.ranks` chooses them.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
     `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
@@ -99,18 +100,19 @@ class U2Net(nn.Module):
         width: str = "full",
         conv: ConvFactory = StandardConv,
         stem: ConvFactory | None = None,
-        ranks: str | None = None,
+        ranks: Mapping[str, str] | None = None,
     ):
         super().__init__()
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         self.width = width
-        left = None if ranks is None else _numbers(ranks)
-        if left is not None:
+        self.ranked = ranks is not None
+        left = _numbers(ranks, width) if self.ranked else iter(())
+        if self.ranked:
             conv = _ranked(conv, left)
         self.encoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _ENCODER)
         self.decoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _DECODER)
-        if left is not None and next(left, None) is not None:
+        if next(left, None) is not None:
             raise UserError("model.ranks has more numbers than the net has 3x3 convolutions; src.ranks makes them.")
         if stem is not None:
             first = self.encoder[0].stem
@@ -123,7 +125,8 @@ class U2Net(nn.Module):
     def name(self) -> str:
         """Width and variant, for file names and tables: `u2net-lite-dwsep`."""
         variants = [module.variant for module in self.modules() if isinstance(module, ConvVariant)]
-        return f"u2net-{self.width}-{next((v for v in variants if v != StandardConv.variant), StandardConv.variant)}"
+        variant = next((v for v in variants if v != StandardConv.variant), StandardConv.variant)
+        return f"u2net-{self.width}-{'ranked-' * self.ranked}{variant}"
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -153,14 +156,14 @@ class U2Net(nn.Module):
         return [sum(parts, self.fuse.bias), *sides]
 
 
-def _numbers(ranks: str) -> Iterator[int]:
-    try:
-        numbers = [int(word) for word in str(ranks).split()]
-    except ValueError:
-        numbers = [-1]
-    if any(number < 0 for number in numbers):
-        raise UserError(f"model.ranks={ranks}: give whole numbers from 0 with spaces between, as src.ranks does.")
-    return iter(numbers)
+def _numbers(ranks: Mapping[str, str], width: str) -> Iterator[int]:
+    if not isinstance(ranks, Mapping) or ranks.get(width) is None:
+        raise UserError(f"model.ranks has no {width}: ranks suit one width; make them with src.ranks --width {width}.")
+    words = str(ranks[width]).split()
+    for word in words:
+        if not word.isdecimal():
+            raise UserError(f"model.ranks.{width} holds {word}: give whole numbers from 0 with spaces between.")
+    return map(int, words)
 
 
 def _ranked(conv: ConvFactory, ranks: Iterator[int]) -> ConvFactory:
