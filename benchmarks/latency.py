@@ -32,10 +32,12 @@ def built(width: str, variant: str) -> U2Net:
 
 
 def timed(width: str, size: int, rounds: int, runtimes: list[str], nets: list[str]) -> dict[tuple[str, ...], Model]:
-    models = {BASE: net_model(built(*BASE[:2]), size, BASE[2])}
+    models = {}
     for name in nets:
         net = built(width, name)
         models |= {(width, name, runtime): net_model(net, size, runtime) for runtime in runtimes}
+    if BASE not in models:
+        models[BASE] = net_model(built(*BASE[:2]), size, BASE[2])
     return with_latencies(models, rounds)
 
 

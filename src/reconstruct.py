@@ -9,7 +9,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.lstsq import Goal, product
+from src.models.lstsq import Goal, principal_directions
 from src.models.u2net import ConvBNReLU
 
 log = logging.getLogger(__name__)
@@ -111,11 +111,10 @@ def errors_by_rank(dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, s
     errors = {}
     for name, block in blocks.items():
         goal = _goal(block.bn, outputs.pop(name), relu=True)
-        mean_O = goal.target_PO.mean(0)
+        mean_O, directions_OO = principal_directions(goal.target_PO)
         centred_PO = goal.target_PO - mean_O
-        directions_OO = torch.linalg.eigh(product(centred_PO, centred_PO))[1].flip(1).float()
         made, errors[name] = mean_O.expand_as(centred_PO).clone(), []
-        for direction_O in directions_OO.T:
+        for direction_O in directions_OO.T.flip(0).float():
             made += (centred_PO @ direction_O)[:, None] * direction_O
             errors[name].append(_error(goal, made))
     return errors

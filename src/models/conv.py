@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.lstsq import LEAST_RIDGE, Goal, Regression, product
+from src.models.lstsq import LEAST_RIDGE, Goal, Regression, principal_directions, product
 
 
 class ConvVariant:
@@ -221,8 +221,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
         for _ in range(rounds + 1 if goal.relu else 1):
             coefficients = regression.solve(target)
             made = regression.predict(coefficients)
-            mean_O = made.mean(0)
-            _, directions = torch.linalg.eigh(product(made - mean_O, made - mean_O))
+            mean_O, directions = principal_directions(made)
             directions_OR = directions[:, -rank:]
             made = mean_O + (made - mean_O) @ (directions_OR @ directions_OR.T).float()
             target = goal.nearest(made)

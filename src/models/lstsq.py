@@ -72,3 +72,9 @@ class Regression:
 def product(a_PI: Tensor, b_PO: Tensor) -> Tensor:
     """The transpose of `a` times `b`, in float64."""
     return sum(a.double().T @ b.double() for a, b in zip(a_PI.split(8192), b_PO.split(8192), strict=True))
+
+
+def principal_directions(rows_PO: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (O) of rows, and the directions (O, O) of their spread about it: columns, the widest last, float64."""
+    mean_O = rows_PO.mean(0)
+    return mean_O, torch.linalg.eigh(product(rows_PO - mean_O, rows_PO - mean_O))[1]
