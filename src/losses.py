@@ -102,6 +102,20 @@ class BoundaryLoss(DeepSupervision):
         return cross_entropy.mean() + soft_iou_loss(logits.sigmoid(), mask_B1HW, weight)
 
 
+class CrispLoss(DeepSupervision):
+    """IoU loss and mean absolute error: a net that is not sure does best to choose, not to hedge.
+
+    Cross-entropy asks for the probability of being right, grey where a small net cannot know; these two ask for the
+    likelier side. Their gradients vanish where the net is sure, and wrong: for nets that know something already.
+    """
+
+    is_cross_entropy = False
+
+    def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        probability = upsample(logits_B1HW.float(), mask_B1HW.shape[2:]).sigmoid()
+        return soft_iou_loss(probability, mask_B1HW) + (probability - mask_B1HW).abs().mean()
+
+
 def soft_iou_loss(probability_B1HW: Tensor, mask_B1HW: Tensor, weight_B1HW: Tensor | float = 1.0) -> Tensor:
     """1 - intersection over union of each image's probabilities and mask, averaged over images.
 

@@ -12,7 +12,7 @@ from src.data.pairs import find_pairs
 from src.data.sample import render
 from src.errors import UserError
 from src.evaluation.scoring import IMAGE_SCORES, score
-from src.losses import OUTPUTS, BoundaryLoss, DeepSupervision, HybridLoss
+from src.losses import OUTPUTS, BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
 from src.masks import to_8bit
 from src.metrics import SaliencyMetrics
 from src.models import U2Net
@@ -118,6 +118,21 @@ def test_hybrid_and_boundary_losses_are_their_formulas():
     assert float(total) == pytest.approx(float(total_of_large + 6 * boundary.term(small, mask.float())), rel=1e-5)
     with pytest.raises(UserError, match="loss.window=4: give an odd number"):
         BoundaryLoss(window=4)
+
+
+def test_crisp_loss_is_its_formula_and_rewards_a_choice_where_cross_entropy_rewards_doubt():
+    mask = torch.zeros(2, 1, 10, 10)
+    mask[:, :, :7] = 1  # what a net cannot tell apart is foreground seven times out of ten
+    answers = torch.linspace(0.01, 0.99, 99)
+
+    def best(loss: DeepSupervision) -> float:
+        costs = [float(loss.term(torch.full_like(mask, float(answer)).logit(), mask)) for answer in answers]
+        return float(answers[int(np.argmin(costs))])
+
+    assert best(DeepSupervision()) == pytest.approx(0.7)
+    assert best(CrispLoss()) == pytest.approx(0.99)
+    half = CrispLoss().term(torch.zeros_like(mask), mask)  # both 70 of which half, either 100 less the other half
+    assert float(half) == pytest.approx(1 - (35 + 1) / (85 + 1) + 0.5)
 
 
 def test_loss_wants_one_weight_an_output():
