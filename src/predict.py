@@ -1,7 +1,7 @@
 """Masks and cut-outs of a photo or a folder of photos, several at a time."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +15,11 @@ from src.errors import UserError
 from src.files import write_whole
 from src.images import read_photo, write_png
 from src.masks import to_8bit
+from src.refine import Foreground, Refine
 from src.runtime import Segmenter
 
 MOST_WORKERS = 8  # by default: each holds a photo and a net's activations
 NOTE = ".made_by"  # names what made the results beside it, and is older than they are
-
-# From RGB (H, W, 3) uint8 and a mask: a better mask (H, W) float32 of a float32 one; the subject's own colours.
-Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Foreground = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass

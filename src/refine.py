@@ -1,11 +1,16 @@
 """Edges at the photo's own resolution: what a net's enlarged mask does not have."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from src.errors import UserError
+
+# From an RGB photo (H, W, 3) uint8 and its mask (H, W): a better mask; or the subject's own colours.
+Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Foreground = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 EACH_SIDE = 256  # the shorter side at which the guided filter's coefficients are computed
 

@@ -40,9 +40,9 @@ def read_graph(path: Path) -> Graph:
         shapes = {entry.name: _shape(entry) for entry in entries}
         metadata = {item.key: item.value for item in model.metadata_props}
         outputs = [output.name for output in graph.output]
-        data = path.read_bytes()
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in onnx.load_from_string(data).graph.initializer):
-            data = model.SerializeToString()
+        kept = onnx.load(path, load_external_data=False).graph.initializer
+        beside = any(tensor.data_location == TensorProto.EXTERNAL for tensor in kept)
+        data = model.SerializeToString() if beside else path.read_bytes()
         largest = max(_bytes(model), default=0)
     except Exception as error:  # protobuf and onnx raise several types for a damaged or foreign file
         raise UserError(
