@@ -25,7 +25,7 @@ class GuidedFilter:
     """
 
     radius: float = 0.01
-    eps: float = 1e-4
+    eps: float = 1e-3
 
     def __call__(self, image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
         """The refined mask (H, W) float32 of an RGB uint8 photo and its mask in 0..1."""

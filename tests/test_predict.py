@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +16,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
 
+from src.checkpoint import load_net
 from src.data.sample import render
 from src.errors import UserError
 from src.export import write_onnx
@@ -21,8 +24,8 @@ from src.images import read_image
 from src.masks import to_8bit
 from src.photos import find_photos
 from src.predict import Cutter, predict
-from src.refine import GuidedFilter
-from src.runtime import net_segmenter, onnx_segmenter, open_segmenter
+from src.refine import ForegroundML, GuidedFilter
+from src.runtime import net_segmenter, onnx_segmenter
 from tests.conftest import REPO, THREADS, random_net, run, wait_for
 
 RUNTIMES = ("torch", "opencv", "onnxruntime", "openvino")
@@ -39,13 +42,21 @@ def written(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
 
 
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory):
+    """A random net by runtime: itself for torch, and its file for the others."""
+    net, path = random_net(), tmp_path_factory.mktemp("nets") / "net.onnx"
+    write_onnx(net, 64, path)
+    return {"torch": partial(net_segmenter, net, 64)} | {name: partial(onnx_segmenter, path) for name in RUNTIMES[1:]}
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_many_threads_write_what_a_plain_loop_writes(tmp_path, runtime):
-    source, net = photos_in(tmp_path / "photos", 12), random_net()
+def test_many_threads_write_what_a_plain_loop_writes(nets, tmp_path, runtime):
+    source = photos_in(tmp_path / "photos", 12)
     photos = find_photos(source)
-    several = Cutter(net_segmenter(net, 64, runtime, streams=4), tmp_path / "four")
+    several = Cutter(nets[runtime](runtime, streams=4), tmp_path / "four")
     assert predict(several, source, photos, workers=4).done == 12
-    loop = net_segmenter(net, 64, runtime)
+    loop = nets[runtime](runtime)
     for photo, name in photos:
         image, mask = read_image(photo), read_image(several.paths(name)[0])[..., 0]
         expected = to_8bit(loop(image))
@@ -87,7 +98,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     photo = source / "first.jpg"
     Image.fromarray(render(3, 0)[0]).save(photo)
     for index in range(300):
-        os.link(photo, source / f"{index}.jpg")
+        (source / f"{index}.jpg").symlink_to(photo)
     command = [sys.executable, str(REPO / "predict.py"), "input=photos", "output=cut", "checkpoint=lite-dwsep"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=os.environ | THREADS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -184,7 +195,7 @@ def graph_file(path: Path, inputs: dict[str, list], nodes: list, outputs: list[s
         nodes,
         "theirs",
         [helper.make_tensor_value_info(name, float32, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, float32, None) for name in outputs],
+        [helper.make_tensor_value_info(name, float32, [1, 3, 32, 32]) for name in outputs],
         weights,
     )
     path.write_bytes(
@@ -200,7 +211,7 @@ def foreign_models(folder: Path) -> dict[Path, str]:
     huge = helper.make_tensor("shape", TensorProto.INT64, [2], [200_000, 200_000])
     absurd = [node("ConstantOfShape", ["shape"], ["big"]), *relu]
     thin = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[300_000, 300_000], raw_data=b"\0" * 64)
-    whole = (Path(REPO) / "weights/lite-dwsep.onnx").read_bytes()
+    whole = (REPO / "weights/lite-dwsep.onnx").read_bytes()
     (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.onnx").write_bytes(b"")
     return {
@@ -236,10 +247,9 @@ def test_logits_are_no_mask(tmp_path):
 
 def test_weights_beside_the_file_are_found(tmp_path):
     path = tmp_path / "net.onnx"
-    write_onnx(random_net(), 64, path)
+    model = onnx.load(REPO / "weights/lite-dwsep.onnx")
     photo = render(1, 1)[0]
-    expected = onnx_segmenter(path)(photo)
-    model = onnx.load(path)
+    expected = onnx_segmenter(REPO / "weights/lite-dwsep.onnx")(photo)
     onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
     assert path.stat().st_size < (tmp_path / "net.data").stat().st_size
     for runtime in RUNTIMES[1:]:
@@ -250,4 +260,42 @@ def test_weights_beside_the_file_are_found(tmp_path):
 def test_a_missing_runtime_is_named_with_what_installs_it(monkeypatch, runtime):
     monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(UserError, match=f"runtime={runtime} needs its package: pip install {runtime}"):
-        open_segmenter("lite-dwsep", runtime=runtime)
+        onnx_segmenter(REPO / "weights/lite-dwsep.onnx", runtime)
+
+
+def test_rembg_gives_the_masks_of_an_external_file(tmp_path):
+    rembg = pytest.importorskip("rembg", reason="rembg is not installed: pip install 'rembg[cpu]'")
+    net, _ = load_net("lite-half", None, None, 320)
+    write_onnx(net, 320, tmp_path / "net.onnx", "external")
+    source = photos_in(tmp_path / "photos", 2)
+    exact = cv2.resize(render(3, 2)[0], (320, 320))
+    Image.fromarray(exact).save(source / "exact.png")
+    run("predict.py", "input=photos", "output=cut", "checkpoint=net.onnx", "cutout=false", cwd=tmp_path)
+    session = rembg.new_session("u2net_custom", model_path=str(tmp_path / "net.onnx"))
+    for photo, name in find_photos(source):
+        theirs = np.asarray(rembg.remove(Image.open(photo), session=session, only_mask=True)).astype(int)
+        ours = np.asarray(Image.open(tmp_path / f"cut/masks/{name}.png"))
+        assert np.ptp(ours) == 255
+        if name.name == "exact":  # rembg cuts off what this code rounds
+            assert np.abs(theirs - ours).max() <= 1
+        else:  # rembg resizes both ways with Lanczos
+            assert np.abs(theirs - ours).mean() < 2
+
+
+def test_guided_edges_are_the_photos_and_colours_the_subjects():
+    pytest.importorskip("pymatting", reason="pymatting is not installed: pip install -r requirements-matting.txt")
+    y, x = np.mgrid[:600, :800]
+    disk = np.hypot(y - 300, x - 400) < 200
+    photo = np.where(disk[..., None], np.uint8([200, 40, 40]), np.uint8([30, 60, 200]))
+    rough = cv2.GaussianBlur(disk.astype(np.float32), (0, 0), 6)
+    rough = cv2.warpAffine(rough, np.float32([[1, 0, 4], [0, 1, 0]]), (800, 600))
+    refined = GuidedFilter()(photo, rough)
+    assert refined.dtype == np.float32 and refined.min() >= 0 and refined.max() <= 1
+    assert ((refined > 0.5) != disk).sum() < 0.1 * ((rough > 0.5) != disk).sum()
+
+    matte = cv2.GaussianBlur(disk.astype(np.float32), (0, 0), 3)
+    mixed = np.rint(matte[..., None] * (200, 40, 40) + (1 - matte[..., None]) * (30, 60, 200)).astype(np.uint8)
+    colours = ForegroundML()(mixed, to_8bit(matte)).astype(int)
+    edge = (matte > 0.1) & (matte < 0.9)
+    assert np.abs(colours - (200, 40, 40))[edge].mean() < 5 < 50 < np.abs(mixed - (200, 40, 40))[edge].mean()
+    np.testing.assert_array_equal(colours[matte == 1], mixed[matte == 1])

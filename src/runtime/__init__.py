@@ -1,5 +1,6 @@
 """Runtimes behind one interface."""
 
+import importlib
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 ONNX_RUNTIMES = {"opencv": OpenCVSegmenter, "onnxruntime": OnnxRuntimeSegmenter, "openvino": OpenVINOSegmenter}
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # what installs those that a user may lack
 
 
 def open_segmenter(
@@ -71,6 +73,11 @@ def net_segmenter(
 
 
 def check_runtime(runtime: str) -> None:
-    """Raise a UserError for a runtime that is not known."""
+    """Raise a UserError for a runtime that is not known or not installed."""
     if runtime not in ("auto", "torch", *ONNX_RUNTIMES):
         raise UserError(f"runtime={runtime} is not known; choose auto, torch, {', '.join(ONNX_RUNTIMES)}.")
+    if runtime in PACKAGES:
+        try:
+            importlib.import_module(runtime)
+        except ImportError as error:
+            raise UserError(f"runtime={runtime} needs its package: pip install {PACKAGES[runtime]}.") from error

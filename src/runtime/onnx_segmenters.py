@@ -21,7 +21,7 @@ class OnnxSegmenter(Segmenter):
     A file of another project is taken to be of the ecosystem's kind: ImageNet-normalised input, first output.
 
     Raises:
-        UserError: the runtime is not installed or cannot run the file, or the file has no fused mask.
+        UserError: the runtime cannot run the file, or the file has no fused mask.
     """
 
     def __init__(self, path: str | Path, stretch: bool = True, streams: int = 1):
@@ -33,8 +33,6 @@ class OnnxSegmenter(Segmenter):
         try:
             self.load(graph.data, streams)
             mask = self.run(np.full((1, 3, *self.size), 0.5, np.float32))
-        except ImportError as error:
-            raise UserError(f"runtime={self.runtime} needs its package: pip install {self.runtime}.") from error
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.runtime} cannot run {path}: {reason}") from error
