@@ -123,7 +123,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
 def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     source = tmp_path / "photos"
     source.mkdir()
-    Image.fromarray(render(3, 0)[0]).resize((1600, 1200)).save(source / "0.jpg")
+    Image.fromarray(render(3, 0)[0]).resize((800, 600)).save(source / "0.jpg")
     script = (
         "import resource, sys; from pathlib import Path; from src.photos import find_photos\n"
         "from src.predict import Cutter, predict; from src.runtime import net_segmenter\n"
@@ -133,14 +133,14 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     peaks = []
-    for count in (20, 400):
+    for count in (20, 200):
         for index in range(1, count):
             (source / f"{index}.jpg").exists() or os.link(source / "0.jpg", source / f"{index}.jpg")
         command = [sys.executable, "-c", script, f"cut{count}"]
         env = os.environ | {"PYTHONPATH": str(REPO)}
         out = subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
         peaks.append(int(out.split()[-1]))
-    assert peaks[1] < peaks[0] + 100, f"{peaks} MB: 380 photos of 6 MB more"
+    assert peaks[1] < peaks[0] + 100, f"{peaks} MB: 180 photos of 1.4 MB more"
 
 
 def test_every_bad_photo_is_named_and_the_others_are_done(tmp_path):
