@@ -13,7 +13,7 @@ help: ## List these targets
 
 setup: $(BIN)/.ready ## Make the virtual environment .venv with all requirements
 
-$(BIN)/.ready: requirements.txt requirements-dev.txt requirements-wandb.txt
+$(BIN)/.ready: requirements.txt requirements-dev.txt requirements-wandb.txt requirements-matting.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

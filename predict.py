@@ -4,12 +4,14 @@ import logging
 from pathlib import Path
 
 import hydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.checkpoint import DEFAULT
-from src.cli import configured_segmenter, door, output_dir
+from src.cli import check_whole_number, configured_segmenter, door, output_dir
 from src.errors import UserError
-from src.predict import predict
+from src.photos import find_photos
+from src.predict import Cutter, default_workers, predict
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +24,22 @@ def main(cfg: DictConfig) -> None:
     if cfg.checkpoint is None and cfg.init is None:
         cfg.checkpoint = DEFAULT
         log.info("with the shipped net %s; checkpoint= or model= and init= choose another", DEFAULT)
-    segmenter = configured_segmenter(cfg)
     output = Path(cfg.output) if cfg.output else output_dir()
-    done, failed = predict(segmenter, cfg.input, output, cfg.cutout)
-    for reason in failed.values():
+    source = Path(cfg.input).expanduser()
+    photos = find_photos(source, but=(output / "masks", output / "cutouts"))
+    workers = default_workers(len(photos))
+    if cfg.workers is not None:
+        check_whole_number(cfg, "workers", 1)
+        workers = min(cfg.workers, len(photos))
+    segmenter = configured_segmenter(cfg, workers)
+    cutter = Cutter(segmenter, output, cfg.cutout, instantiate(cfg.refine), instantiate(cfg.foreground))
+    outcome = predict(cutter, source, photos, workers, cfg.redo)
+    for reason in outcome.failed.values():
         log.error("%s", reason)
-    log.info("%d of %d photos done with %s: %s", done, done + len(failed), segmenter.runtime, output)
-    if failed:
-        raise UserError(f"{len(failed)} photos could not be cut out; they are listed above.")
+    before = f" ({outcome.before} skipped, already done; redo=true makes them again)" if outcome.before else ""
+    log.info("%d of %d photos done with %s: %s%s", outcome.done, len(photos), segmenter.runtime, output, before)
+    if outcome.failed:
+        raise UserError(f"{len(outcome.failed)} photos could not be cut out; they are listed above.")
 
 
 if __name__ == "__main__":

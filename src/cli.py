@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -63,8 +64,9 @@ def door(main: Callable) -> Callable:
                 sentence = sentence.strip().splitlines()[-1].removeprefix("src.errors.UserError: ")
         except PermissionError as error:
             sentence = f"{error.filename} cannot be read or written: {error.strerror}. Choose another place."
-        except KeyboardInterrupt:
-            sentence = "interrupted"
+        except KeyboardInterrupt as interrupt:
+            log.error("%s", str(interrupt) or "interrupted")
+            sys.exit(128 + signal.SIGINT)
         except Exception as error:
             if getattr(error, "errno", None) not in _NO_SPACE:
                 _log_in_a_line(error)
@@ -106,9 +108,10 @@ def check_whole_number(cfg: DictConfig, name: str, least: int) -> None:
         raise UserError(f"{name}={cfg[name]}: give a whole number from {least}.")
 
 
-def configured_segmenter(cfg: DictConfig) -> Segmenter:
-    """What `checkpoint`, or else `model` and `init`, of a door's config name."""
-    return open_segmenter(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size, cfg.runtime, cfg.stretch)
+def configured_segmenter(cfg: DictConfig, streams: int = 1) -> Segmenter:
+    """What `checkpoint`, or else `model` and `init`, of a door's config name, for so many threads at once."""
+    init, model = instantiate(cfg.init), plain(cfg.model)
+    return open_segmenter(cfg.checkpoint, model, init, cfg.size, cfg.runtime, cfg.stretch, streams)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -24,7 +24,9 @@ from src.evaluation.scoring import IMAGE_SCORES, score, score_image
 from src.evaluation.store import Store
 from src.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
 from src.export import write_onnx
+from src.masks import enlarge, to_8bit
 from src.models import DepthwiseSeparableConv, GroupedConv, StandardConv
+from src.refine import GuidedFilter
 from src.results import SCORES, ModelFacts, Result
 from src.runtime import Segmenter, net_segmenter, onnx_segmenter
 from tests.conftest import random_net, write_set
@@ -470,3 +472,21 @@ def test_fingerprints_tell_nets_and_sizes_apart():
         changed = random_net()
         changed.fuse.bias.add_(1e-3)
     assert len({s.fingerprint() for s in (same, other, larger, net_segmenter(changed, 64))}) == 4
+
+
+def test_refined_masks_are_scored_as_refined(tmp_path):
+    image, truth = render(1, 1)
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(image).save(photo)
+    Image.fromarray(truth).save(mask)
+    rough = cv2.resize(truth / np.float32(255), (16, 16), interpolation=cv2.INTER_AREA)
+    plain, refined = score_image(rough, mask), score_image(rough, mask, refine=GuidedFilter(), photo=photo)
+    outline = IMAGE_SCORES.index("bIoU")
+    assert refined[True].values[outline] > plain[True].values[outline] + 0.02
+    expected = score(to_8bit(GuidedFilter()(image, enlarge(rough, truth.shape))), truth, False)
+    np.testing.assert_allclose(refined[False].values, expected.values)
+    segmenter = net_segmenter(random_net(), 64)
+    made_by = {
+        Model(ModelFacts(), segmenter, refine=r).fingerprint() for r in (None, GuidedFilter(), GuidedFilter(0.02))
+    }
+    assert len(made_by) == 3

@@ -17,6 +17,7 @@ from src import checkpoint as checkpoints
 from src.data.catalog import CATALOG
 from src.errors import UserError
 from src.images import EXTENSIONS
+from src.refine import Refine
 from src.results import ModelFacts
 from src.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
 from src.weights import fetch, published_net
@@ -26,14 +27,17 @@ PUBLISHED = {"u2net": "full", "u2netp": "lite"}
 
 @dataclass(frozen=True)
 class Model:
-    """A net that makes masks, or else the folder that has them."""
+    """A net that makes masks, which may be refined at the photo's size, or else the folder that has them."""
 
     facts: ModelFacts
     segmenter: Segmenter | None = None
     folder: Path | None = None
+    refine: Refine | None = None
 
     def fingerprint(self) -> str:
-        return self.segmenter.fingerprint() if self.segmenter else "masks"
+        if self.segmenter is None:
+            return "masks"
+        return self.segmenter.fingerprint() + (f" {self.refine}" if self.refine else "")
 
     def mask_files(self, data: str) -> dict[str, Path]:
         """The ready-made masks of a set by name: those in `folder/SET/`, else in `folder/masks/`, else in `folder`."""

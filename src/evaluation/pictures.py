@@ -1,6 +1,7 @@
 """The images of an evaluation that are worth looking at."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -60,6 +61,7 @@ def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[s
             prediction = model.mask_files(pair.set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
         except UserError:  # it had scores, so only a file that changed meanwhile comes here
             continue
-        mask = both_masks(prediction, truth.shape)[int(stretch)]
+        refine = model.refine and partial(model.refine, photo)
+        mask = both_masks(prediction, truth.shape, refine)[int(stretch)]
         masks[name] = to_8bit(minmax(mask / 255)) if stretch else mask
     return Picture(CATALOG[pair.set].title, pair.name, kind, photo, truth, masks, dict(ious))

@@ -76,7 +76,7 @@ def score_all(
                     escape(f"{name} on {title}"), total=len(pairs), completed=len(pairs) - len(todo)
                 )
                 predictions = _predictions(model, files, todo, scored.left_out)
-                jobs = ((pair, (prediction, pair.mask, stretches)) for pair, prediction in predictions)
+                jobs = ((p, (prediction, p.mask, stretches, model.refine, p.image)) for p, prediction in predictions)
                 for pair, scores in _ahead(pool(), score_image, jobs, IN_FLIGHT * workers):
                     if isinstance(scores, str):
                         scored.left_out[pair.name] = scores

@@ -4,8 +4,9 @@ Imported by every scoring process, so nothing here may need torch.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,9 @@ import py_sod_metrics as sod
 
 from src.errors import UserError
 from src.evaluation.boundary import boundary_iou, relaxed_boundary_f
-from src.images import read_gray, read_mask
+from src.images import read_gray, read_image, read_mask
 from src.masks import enlarge, minmax, to_8bit
+from src.refine import Refine
 from src.results import BETA2, CURVES, SCORES
 
 IMAGE_SCORES = tuple(name for name in SCORES if name != "maxF_set")  # what an image by itself has
@@ -139,17 +141,22 @@ def _inside(predicted: np.ndarray, actual: np.ndarray) -> tuple[slice, slice]:
 
 
 def score_image(
-    prediction: np.ndarray | Path, mask: Path, stretches: Sequence[bool] = (True, False)
+    prediction: np.ndarray | Path,
+    mask: Path,
+    stretches: Sequence[bool] = (True, False),
+    refine: Refine | None = None,
+    photo: Path | None = None,
 ) -> dict[bool, ImageScores] | str:
     """Scores with or without stretching, or why there are none.
 
     Args:
         prediction: a net's probability (h, w) float32 at its own resolution, or a prediction's file.
         mask: the truth's file.
+        refine: what is done to a net's mask at the size of its photo, whose file `photo` is.
     """
     try:
         truth = read_mask(mask)
-        plain, stretched = both_masks(prediction, truth.shape)
+        plain, stretched = both_masks(prediction, truth.shape, refine and partial(refine, read_image(photo)))
     except UserError as error:
         return str(error)
     if min(truth.shape) < 2:
@@ -167,14 +174,16 @@ def score_image(
     return scores
 
 
-def both_masks(prediction: np.ndarray | Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def both_masks(
+    prediction: np.ndarray | Path, shape: tuple[int, int], refine: Callable[[np.ndarray], np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A prediction without and with stretching in 256 levels, as saved masks have; `shape` is its photo's.
 
-    A net's mask is stretched at the net's resolution, as U2-Net's own test script does.
+    A net's mask is stretched at the net's resolution, as U2-Net's own test script does, and refined at the photo's.
     """
     if isinstance(prediction, np.ndarray):
-        small = prediction, minmax(prediction)
-        plain, stretched = (to_8bit(enlarge(mask, shape)) for mask in small)
+        large = (enlarge(mask, shape) for mask in (prediction, minmax(prediction)))
+        plain, stretched = (to_8bit(refine(mask) if refine else mask) for mask in large)
         return plain, stretched
     mask = read_gray(prediction)
     return mask, mask

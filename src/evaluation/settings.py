@@ -1,5 +1,6 @@
 """What the settings of `eval.py` ask for, checked before anything is computed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -15,6 +16,13 @@ def configured_models(cfg: DictConfig) -> dict[str, Model]:
     """What `models`, or else `checkpoint`, or else `model` and `init` name."""
     if cfg.models is not None and (cfg.checkpoint or cfg.init):
         raise UserError("Give models=, or checkpoint=, or init=: not two of them.")
+    refine = instantiate(cfg.refine)
+    return {
+        name: replace(model, refine=refine) if model.segmenter else model for name, model in _named_models(cfg).items()
+    }
+
+
+def _named_models(cfg: DictConfig) -> dict[str, Model]:
     named = cfg.checkpoint if cfg.models is None else cfg.models
     if named is None:
         net, size = load_net(None, plain(cfg.model), instantiate(cfg.init), cfg.size)

@@ -1,0 +1,116 @@
+"""Photos a second of predict.py against a plain loop: python -m benchmarks.predict [--photos DIR] [--cutout]
+
+The plain loop reads, runs the net on all cores, and writes, one photo after the other: once with Pillow's PNG encoder
+and once with ours. All three take turns on the same photos, generated ones by default, and the best turn counts. The
+masks must come out the same.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import cv2
+import numpy as np
+import torch
+from loky import cpu_count
+from PIL import Image
+
+from src.data.sample import render
+from src.images import read_gray, read_image, write_png
+from src.photos import find_photos
+from src.predict import Cutter, predict
+from src.runtime import ONNX_RUNTIMES, open_segmenter
+from src.runtime.segmenter import threads_each
+
+SIZES = {"0.12": (300, 400), "2": (1200, 1600), "12": (3000, 4000)}
+
+
+def generate(folder: Path, megapixels: str, count: int) -> None:
+    """Photos of a size, with a camera's noise: without it they are smaller and faster than any photo."""
+    height, width = SIZES[megapixels]
+    for index in range(count):
+        image = cv2.resize(render(0, index)[0], (width, height), interpolation=cv2.INTER_CUBIC)
+        noise = np.random.default_rng(index).normal(0, 3, image.shape)
+        Image.fromarray((image + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{index}.jpg", quality=92)
+
+
+def pillow_png(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, compress_level=4)
+
+
+def plain(cutter: Cutter, photos: list[tuple[Path, Path]], write: Callable[[Path, np.ndarray], None]) -> None:
+    cv2.setNumThreads(cpu_count())
+    torch.set_num_threads(cpu_count())
+    for photo, name in photos:
+        image = read_image(photo)
+        mask = np.rint(cutter.segmenter(image) * 255).astype(np.uint8)
+        for path, pixels in zip(cutter.paths(name), (mask, np.dstack([image, mask])), strict=False):
+            write(path, pixels)
+
+
+def ours(cutter: Cutter, photos: list[tuple[Path, Path]], source: Path, workers: int) -> None:
+    cv2.setNumThreads(threads_each(workers))
+    torch.set_num_threads(threads_each(workers))
+    predict(cutter, source, photos, workers, redo=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="a folder of them; by default generated")
+    parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=list(SIZES), help="of generated ones")
+    parser.add_argument("--count", type=int, default=8, help="of photos")
+    parser.add_argument("--checkpoint", default="lite-half")
+    parser.add_argument("--runtimes", nargs="+", choices=("torch", *ONNX_RUNTIMES), default=["torch", "opencv"])
+    parser.add_argument("--workers", type=int, default=cpu_count())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cutout", action="store_true", help="write the cut-outs, too")
+    options = parser.parse_args()
+    print("| runtime | photos | plain, Pillow's PNG | plain, our PNG | predict.py | ratio | ratio, our PNG |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for runtime in options.runtimes:
+        single, shared = (
+            open_segmenter(options.checkpoint, runtime=runtime, streams=streams) for streams in (1, options.workers)
+        )
+        for megapixels in [options.photos.name] if options.photos else options.megapixels:
+            with tempfile.TemporaryDirectory() as folder:
+                source = options.photos or Path(folder, "photos")
+                if options.photos is None:
+                    source.mkdir()
+                    generate(source, megapixels, options.count)
+                photos = find_photos(source)[: options.count]
+                cutters = [
+                    Cutter(segmenter, Path(folder, name), options.cutout)
+                    for segmenter, name in ((single, "pillow"), (single, "plain"), (shared, "ours"))
+                ]
+                turns = [
+                    lambda c=cutters[0], p=photos: plain(c, p, pillow_png),
+                    lambda c=cutters[1], p=photos: plain(c, p, write_png),
+                    lambda c=cutters[2], p=photos, s=source: ours(c, p, s, options.workers),
+                ]
+                speeds = [len(photos) / seconds for seconds in best(turns, options.rounds)]
+                for path in cutters[1].output.glob("masks/*.png"):
+                    mask = read_gray(cutters[2].output / "masks" / path.name).astype(int)
+                    if (off := np.abs(read_gray(path) - mask).max()) > 1:
+                        raise SystemExit(f"{path.name} is {off} levels off")
+            ratios = [f"**{speeds[2] / speed:.2f}**" for speed in speeds[:2]]
+            print(
+                f"| {runtime} | {megapixels} | " + " | ".join([f"{s:.2f}" for s in speeds] + ratios) + " |", flush=True
+            )
+
+
+def best(turns: list[Callable[[], None]], rounds: int) -> list[float]:
+    """The shortest time of each after one round to warm up."""
+    times: list[list[float]] = [[] for _ in turns]
+    for _ in range(rounds + 1):
+        for taken, turn in zip(times, turns, strict=True):
+            start = perf_counter()
+            turn()
+            taken.append(perf_counter() - start)
+    return [min(taken[1:]) for taken in times]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""Cutting out many photos: nothing lost, nothing done twice, everything bad named; models that are not ours."""
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from torch import nn
+
+from src.checkpoint import load_net
+from src.data.sample import render
+from src.errors import UserError
+from src.export import write_onnx
+from src.images import read_image
+from src.masks import to_8bit
+from src.photos import find_photos
+from src.predict import Cutter, predict
+from src.refine import ForegroundML, GuidedFilter
+from src.runtime import net_segmenter, onnx_segmenter
+from tests.conftest import REPO, THREADS, random_net, run, wait_for
+
+RUNTIMES = ("torch", "opencv", "onnxruntime", "openvino")
+
+
+def photos_in(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(render(3, index)[0]).save(folder / f"{index}.jpg", quality=95)
+    return folder
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory):
+    """A random net by runtime: itself for torch, and its file for the others."""
+    net, path = random_net(), tmp_path_factory.mktemp("nets") / "net.onnx"
+    write_onnx(net, 64, path)
+    return {"torch": partial(net_segmenter, net, 64)} | {name: partial(onnx_segmenter, path) for name in RUNTIMES[1:]}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_many_threads_write_what_a_plain_loop_writes(nets, tmp_path, runtime):
+    source = photos_in(tmp_path / "photos", 12)
+    photos = find_photos(source)
+    several = Cutter(nets[runtime](runtime, streams=4), tmp_path / "four")
+    assert predict(several, source, photos, workers=4).done == 12
+    loop = nets[runtime](runtime)
+    for photo, name in photos:
+        image, mask = read_image(photo), read_image(several.paths(name)[0])[..., 0]
+        expected = to_8bit(loop(image))
+        assert np.ptp(expected) > 100
+        np.testing.assert_allclose(mask.astype(int), expected, atol=1)
+        np.testing.assert_array_equal(np.asarray(Image.open(several.paths(name)[1])), np.dstack([image, mask]))
+
+
+def test_only_what_is_missing_older_or_made_otherwise_is_done_again(tmp_path):
+    source, output = photos_in(tmp_path / "photos", 4), tmp_path / "cut"
+    photos = find_photos(source)
+    segmenter = net_segmenter(random_net(), 64)
+    again = Cutter(segmenter, output, cutout=False)
+
+    def count(cutter: Cutter = again, **options) -> tuple[int, int]:
+        outcome = predict(cutter, source, photos, **options)
+        return outcome.done, outcome.before
+
+    assert count() == (4, 0)
+    assert count() == (4, 4)
+    (output / "masks/2.png").unlink()
+    source.joinpath("3.jpg").write_bytes(source.joinpath("1.jpg").read_bytes())
+    os.utime(source / "3.jpg", ns=(0, 0))  # as a copy that keeps its time
+    assert count() == (4, 2)
+    assert (output / "masks/3.png").read_bytes() == (output / "masks/1.png").read_bytes()
+    assert count(redo=True) == (4, 0)
+    assert count(Cutter(segmenter, output)) == (4, 0), "there were no cut-outs"
+    before = written(output)
+    refined = Cutter(segmenter, output, refine=GuidedFilter())
+    assert count(refined) == (4, 0), "other settings"
+    assert count(refined) == (4, 4)
+    assert written(output)["masks/0.png"] != before["masks/0.png"]
+    assert count(Cutter(net_segmenter(random_net(), 96), output, refine=GuidedFilter())) == (4, 0), "another net"
+
+
+def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
+    source = tmp_path / "photos"
+    source.mkdir()
+    photo = source / "first.jpg"
+    Image.fromarray(render(3, 0)[0]).save(photo)
+    for index in range(300):
+        (source / f"{index}.jpg").symlink_to(photo)
+    command = [sys.executable, str(REPO / "predict.py"), "input=photos", "output=cut", "checkpoint=lite-dwsep"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | THREADS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(lambda: len(list(tmp_path.glob("cut/masks/*.png"))) > 3 or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in printed, printed
+    done = len(list(tmp_path.glob("cut/masks/*.png")))
+    assert f"interrupted: {done} of 301 photos are done; the same command with output=cut goes on" in printed
+    assert 3 < done < 301 and not list(tmp_path.glob("cut/*/.*"))
+    for path in tmp_path.glob("cut/*/*.png"):
+        Image.open(path).load()
+    for index in range(20, 300):  # what is left would take a minute
+        (source / f"{index}.jpg").unlink()
+    left = sum((tmp_path / f"cut/masks/{path.stem}.png").exists() for path in source.iterdir())
+    printed = run("predict.py", "input=photos", "output=cut", "checkpoint=lite-dwsep", cwd=tmp_path)
+    assert f"21 of 21 photos done with torch: cut ({left} skipped, already done" in printed
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
+    source = tmp_path / "photos"
+    source.mkdir()
+    Image.fromarray(render(3, 0)[0]).resize((800, 600)).save(source / "0.jpg")
+    script = (
+        "import resource, sys; from pathlib import Path; from src.photos import find_photos\n"
+        "from src.predict import Cutter, predict; from src.runtime import net_segmenter\n"
+        "from tests.conftest import random_net\n"
+        "cutter = Cutter(net_segmenter(random_net(), 64), Path(sys.argv[1]))\n"
+        "predict(cutter, Path('photos'), find_photos('photos'), workers=2)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    peaks = []
+    for count in (20, 200):
+        for index in range(1, count):
+            (source / f"{index}.jpg").exists() or os.link(source / "0.jpg", source / f"{index}.jpg")
+        command = [sys.executable, "-c", script, f"cut{count}"]
+        env = os.environ | {"PYTHONPATH": str(REPO)}
+        out = subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
+        peaks.append(int(out.split()[-1]))
+    assert peaks[1] < peaks[0] + 100, f"{peaks} MB: 180 photos of 1.4 MB more"
+
+
+def test_every_bad_photo_is_named_and_the_others_are_done(tmp_path):
+    source = photos_in(tmp_path / "photos", 1)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (40, 60, 3), np.uint8)
+    good = {
+        "dot.png": Image.fromarray(pixels[:1, :1]),
+        "strip.png": Image.new("RGB", (20_000, 20), "red"),
+        "tall.jpg": Image.new("RGB", (3, 40_000), "red"),
+        "deep.png": Image.fromarray(pixels[..., 0].astype(np.uint16) * 200),
+        "cmyk.jpg": Image.fromarray(pixels).convert("CMYK"),
+        "alpha.webp": Image.fromarray(np.dstack([pixels, pixels[..., 0]])),
+        "palette.png": Image.fromarray(pixels).convert("P"),
+    }
+    for name, image in good.items():
+        image.save(source / name)
+    Image.fromarray(pixels).save(
+        source / "animated.png", save_all=True, append_images=[Image.fromarray(255 - pixels)], duration=9
+    )
+    (source / "cut.jpg").write_bytes((source / "0.jpg").read_bytes()[:900])
+    (source / "cut.png").write_bytes((source / "palette.png").read_bytes()[:-40])
+    (source / "empty.jpg").write_bytes(b"")
+    (source / "text.jpg").write_text("a letter")
+    (source / "folder.jpg").mkdir()
+    (source / "nowhere.jpg").symlink_to("none")
+    bad = {
+        "animated.png": "2 frames",
+        "cut.jpg": "truncated",
+        "cut.png": "cannot be read",
+        "empty.jpg": "empty (0 bytes)",
+        "text.jpg": "not an image of a known kind",
+        "folder.jpg": "is a folder, not an image",
+        "nowhere.jpg": "a link that leads nowhere",
+    }
+    options = ("input=photos", "output=cut", "checkpoint=lite-dwsep", "refine=guided")
+    printed = run("predict.py", *options, cwd=tmp_path, ok=False)
+    assert "8 of 15 photos done with torch: cut" in printed and "Traceback" not in printed
+    for name, reason in bad.items():
+        lines = [line for line in printed.splitlines() if f"photos/{name} " in line]
+        assert len(lines) == 1 and reason in lines[0], printed
+    for name, image in good.items():
+        for kind in ("masks", "cutouts"):
+            with Image.open(next((tmp_path / "cut" / kind).glob(f"{Path(name).stem}.*"))) as made:
+                assert made.size == image.size, name
+    assert "photos could not be cut out" in printed.splitlines()[-1]
+
+
+def graph_file(path: Path, inputs: dict[str, list], nodes: list, outputs: list[str], weights: list = ()) -> Path:
+    float32 = TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        [helper.make_tensor_value_info(name, float32, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, float32, [1, 3, 32, 32]) for name in outputs],
+        weights,
+    )
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    )
+    return path
+
+
+def foreign_models(folder: Path) -> dict[Path, str]:
+    """Files that are no nets of ours, and what is said of them."""
+    image, node, make = [1, 3, 32, 32], helper.make_node, graph_file
+    relu, sum_, loop = [node("Relu", ["x"], ["y"])], [node("Add", ["x", "z"], ["y"])], [node("Nothing", ["x"], ["y"])]
+    huge = helper.make_tensor("shape", TensorProto.INT64, [2], [200_000, 200_000])
+    absurd = [node("ConstantOfShape", ["shape"], ["big"]), *relu]
+    thin = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[300_000, 300_000], raw_data=b"\0" * 64)
+    whole = (REPO / "weights/lite-dwsep.onnx").read_bytes()
+    (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.onnx").write_bytes(b"")
+    return {
+        folder / "cut.onnx": "truncated, damaged or of another kind",
+        folder / "empty.onnx": "not",
+        make(folder / "two.onnx", {"x": image, "z": image}, sum_, ["y"]): r"it has 2 inputs \(x, z\)",
+        make(folder / "flat.onnx", {"x": [1, 10]}, relu, ["y"]): r"its input x is of shape \(1, 10\)",
+        make(folder / "gray.onnx", {"x": [1, 1, 32, 32]}, relu, ["y"]): r"its input x is of shape \(1, 1, 32, 32\)",
+        make(folder / "no.onnx", {"x": image}, relu, ["y"]): r"has no fused mask: .* y is of shape \(1, 3, 32, 32\)",
+        make(folder / "wide.onnx", {"x": [1, 3, 90_000, 90_000]}, relu, ["y"]): "asks for images of 90000x90000",
+        make(folder / "absurd.onnx", {"x": image}, absurd, ["y"], [huge]): "arrays of up to 149.0 GiB",
+        make(folder / "thin.onnx", {"x": image}, relu, ["y"], [thin]): "arrays of up to 335.3 GiB",
+        make(folder / "odd.onnx", {"x": image}, loop, ["y"]): "cannot run .*odd.onnx: ",
+    }
+
+
+@pytest.mark.parametrize("runtime", ["opencv", "onnxruntime", "openvino"])
+def test_a_model_that_is_not_ours_is_refused_in_a_sentence(tmp_path, runtime):
+    for path, sentence in foreign_models(tmp_path).items():
+        with pytest.raises(UserError, match=sentence):
+            onnx_segmenter(path, runtime)
+
+
+def test_logits_are_no_mask(tmp_path):
+    class Logits(nn.Module):
+        def forward(self, x):
+            return x.mean(1, keepdim=True) * 9
+
+    torch.onnx.export(Logits(), (torch.zeros(1, 3, 32, 32),), tmp_path / "logits.onnx", dynamo=False)
+    with pytest.raises(UserError, match="no probability: its output needs a sigmoid"):
+        onnx_segmenter(tmp_path / "logits.onnx")
+
+
+def test_weights_beside_the_file_are_found(tmp_path):
+    path = tmp_path / "net.onnx"
+    model = onnx.load(REPO / "weights/lite-dwsep.onnx")
+    photo = render(1, 1)[0]
+    expected = onnx_segmenter(REPO / "weights/lite-dwsep.onnx")(photo)
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    assert path.stat().st_size < (tmp_path / "net.data").stat().st_size
+    for runtime in RUNTIMES[1:]:
+        np.testing.assert_allclose(onnx_segmenter(path, runtime)(photo), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_missing_runtime_is_named_with_what_installs_it(monkeypatch, runtime):
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(UserError, match=f"runtime={runtime} needs its package: pip install {runtime}"):
+        onnx_segmenter(REPO / "weights/lite-dwsep.onnx", runtime)
+
+
+def test_rembg_gives_the_masks_of_an_external_file(tmp_path):
+    rembg = pytest.importorskip("rembg", reason="rembg is not installed: pip install 'rembg[cpu]'")
+    net, _ = load_net("lite-half", None, None, 320)
+    write_onnx(net, 320, tmp_path / "net.onnx", "external")
+    source = photos_in(tmp_path / "photos", 2)
+    exact = cv2.resize(render(3, 2)[0], (320, 320))
+    Image.fromarray(exact).save(source / "exact.png")
+    run("predict.py", "input=photos", "output=cut", "checkpoint=net.onnx", "cutout=false", cwd=tmp_path)
+    session = rembg.new_session("u2net_custom", model_path=str(tmp_path / "net.onnx"))
+    for photo, name in find_photos(source):
+        theirs = np.asarray(rembg.remove(Image.open(photo), session=session, only_mask=True)).astype(int)
+        ours = np.asarray(Image.open(tmp_path / f"cut/masks/{name}.png"))
+        assert np.ptp(ours) == 255
+        if name.name == "exact":  # rembg cuts off what this code rounds
+            assert np.abs(theirs - ours).max() <= 1
+        else:  # rembg resizes both ways with Lanczos
+            assert np.abs(theirs - ours).mean() < 2
+
+
+def test_guided_edges_are_the_photos_and_colours_the_subjects():
+    pytest.importorskip("pymatting", reason="pymatting is not installed: pip install -r requirements-matting.txt")
+    y, x = np.mgrid[:600, :800]
+    disk = np.hypot(y - 300, x - 400) < 200
+    photo = np.where(disk[..., None], np.uint8([200, 40, 40]), np.uint8([30, 60, 200]))
+    rough = cv2.GaussianBlur(disk.astype(np.float32), (0, 0), 6)
+    rough = cv2.warpAffine(rough, np.float32([[1, 0, 4], [0, 1, 0]]), (800, 600))
+    refined = GuidedFilter()(photo, rough)
+    assert refined.dtype == np.float32 and refined.min() >= 0 and refined.max() <= 1
+    assert ((refined > 0.5) != disk).sum() < 0.1 * ((rough > 0.5) != disk).sum()
+
+    matte = cv2.GaussianBlur(disk.astype(np.float32), (0, 0), 3)
+    mixed = np.rint(matte[..., None] * (200, 40, 40) + (1 - matte[..., None]) * (30, 60, 200)).astype(np.uint8)
+    colours = ForegroundML()(mixed, to_8bit(matte)).astype(int)
+    edge = (matte > 0.1) & (matte < 0.9)
+    assert np.abs(colours - (200, 40, 40))[edge].mean() < 5 < 50 < np.abs(mixed - (200, 40, 40))[edge].mean()
+    np.testing.assert_array_equal(colours[matte == 1], mixed[matte == 1])
