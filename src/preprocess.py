@@ -20,8 +20,11 @@ class Preprocess(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         x = image_BCHW.float()
-        # In two steps because OpenCV 4.14 computes ONNX's ReduceMax wrongly over three axes at once.
-        maximum = x.amax((2, 3), keepdim=True).amax(1, keepdim=True)
+        # Channel by channel, because OpenCV 4.14 computes ONNX's ReduceMax wrongly over three axes at once, and as three
+        # channels again, because 4.6 cannot divide an image by a single number that it has computed.
+        maxima = x.amax((2, 3), keepdim=True)
+        red, green, blue = maxima[:, 0:1], maxima[:, 1:2], maxima[:, 2:3]
+        maximum = torch.cat([torch.maximum(torch.maximum(red, green), blue)] * 3, 1)
         # The addend keeps a black image finite and vanishes in float32 beside any maximum of 1..255.
         x = x / (maximum + 1e-6)
         return (x - self.mean) / self.std

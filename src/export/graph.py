@@ -1,7 +1,9 @@
-"""Writing a net as an ONNX graph with one input and the fused mask as its one output."""
+"""Writing a net as an ONNX graph with one input and the fused mask as its first output."""
 
+import ast
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -12,28 +14,51 @@ from src.errors import UserError
 from src.preprocess import Preprocess
 
 KINDS = ("embedded", "external")
+OUTPUTS = {"fused": ["mask"], "all": ["mask", *(f"side{n}" for n in range(1, 7))]}
 
 
 class DeployedNet(nn.Module):
-    """Image (1, 3, S, S) to fused probability (1, 1, S, S).
+    """Image (B, 3, H, W) to the fused probability (B, 1, H, W), or to that and the six of the sides.
 
     `embedded` takes RGB 0..255; `external` takes what `Preprocess` gives, the convention of other tools.
     """
 
-    def __init__(self, net: nn.Module, preprocess: str):
+    def __init__(self, net: nn.Module, preprocess: str, outputs: str = "fused"):
         super().__init__()
         self.preprocess = Preprocess() if preprocess == "embedded" else nn.Identity()
         self.net = net
+        self.count = len(OUTPUTS[outputs])
 
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.net(self.preprocess(image_BCHW))[0].sigmoid()
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        return tuple(logits.sigmoid() for logits in self.net(self.preprocess(image_BCHW))[: self.count])
 
 
-def write_onnx(net: nn.Module, size: int, path: Path, preprocess: str = "embedded", opset: int = 18) -> None:
-    """Write `net` for square images of `size`; the file's metadata name the net, the kind and the size."""
-    if preprocess not in KINDS:
-        raise UserError(f"export.preprocess={preprocess} is not known; choose one of: {', '.join(KINDS)}.")
-    deployed = DeployedNet(net, preprocess).eval()
+def write_onnx(
+    net: nn.Module,
+    size: int,
+    path: Path,
+    preprocess: str = "embedded",
+    opset: int = 18,
+    outputs: str = "fused",
+    dynamic: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write `net` as a graph with BatchNorm folded into the convolutions and names that follow its modules.
+
+    Args:
+        size: side of the square images that the net was trained for.
+        outputs: `fused`, one output `mask`, or `all`, with `side1` ... `side6` after it.
+        dynamic: leave height and width open, from 32 on, instead of fixing them at `size`.
+        metadata: entries for the file, added to those that name the net, its input, its outputs and the size.
+
+    Raises:
+        UserError: an unknown `preprocess` or `outputs`.
+    """
+    for setting, value, known in (("preprocess", preprocess, KINDS), ("outputs", outputs, tuple(OUTPUTS))):
+        if value not in known:
+            raise UserError(f"export.{setting}={value} is not known; choose one of: {', '.join(known)}.")
+    deployed = DeployedNet(net, preprocess, outputs).eval()
+    sides = {2: torch.export.Dim("height", min=32), 3: torch.export.Dim("width", min=32)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -41,18 +66,62 @@ def write_onnx(net: nn.Module, size: int, path: Path, preprocess: str = "embedde
             deployed,
             (torch.zeros(1, 3, size, size),),
             input_names=["image"],
-            output_names=["mask"],
+            output_names=OUTPUTS[outputs],
             opset_version=opset,
+            dynamic_shapes=(sides,) if dynamic else None,
             dynamo=True,
             verbose=False,
         )
     model = program.model_proto
+    _rename(model.graph)
     _strip(model)
-    entries = {"u2slim.net": getattr(net, "name", type(net).__name__), "u2slim.preprocess": preprocess}
-    entries |= {"u2slim.size": str(size), "u2slim.input": "RGB, 0..255" if preprocess == "embedded" else "normalised"}
-    onnx.helper.set_model_props(model, entries)
+    entries = {
+        "net": getattr(net, "name", type(net).__name__),
+        "preprocess": preprocess,
+        "size": str(size),
+        "input": "RGB, 0..255" if preprocess == "embedded" else "normalised",
+        "outputs": " ".join(OUTPUTS[outputs]),
+    }
+    onnx.helper.set_model_props(model, {f"u2slim.{key}": value for key, value in (entries | dict(metadata or {})).items()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _rename(graph: onnx.GraphProto) -> None:
+    """Name nodes, values and weights by the module they come from: `encoder.0.stem.conv`, `decoder.4.bottom.relu`."""
+    taken: set[str] = set()
+    names = {value.name: _unique(value.name, taken) for value in (*graph.input, *graph.output)}
+    for weight in graph.initializer:
+        ours = "constant" if weight.name.startswith("val_") else weight.name.removeprefix("net.")
+        names[weight.name] = _unique(ours, taken)
+    for node in graph.node:
+        node.name = _unique(_origin(node), taken)
+        for number, value in enumerate(node.output):
+            names.setdefault(value, _unique(node.name, taken) if number else node.name)
+    for weight in graph.initializer:
+        weight.name = names[weight.name]
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names[value] if value else value for value in values]
+
+
+def _origin(node: onnx.NodeProto) -> str:
+    scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "[]")
+    modules = [scope.removeprefix("net").lstrip(".") for scope in ast.literal_eval(scopes)[:-1]]
+    place = modules[-1] if modules else ""
+    kind = node.op_type.lower()
+    weight = next((name for name in node.input[1:] if name.endswith(".weight")), None)
+    if weight:  # a convolution, whose BatchNorm was folded into it
+        return weight.removeprefix("net.").removesuffix(".weight")
+    return place if place.rpartition(".")[2] == kind else f"{place}.{kind}".lstrip(".")
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    number, candidate = 1, name
+    while candidate in taken:
+        number, candidate = number + 1, f"{name}_{number + 1}"
+    taken.add(candidate)
+    return candidate
 
 
 def _strip(model: onnx.ModelProto) -> None:
