@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from src.checkpoint import load_net, write_net
+from src.checkpoint import load_net, origin, write_net
 from src.cli import door, output_dir, plain
 from src.data.sample import render
 from src.export import Row, check_parity, write_onnx
@@ -30,8 +30,19 @@ def main(cfg: DictConfig) -> float:
     images, rows = parity_images(settings.images, settings.count), []
 
     def write_and_check(partial: Path) -> None:
-        write_onnx(net, size, partial, settings.preprocess, settings.opset)
-        rows.extend(check_parity(net, partial, images, size, settings.tolerance))
+        write_onnx(
+            net,
+            size,
+            partial,
+            settings.preprocess,
+            settings.opset,
+            settings.outputs,
+            settings.dynamic,
+            settings.precision,
+            {"weights": origin(cfg.checkpoint) if cfg.checkpoint else "published, by init"},
+        )
+        tolerance = settings.tolerance if settings.precision == "fp32" else 1.0
+        rows.extend(check_parity(net, partial, images, size, tolerance, settings.least_iou, settings.dynamic))
 
     path.unlink(missing_ok=True)  # a file of this name after a failure must not be an older net
     log.info("exporting %s at %dx%d", net.name, size, size)

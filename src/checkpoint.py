@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from src.errors import UserError
-from src.files import free_bytes, write_whole
+from src.files import file_digest, free_bytes, write_whole
 from src.models import build_net
 
 SHIPPED = Path(__file__).parent.parent / "weights"
@@ -92,6 +92,15 @@ def load_net(
     weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
     return net.eval(), parameters["size"]
+
+
+def origin(checkpoint: str | Path) -> str:
+    """Which weights these are, for a file's metadata: the checkpoint's last folders and name, its step and digest."""
+    path = resolve(checkpoint)
+    step = read(path).get("global_step")
+    trained = "" if step is None else f", step {step}"
+    name = "/".join(path.absolute().parts[-3:]) if path.parent != SHIPPED else path.name
+    return f"{name}{trained}, SHA-256 {file_digest(path, 'sha256')}"
 
 
 def write_net(net: nn.Module, size: int, path: Path) -> None:

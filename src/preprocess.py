@@ -20,8 +20,8 @@ class Preprocess(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         x = image_BCHW.float()
-        # Channel by channel, because OpenCV 4.14 computes ONNX's ReduceMax wrongly over three axes at once, and as three
-        # channels again, because 4.6 cannot divide an image by a single number that it has computed.
+        # Channel by channel, because OpenCV 4.14 computes ONNX's ReduceMax wrongly over three axes at once, and then as
+        # three channels again, because 4.6 cannot divide an image by a single number that it has computed.
         maxima = x.amax((2, 3), keepdim=True)
         red, green, blue = maxima[:, 0:1], maxima[:, 1:2], maxima[:, 2:3]
         maximum = torch.cat([torch.maximum(torch.maximum(red, green), blue)] * 3, 1)

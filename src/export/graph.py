@@ -11,10 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.export.precision import halve_weights
 from src.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
 
 KINDS = ("embedded", "external")
 OUTPUTS = {"fused": ["mask"], "all": ["mask", *(f"side{n}" for n in range(1, 7))]}
+
+PRECISIONS = ("fp32", "fp16")
 
 
 class DeployedNet(nn.Module):
@@ -41,6 +46,7 @@ def write_onnx(
     opset: int = 18,
     outputs: str = "fused",
     dynamic: bool = False,
+    precision: str = "fp32",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `net` as a graph with BatchNorm folded into the convolutions and names that follow its modules.
@@ -49,12 +55,14 @@ def write_onnx(
         size: side of the square images that the net was trained for.
         outputs: `fused`, one output `mask`, or `all`, with `side1` ... `side6` after it.
         dynamic: leave height and width open, from 32 on, instead of fixing them at `size`.
+        precision: of the weights in the file, `fp32`, or `fp16` for half the bytes.
         metadata: entries for the file, added to those that name the net, its input, its outputs and the size.
 
     Raises:
-        UserError: an unknown `preprocess` or `outputs`.
+        UserError: an unknown `preprocess`, `outputs` or `precision`.
     """
-    for setting, value, known in (("preprocess", preprocess, KINDS), ("outputs", outputs, tuple(OUTPUTS))):
+    settings = {"preprocess": (preprocess, KINDS), "outputs": (outputs, OUTPUTS), "precision": (precision, PRECISIONS)}
+    for setting, (value, known) in settings.items():
         if value not in known:
             raise UserError(f"export.{setting}={value} is not known; choose one of: {', '.join(known)}.")
     deployed = DeployedNet(net, preprocess, outputs).eval()
@@ -75,14 +83,20 @@ def write_onnx(
     model = program.model_proto
     _rename(model.graph)
     _strip(model)
+    if precision == "fp16":
+        kept = halve_weights(model)
+        if kept:
+            log.warning("%d weights are too large for float16 and stay in float32: %s", len(kept), ", ".join(kept[:3]))
     entries = {
         "net": getattr(net, "name", type(net).__name__),
         "preprocess": preprocess,
         "size": str(size),
         "input": "RGB, 0..255" if preprocess == "embedded" else "normalised",
         "outputs": " ".join(OUTPUTS[outputs]),
+        "precision": precision,
     }
-    onnx.helper.set_model_props(model, {f"u2slim.{key}": value for key, value in (entries | dict(metadata or {})).items()})
+    entries |= metadata or {}
+    onnx.helper.set_model_props(model, {f"u2slim.{key}": value for key, value in entries.items()})
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

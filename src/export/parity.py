@@ -1,5 +1,6 @@
 """The same images through every runtime: how far apart, how large, how fast."""
 
+import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from torch import nn
 
 from src.errors import UserError
 from src.runtime import OnnxRuntimeSegmenter, OpenCVSegmenter, Segmenter, TorchSegmenter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,20 @@ class Row:
 
 
 def check_parity(
-    net: nn.Module, path: Path, images: Sequence[np.ndarray], size: int, tolerance: float = 1e-4, repeats: int = 5
+    net: nn.Module,
+    path: Path,
+    images: Sequence[np.ndarray],
+    size: int,
+    tolerance: float = 1e-4,
+    least_iou: float = 0.0,
+    dynamic: bool = False,
+    repeats: int = 5,
 ) -> list[Row]:
     """Compare the ONNX file with the net on RGB images of any size; the first row is torch itself.
 
     Raises:
-        UserError: a runtime does not load the file, gives NaN, or is off by more than `tolerance` anywhere.
+        UserError: a runtime does not load the file, gives NaN, is off by more than `tolerance` anywhere, or makes masks
+            whose IoU with the net's, over all images, is below `least_iou`.
     """
     images = [cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in images]
     torch_bytes = sum(t.numel() * t.element_size() for t in net.state_dict().values())
@@ -40,7 +51,11 @@ def check_parity(
     reference = TorchSegmenter(net, (size, size), device="cpu")
     expected = [reference.probability(image) for image in images]
     rows = [_row(reference, expected, expected, torch_bytes, _latency(reference, images[0], repeats))]
-    for kind in (OpenCVSegmenter, OnnxRuntimeSegmenter):
+    kinds = [OpenCVSegmenter, OnnxRuntimeSegmenter]
+    if dynamic and int(cv2.__version__.split(".")[0]) < 5:
+        log.info("OpenCV %s loads no graph of open size, so it is not compared; OpenCV 5 loads it", cv2.__version__)
+        kinds.remove(OpenCVSegmenter)
+    for kind in kinds:
         segmenter = kind(path)
         masks = [segmenter.probability(image) for image in images]
         row = _row(segmenter, masks, expected, path.stat().st_size, _latency(segmenter, images[0], repeats))
@@ -48,6 +63,11 @@ def check_parity(
             raise UserError(
                 f"{row.runtime} differs from torch by up to {row.largest:.2g} (export.tolerance={tolerance:g}, "
                 f"mean {row.mean:.2g}, mask IoU {row.iou:.4f}): no file was left."
+            )
+        if not row.iou >= least_iou:
+            raise UserError(
+                f"{row.runtime}'s masks have an IoU of {row.iou:.4f} with torch's, less than export.least_iou="
+                f"{least_iou:g} (largest difference {row.largest:.2g}): no file was left."
             )
         rows.append(row)
     return rows

@@ -56,7 +56,8 @@ def read_graph(path: Path) -> Graph:
         raise _foreign(path, f"its input {name} is of shape {shape}, where 0 is any")
     if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
-    height, width = (side or DEFAULT_SIDE for side in shape[2:])
+    named = metadata.get("u2slim.size", "")
+    height, width = (side or (int(named) if named.isdecimal() else DEFAULT_SIDE) for side in shape[2:])
     if height * width > MOST_PIXELS or largest > MOST_BYTES:
         raise UserError(
             f"{path} asks for images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "
