@@ -1,0 +1,259 @@
+#include "onnx_file.hpp"
+
+#include <functional>
+#include <limits>
+#include <map>
+#include <set>
+
+namespace u2slim {
+namespace {
+
+constexpr std::int64_t max_side = 4096;       // pixels of a net's input
+constexpr std::int64_t max_window = 1024;     // of a kernel, a stride, a dilation or a margin
+constexpr std::size_t max_rank = 8;           // OpenCV's own is 10, not checked everywhere
+constexpr std::int64_t max_values = 1 << 29;  // of one tensor: 2 GB in float32
+
+// One field of a protobuf message: a number, or bytes.
+struct Field {
+    std::uint64_t number;
+    int wire;
+    std::uint64_t value;
+    Bytes bytes;
+
+    bool is(std::uint64_t wanted, int kind) const { return number == wanted && wire == kind; }
+};
+constexpr int varint = 0, nested = 2;
+
+std::uint64_t read_varint(Bytes in, std::size_t& at) {
+    std::uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+        const std::uint8_t byte = in.u8(at++);
+        value |= std::uint64_t(byte & 0x7f) << shift;
+        if (byte < 0x80) return value;
+    }
+    throw Error("not protobuf");
+}
+
+template <typename Visit>
+void each_field(Bytes message, Visit visit) {
+    for (std::size_t at = 0; at < message.size;) {
+        const std::uint64_t tag = read_varint(message, at);
+        Field field{tag >> 3, int(tag & 7), 0, {}};
+        if (field.number == 0) throw Error("not protobuf");
+        std::size_t length = 0;
+        switch (field.wire) {
+            case 0: field.value = read_varint(message, at); break;
+            case 1: length = 8; break;
+            case 2: length = read_varint(message, at); break;
+            case 5: length = 4; break;
+            default: throw Error("not protobuf");
+        }
+        field.bytes = message.part(at, length);
+        at += length;
+        visit(field);
+    }
+}
+
+// A repeated number, of which a file may have each by itself or all in one.
+void read_numbers(const Field& field, std::vector<std::int64_t>& numbers) {
+    if (field.wire == varint) numbers.push_back(field.value);
+    if (field.wire != nested) return;
+    for (std::size_t at = 0; at < field.bytes.size;) numbers.push_back(read_varint(field.bytes, at));
+}
+
+std::string shown(const std::vector<std::int64_t>& shape) {
+    std::string text;
+    for (std::int64_t side : shape) text += (text.empty() ? "" : "x") + (side ? std::to_string(side) : "?");
+    return text.empty() ? "nothing" : text;
+}
+
+struct Value {
+    std::string name;
+    std::int64_t type = 0;
+    bool has_shape = false;
+    std::vector<std::int64_t> shape;  // 0: any
+};
+
+Value read_value(Bytes message) {
+    Value value;
+    each_field(message, [&](const Field& field) {
+        if (field.is(1, nested)) value.name = field.bytes.text();
+        if (!field.is(2, nested)) return;
+        each_field(field.bytes, [&](const Field& kind) {
+            if (!kind.is(1, nested)) return;
+            each_field(kind.bytes, [&](const Field& tensor) {
+                if (tensor.is(1, varint)) value.type = tensor.value;
+                if (!tensor.is(2, nested)) return;
+                value.has_shape = true;
+                each_field(tensor.bytes, [&](const Field& dimension) {
+                    if (!dimension.is(1, nested)) return;
+                    value.shape.push_back(0);
+                    each_field(dimension.bytes, [&](const Field& side) {
+                        if (side.is(1, varint)) value.shape.back() = side.value;
+                    });
+                });
+            });
+        });
+    });
+    return value;
+}
+
+int bytes_each(std::int64_t type) {
+    static const std::map<std::int64_t, int> sizes = {{1, 4}, {2, 1}, {3, 1}, {4, 2},  {5, 2},  {6, 4},
+                                                      {7, 8}, {9, 1}, {10, 2}, {11, 8}, {12, 4}, {13, 8}};
+    const auto found = sizes.find(type);
+    if (found == sizes.end()) throw Error("a tensor has values of an unknown type");
+    return found->second;
+}
+
+// Returns the tensor's name. OpenCV reads as many values as the shape says, whatever is there.
+std::string check_tensor(Bytes message) {
+    std::vector<std::int64_t> shape;
+    std::int64_t type = 0, typed = 0;
+    bool has_raw = false;
+    std::size_t raw = 0;
+    std::string name;
+    each_field(message, [&](const Field& field) {
+        if (field.number == 1) read_numbers(field, shape);
+        if (field.is(2, varint)) type = field.value;
+        if (field.is(8, nested)) name = field.bytes.text();
+        if (field.is(9, nested)) has_raw = true, raw = field.bytes.size;
+        if (field.is(13, nested) || (field.is(14, varint) && field.value != 0))
+            throw Error("its weights are in a file of their own; save it as one file");
+        if (field.number == 4 || field.number == 10)  // float_data, double_data
+            typed += field.wire == nested ? field.bytes.size / (field.number == 4 ? 4 : 8) : 1;
+        if (field.number == 5 || field.number == 7 || field.number == 11) {  // int32_data, int64_data, uint64_data
+            std::vector<std::int64_t> numbers;
+            read_numbers(field, numbers);
+            typed += numbers.size();
+        }
+    });
+    std::int64_t count = 1;
+    if (shape.size() > max_rank) throw Error("tensor " + name + " has " + std::to_string(shape.size()) + " dimensions");
+    for (std::int64_t side : shape) {
+        if (side < 0 || side > max_values || (side > 0 && count > max_values / side))
+            throw Error("tensor " + name + " is of an impossible size, " + shown(shape));
+        count *= side;
+    }
+    if (has_raw ? raw != std::size_t(count) * bytes_each(type) : typed != count)
+        throw Error("tensor " + name + " has other values than the " + shown(shape) + " that it should have");
+    return name;
+}
+
+void check_attribute(Bytes message) {
+    std::string name;
+    std::vector<std::int64_t> numbers;
+    each_field(message, [&](const Field& field) {
+        if (field.is(1, nested)) name = field.bytes.text();
+        if (field.is(3, varint)) numbers.push_back(field.value);
+        if (field.is(5, nested)) check_tensor(field.bytes);
+        if (field.is(6, nested) || field.is(11, nested)) throw Error("it has branches or loops, which no such net has");
+        if (field.number == 8) read_numbers(field, numbers);
+    });
+    const bool is_size = name == "kernel_shape" || name == "strides" || name == "dilations" || name == "group";
+    const std::int64_t most = name == "group" ? 1 << 16 : max_window;
+    if (is_size || name == "pads")
+        for (std::int64_t number : numbers)
+            if (number < (is_size ? 1 : 0) || number > most)
+                throw Error("an impossible value of " + name + ", " + std::to_string(number));
+}
+
+struct Graph {
+    std::vector<Value> inputs, outputs;
+    std::set<std::string> initializers;
+    std::map<std::string, std::string> producers;  // a tensor, and the node that makes it
+};
+
+void read_node(Bytes message, Graph& graph) {
+    std::string name;
+    std::vector<std::string> outputs;
+    each_field(message, [&](const Field& field) {
+        if (field.is(2, nested)) outputs.push_back(field.bytes.text());
+        if (field.is(3, nested)) name = field.bytes.text();
+        if (field.is(5, nested)) check_attribute(field.bytes);
+    });
+    for (const std::string& output : outputs) graph.producers[output] = name;
+}
+
+Graph read_graph(Bytes message) {
+    Graph graph;
+    each_field(message, [&](const Field& field) {
+        if (field.wire != nested) return;
+        switch (field.number) {
+            case 1: read_node(field.bytes, graph); break;
+            case 5: graph.initializers.insert(check_tensor(field.bytes)); break;
+            case 11: graph.inputs.push_back(read_value(field.bytes)); break;
+            case 12: graph.outputs.push_back(read_value(field.bytes)); break;
+            case 15: throw Error("it has sparse weights, which OpenCV does not read");
+        }
+    });
+    return graph;
+}
+
+// The side of the net's input in one direction.
+int side_of(std::int64_t declared, const std::map<std::string, std::string>& metadata) {
+    const auto size = metadata.find("u2slim.size");
+    std::int64_t side = declared;
+    if (side == 0) {
+        side = 320;
+        if (size != metadata.end()) {
+            const std::string& text = size->second;
+            const bool is_number = !text.empty() && text.size() < 6 && text.find_first_not_of("0123456789") == text.npos;
+            side = is_number ? std::stoi(text) : 0;
+        }
+    }
+    if (side < 1 || side > max_side)
+        throw Error("its input is to be " + std::to_string(side) + " pixels on a side; 1 to 4096 are possible");
+    return int(side);
+}
+
+const Value& only_input(const Graph& graph) {
+    std::vector<const Value*> inputs;
+    for (const Value& input : graph.inputs)
+        if (!graph.initializers.count(input.name)) inputs.push_back(&input);
+    if (inputs.size() != 1) throw Error("it has " + std::to_string(inputs.size()) + " inputs, not one image");
+    const Value& input = *inputs[0];
+    if (input.shape.size() != 4 || input.shape[1] != 3 || input.shape[0] < 0 || input.shape[0] > 1)
+        throw Error("its input is " + shown(input.shape) + ", not one image of 1x3xHxW");
+    if (input.type != 1) throw Error("its input is not in float32");
+    return input;
+}
+
+const Value& mask_output(const Graph& graph, bool ours) {
+    const Value* mask = nullptr;
+    for (const Value& output : graph.outputs)
+        if (!mask && (!ours || output.name == "mask")) mask = &output;
+    if (!mask) throw Error(ours ? "it has no output `mask`, the fused one" : "it has no output");
+    if (mask->has_shape && (mask->shape.size() != 4 || mask->shape[1] > 1 || mask->shape[1] < 0))
+        throw Error("its output " + mask->name + " is " + shown(mask->shape) + ", not a mask of 1x1xHxW");
+    if (!graph.producers.count(mask->name)) throw Error("nothing computes its output " + mask->name);
+    return *mask;
+}
+
+}  // namespace
+
+OnnxFile describe_onnx(Bytes file) {
+    std::map<std::string, std::string> metadata;
+    std::vector<Bytes> graphs;
+    each_field(file, [&](const Field& field) {
+        if (field.is(7, nested)) graphs.push_back(field.bytes);
+        if (!field.is(14, nested)) return;
+        std::string key, value;
+        each_field(field.bytes, [&](const Field& part) {
+            if (part.is(1, nested)) key = part.bytes.text();
+            if (part.is(2, nested)) value = part.bytes.text();
+        });
+        metadata[key] = value;
+    });
+    if (graphs.size() != 1) throw Error("it is empty or holds no net");
+    const Graph graph = read_graph(graphs[0]);
+    const Value& input = only_input(graph);
+    const bool ours = metadata.count("u2slim.preprocess") > 0;
+    const std::string mask = mask_output(graph, ours).name, node = graph.producers.at(mask);
+    // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
+    return {side_of(input.shape[2], metadata), side_of(input.shape[3], metadata),
+            ours && metadata["u2slim.preprocess"] == "embedded",
+            {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node}};
+}
+
+}  // namespace u2slim
