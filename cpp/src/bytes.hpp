@@ -3,6 +3,7 @@
 
 #include "u2slim/segmenter.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

@@ -1,9 +1,9 @@
 #include "onnx_file.hpp"
 
-#include <functional>
-#include <limits>
+#include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 namespace u2slim {
 namespace {
@@ -158,21 +158,62 @@ void check_attribute(Bytes message) {
                 throw Error("an impossible value of " + name + ", " + std::to_string(number));
 }
 
-struct Graph {
-    std::vector<Value> inputs, outputs;
-    std::set<std::string> initializers;
-    std::map<std::string, std::string> producers;  // a tensor, and the node that makes it
+struct Node {
+    std::string name, kind, domain;
+    std::vector<std::string> inputs, outputs;
 };
 
-void read_node(Bytes message, Graph& graph) {
-    std::string name;
-    std::vector<std::string> outputs;
+struct Graph {
+    std::vector<Node> nodes;
+    std::vector<Value> inputs, outputs;
+    std::set<std::string> initializers;
+};
+
+Node read_node(Bytes message) {
+    Node node;
     each_field(message, [&](const Field& field) {
-        if (field.is(2, nested)) outputs.push_back(field.bytes.text());
-        if (field.is(3, nested)) name = field.bytes.text();
+        if (field.is(1, nested)) node.inputs.push_back(field.bytes.text());
+        if (field.is(2, nested)) node.outputs.push_back(field.bytes.text());
+        if (field.is(3, nested)) node.name = field.bytes.text();
+        if (field.is(4, nested)) node.kind = field.bytes.text();
         if (field.is(5, nested)) check_attribute(field.bytes);
+        if (field.is(7, nested)) node.domain = field.bytes.text();
     });
-    for (const std::string& output : outputs) graph.producers[output] = name;
+    return node;
+}
+
+// The fewest and the most inputs of each operation that such nets have. OpenCV reads the others, too, and is easily led
+// astray by a file that has them in another way than they are meant.
+void check_node(const Node& node) {
+    using Range = std::pair<std::size_t, std::size_t>;
+    static const std::map<std::string, Range> kinds = {
+        {"Add", {2, 2}}, {"Sub", {2, 2}}, {"Mul", {2, 2}}, {"Div", {2, 2}}, {"Max", {1, 9}}, {"Min", {1, 9}},
+        {"Conv", {2, 3}}, {"BatchNormalization", {5, 5}}, {"MaxPool", {1, 1}}, {"AveragePool", {1, 1}},
+        {"GlobalMaxPool", {1, 1}}, {"GlobalAveragePool", {1, 1}}, {"ReduceMax", {1, 2}}, {"ReduceMean", {1, 2}},
+        {"Relu", {1, 1}}, {"Sigmoid", {1, 1}}, {"Clip", {1, 3}}, {"Floor", {1, 1}}, {"Identity", {1, 1}},
+        {"Cast", {1, 1}}, {"Constant", {0, 0}}, {"Concat", {1, 99}}, {"Resize", {1, 4}}, {"Upsample", {1, 2}},
+        {"Pad", {1, 3}}, {"Shape", {1, 1}}, {"Gather", {2, 2}}, {"Slice", {1, 5}}, {"Reshape", {1, 2}},
+        {"Flatten", {1, 1}}, {"Transpose", {1, 1}}, {"Expand", {2, 2}}, {"Squeeze", {1, 2}}, {"Unsqueeze", {1, 2}}};
+    const auto found = kinds.find(node.kind);
+    if (found == kinds.end() || !(node.domain.empty() || node.domain == "ai.onnx"))
+        throw Error("it has an operation " + node.domain + (node.domain.empty() ? "" : ".") + node.kind +
+                    ", which is not one of such a net");
+    const auto [fewest, most] = found->second;
+    if (node.inputs.size() < fewest || node.inputs.size() > most || node.outputs.empty() ||
+        std::count(node.inputs.begin(), node.inputs.begin() + fewest, "") > 0)
+        throw Error("the operation " + node.kind + " " + node.name + " has too few inputs or too many");
+}
+
+// Every tensor is there before it is used, and made once.
+void check_order(const Graph& graph) {
+    std::set<std::string> known = graph.initializers;
+    for (const Value& input : graph.inputs) known.insert(input.name);
+    for (const Node& node : graph.nodes) {
+        for (const std::string& input : node.inputs)
+            if (!input.empty() && !known.count(input)) throw Error("nothing computes " + input);
+        for (const std::string& output : node.outputs)
+            if (!output.empty() && !known.insert(output).second) throw Error(output + " is there twice");
+    }
 }
 
 Graph read_graph(Bytes message) {
@@ -180,13 +221,17 @@ Graph read_graph(Bytes message) {
     each_field(message, [&](const Field& field) {
         if (field.wire != nested) return;
         switch (field.number) {
-            case 1: read_node(field.bytes, graph); break;
-            case 5: graph.initializers.insert(check_tensor(field.bytes)); break;
+            case 1: graph.nodes.push_back(read_node(field.bytes)); break;
+            case 5:
+                if (!graph.initializers.insert(check_tensor(field.bytes)).second) throw Error("weights of one name twice");
+                break;
             case 11: graph.inputs.push_back(read_value(field.bytes)); break;
             case 12: graph.outputs.push_back(read_value(field.bytes)); break;
             case 15: throw Error("it has sparse weights, which OpenCV does not read");
         }
     });
+    for (const Node& node : graph.nodes) check_node(node);
+    check_order(graph);
     return graph;
 }
 
@@ -226,8 +271,13 @@ const Value& mask_output(const Graph& graph, bool ours) {
     if (!mask) throw Error(ours ? "it has no output `mask`, the fused one" : "it has no output");
     if (mask->has_shape && (mask->shape.size() != 4 || mask->shape[1] > 1 || mask->shape[1] < 0))
         throw Error("its output " + mask->name + " is " + shown(mask->shape) + ", not a mask of 1x1xHxW");
-    if (!graph.producers.count(mask->name)) throw Error("nothing computes its output " + mask->name);
     return *mask;
+}
+
+const Node& producer(const Graph& graph, const std::string& tensor) {
+    for (const Node& node : graph.nodes)
+        if (std::find(node.outputs.begin(), node.outputs.end(), tensor) != node.outputs.end()) return node;
+    throw Error("nothing computes its output " + tensor);
 }
 
 }  // namespace
@@ -249,7 +299,7 @@ OnnxFile describe_onnx(Bytes file) {
     const Graph graph = read_graph(graphs[0]);
     const Value& input = only_input(graph);
     const bool ours = metadata.count("u2slim.preprocess") > 0;
-    const std::string mask = mask_output(graph, ours).name, node = graph.producers.at(mask);
+    const std::string mask = mask_output(graph, ours).name, node = producer(graph, mask).name;
     // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
     return {side_of(input.shape[2], metadata), side_of(input.shape[3], metadata),
             ours && metadata["u2slim.preprocess"] == "embedded",
