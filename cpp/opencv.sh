@@ -53,6 +53,11 @@ cmake -G "$(command -v ninja >/dev/null && echo Ninja || echo 'Unix Makefiles')"
     -DCV_TRACE=OFF -DDNN_ENABLE_PLUGINS=OFF -DPARALLEL_ENABLE_PLUGINS=OFF -DOPENCV_GENERATE_SETUPVARS=OFF
 cmake --build "$work/$kind" --parallel "${JOBS:-$(nproc)}"
 cmake --install "$work/$kind" >/dev/null
+# It installs the licences of most of what it brings.
+for part in 3rdparty/mlas/LICENSE 3rdparty/libwebp/COPYING; do
+    cp "$source/opencv/$part" "$installed/share/licenses/opencv5/$(basename "$(dirname "$part")")-$(basename "$part")"
+done
+cp "$source/opencv/LICENSE" "$installed/share/licenses/opencv5/opencv-LICENSE"
 touch "$installed/.done"
 rm -rf "${work:?}/$kind"
 echo "$installed" >&3
