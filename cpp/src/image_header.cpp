@@ -156,8 +156,9 @@ Header tiff(Bytes file) {
     const std::uint32_t bits = first.get(258, 1), photometric = first.get(262, 1);
     if (bits > 16 || first.get(339, 1) != 1) throw Error("32-bit, signed or floating-point pixels; save it with 8 or 16 bits");
     if (bits == 16 && photometric == 0) throw Error("16 bits with white as 0; save it with black as 0");
-    if (photometric == 5) throw Error("CMYK; save it in RGB");
-    header.has_alpha = first.get(277, 1) == 4;
+    if (photometric > 3 && photometric != 6) throw Error("neither gray nor RGB; save it in RGB");
+    // libtiff multiplies the colours with it in some files and not in others.
+    if (first.get(277, 1) == 2 || first.get(277, 1) > 3) throw Error("transparency in a TIFF; save it as PNG");
     return header;
 }
 

@@ -68,7 +68,8 @@ std::vector<std::uint8_t> read_bytes(const fs::path& path) {
 
 Photo decode_photo(const std::vector<std::uint8_t>& bytes) {
     const Header header = read_header({bytes.data(), bytes.size()});
-    const int flags = header.has_alpha ? cv::IMREAD_UNCHANGED : cv::IMREAD_COLOR | cv::IMREAD_IGNORE_ORIENTATION;
+    const int colours = cv::IMREAD_COLOR | cv::IMREAD_ANYDEPTH | cv::IMREAD_IGNORE_ORIENTATION;
+    const int flags = header.has_alpha ? cv::IMREAD_UNCHANGED : colours;
     cv::Mat image;
     try {
         image = cv::imdecode(bytes, flags);

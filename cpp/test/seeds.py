@@ -61,7 +61,9 @@ def small_net(preprocess: str, dynamic: bool = False, side: int = 32) -> onnx.Mo
         "mean": np.float32([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1),
         "scales": np.float32([1, 1, 2, 2]),
     }
-    stored = [helper.make_tensor(k, TensorProto.FLOAT, v.shape, v.astype(np.float32).ravel()) for k, v in weights.items()]
+    stored = [
+        helper.make_tensor(k, TensorProto.FLOAT, v.shape, v.astype(np.float32).ravel()) for k, v in weights.items()
+    ]
     stored[0] = onnx.numpy_helper.from_array(weights["w1"].astype(np.float32), "w1")
     node = helper.make_node
     nodes = [
@@ -70,7 +72,9 @@ def small_net(preprocess: str, dynamic: bool = False, side: int = 32) -> onnx.Mo
         node("Relu", ["c1"], ["r1"], "relu"),
         node("MaxPool", ["r1"], ["p1"], "pool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
         node("Conv", ["p1", "w2"], ["c2"], "conv2", pads=[2] * 4, dilations=[2, 2], group=4, kernel_shape=[3, 3]),
-        node("Resize", ["c2", "", "scales"], ["u2"], "resize", mode="linear", coordinate_transformation_mode="half_pixel"),
+        node(
+            "Resize", ["c2", "", "scales"], ["u2"], "resize", mode="linear", coordinate_transformation_mode="half_pixel"
+        ),
         node("Concat", ["u2", "r1"], ["both"], "concat", axis=1),
         node("Conv", ["both", "w3"], ["c3"], "conv3", kernel_shape=[1, 1]),
         node("Add", ["c3", "c3"], ["sum"], "add"),
