@@ -32,5 +32,5 @@ while left=$((end - $(date +%s))) && [ "$left" -gt 0 ]; do
         grep -m 1 -E "ERROR: AddressSanitizer|runtime error" "$work/errors" || echo "ended at a signal"
     fi
 done
-echo "$crashes crashes in $seconds s${crashes:+; what caused them is in $work}"
+echo "$crashes crashes in $seconds s (what caused them: $work)"
 [ "$crashes" -eq 0 ]

@@ -98,44 +98,56 @@ Value read_value(Bytes message) {
     return value;
 }
 
-int bytes_each(std::int64_t type) {
-    static const std::map<std::int64_t, int> sizes = {{1, 4}, {2, 1}, {3, 1}, {4, 2},  {5, 2},  {6, 4},
-                                                      {7, 8}, {9, 1}, {10, 2}, {11, 8}, {12, 4}, {13, 8}};
-    const auto found = sizes.find(type);
-    if (found == sizes.end()) throw Error("a tensor has values of an unknown type");
+// How values of a type are stored: the bytes of each, and the field that has them where they are not raw.
+struct Storage {
+    int bytes;
+    std::uint64_t field;
+};
+
+Storage storage_of(std::int64_t type) {
+    static const std::map<std::int64_t, Storage> types = {{1, {4, 4}}, {2, {1, 5}}, {3, {1, 5}},  {6, {4, 5}},
+                                                          {7, {8, 7}}, {9, {1, 5}}, {10, {2, 5}}, {11, {8, 10}}};
+    const auto found = types.find(type);
+    if (found == types.end()) throw Error("a tensor has values of an unknown type");
     return found->second;
+}
+
+// The numbers in one of a tensor's fields: floats and doubles have their own width, others are varints.
+std::size_t count_values(const Field& field) {
+    if (field.number == 4 || field.number == 10)
+        return field.wire == nested ? field.bytes.size / (field.number == 4 ? 4 : 8) : 1;
+    std::vector<std::int64_t> numbers;
+    read_numbers(field, numbers);
+    return numbers.size();
 }
 
 // Returns the tensor's name. OpenCV reads as many values as the shape says, whatever is there.
 std::string check_tensor(Bytes message) {
     std::vector<std::int64_t> shape;
-    std::int64_t type = 0, typed = 0;
-    bool has_raw = false;
+    std::int64_t type = 0;
     std::size_t raw = 0;
+    std::map<std::uint64_t, std::size_t> typed;
     std::string name;
     each_field(message, [&](const Field& field) {
         if (field.number == 1) read_numbers(field, shape);
         if (field.is(2, varint)) type = field.value;
         if (field.is(8, nested)) name = field.bytes.text();
-        if (field.is(9, nested)) has_raw = true, raw = field.bytes.size;
+        if (field.is(9, nested)) raw = field.bytes.size;
         if (field.is(13, nested) || (field.is(14, varint) && field.value != 0))
             throw Error("its weights are in a file of their own; save it as one file");
-        if (field.number == 4 || field.number == 10)  // float_data, double_data
-            typed += field.wire == nested ? field.bytes.size / (field.number == 4 ? 4 : 8) : 1;
-        if (field.number == 5 || field.number == 7 || field.number == 11) {  // int32_data, int64_data, uint64_data
-            std::vector<std::int64_t> numbers;
-            read_numbers(field, numbers);
-            typed += numbers.size();
-        }
+        if (field.number == 4 || field.number == 5 || field.number == 7 || field.number == 10 || field.number == 11)
+            typed[field.number] += count_values(field);
     });
-    std::int64_t count = 1;
+    std::size_t count = 1;
     if (shape.size() > max_rank) throw Error("tensor " + name + " has " + std::to_string(shape.size()) + " dimensions");
     for (std::int64_t side : shape) {
-        if (side < 0 || side > max_values || (side > 0 && count > max_values / side))
+        if (side < 0 || side > max_values || (side > 0 && std::int64_t(count) > max_values / side))
             throw Error("tensor " + name + " is of an impossible size, " + shown(shape));
         count *= side;
     }
-    if (has_raw ? raw != std::size_t(count) * bytes_each(type) : typed != count)
+    const Storage storage = storage_of(type);
+    const bool has_typed = typed.size() == 1 && raw == 0 && typed.count(storage.field) && typed[storage.field] == count;
+    if (!has_typed && !(typed.empty() && raw == count * storage.bytes))
         throw Error("tensor " + name + " has other values than the " + shown(shape) + " that it should have");
     return name;
 }

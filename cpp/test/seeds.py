@@ -48,6 +48,7 @@ def main(folder: Path) -> None:
     for preprocess in ("embedded", "external"):
         for dynamic in (False, True):
             onnx.save(small_net(preprocess, dynamic), folder / f"{preprocess}{'_dynamic' * dynamic}.onnx")
+    onnx.save(foreign_net(), folder / "foreign.onnx")
 
 
 def small_net(preprocess: str, dynamic: bool = False, side: int = 32) -> onnx.ModelProto:
@@ -80,6 +81,13 @@ def small_net(preprocess: str, dynamic: bool = False, side: int = 32) -> onnx.Mo
         node("Add", ["c3", "c3"], ["sum"], "add"),
         node("Sigmoid", ["sum"], ["mask"], "sigmoid"),
     ]
+    if preprocess == "embedded":
+        nodes[0].input[0] = "scaled"
+        nodes[:0] = [
+            node("ReduceMax", ["image", "axes"], ["highest"], "highest", keepdims=1),
+            node("Div", ["image", "highest"], ["scaled"], "div"),
+        ]
+        stored.append(helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]))
     shape = ["h", "w"] if dynamic else [side, side]
     graph = helper.make_graph(
         nodes,
@@ -90,6 +98,54 @@ def small_net(preprocess: str, dynamic: bool = False, side: int = 32) -> onnx.Mo
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     helper.set_model_props(model, {"u2slim.preprocess": preprocess, "u2slim.size": str(side)})
+    onnx.checker.check_model(model)
+    return model
+
+
+def foreign_net(side: int = 32) -> onnx.ModelProto:
+    """A net of another project, of operations that ours do not have, with two outputs."""
+    node = helper.make_node
+
+    def constant(name: str, values: list) -> onnx.NodeProto:
+        kind = TensorProto.INT64 if isinstance(values[0], int) else TensorProto.FLOAT
+        return node("Constant", [], [name], name, value=helper.make_tensor(name, kind, [len(values)], values))
+
+    nodes = [
+        node("Conv", ["image", "w"], ["c"], "conv", kernel_shape=[1, 1]),
+        node("BatchNormalization", ["c", "one", "zero", "zero", "one"], ["n"], "norm", epsilon=1e-5),
+        node("Clip", ["n"], ["k"], "clip"),
+        node("AveragePool", ["k"], ["a"], "average", kernel_shape=[2, 2], strides=[2, 2]),
+        constant("margins", [0, 0, 1, 1, 0, 0, 1, 1]),
+        node("Pad", ["a", "margins"], ["padded"], "pad", mode="constant"),
+        constant("scales", [1.0, 1.0, 2.0, 2.0]),
+        node("Resize", ["a", "", "scales"], ["u"], "up", mode="linear", coordinate_transformation_mode="asymmetric"),
+        node("GlobalAveragePool", ["padded"], ["g"], "mean"),
+        node("Sigmoid", ["g"], ["gate"], "gate"),
+        node("Mul", ["u", "gate"], ["m"], "mul"),
+        constant("starts", [0]),
+        constant("ends", [1]),
+        constant("axes", [1]),
+        node("Slice", ["m", "starts", "ends", "axes"], ["first"], "slice"),
+        node("Transpose", ["first"], ["t"], "transpose", perm=[0, 1, 3, 2]),
+        constant("shape", [1, 1, side, side]),
+        node("Reshape", ["t", "shape"], ["r"], "reshape"),
+        node("Identity", ["r"], ["i"], "identity"),
+        node("Sigmoid", ["i"], ["d0"], "d0"),
+        node("Relu", ["i"], ["d1"], "d1"),
+    ]
+    weights = {
+        "w": ([2, 3, 1, 1], [0.1, -0.2, 0.3, 0.2, 0.1, -0.4]),
+        "one": ([2], [1.0, 1.0]),
+        "zero": ([2], [0.0, 0.0]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, side, side])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, side, side]) for name in ("d0", "d1")],
+        [helper.make_tensor(name, TensorProto.FLOAT, *values) for name, values in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
     return model
 
