@@ -270,7 +270,7 @@ const Value& only_input(const Graph& graph) {
         if (!graph.initializers.count(input.name)) inputs.push_back(&input);
     if (inputs.size() != 1) throw Error("it has " + std::to_string(inputs.size()) + " inputs, not one image");
     const Value& input = *inputs[0];
-    if (input.shape.size() != 4 || input.shape[1] != 3 || input.shape[0] < 0 || input.shape[0] > 1)
+    if (input.shape.size() != 4 || (input.shape[1] != 3 && input.shape[1] != 0) || input.shape[0] < 0 || input.shape[0] > 1)
         throw Error("its input is " + shown(input.shape) + ", not one image of 1x3xHxW");
     if (input.type != 1) throw Error("its input is not in float32");
     return input;

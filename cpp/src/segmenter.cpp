@@ -74,6 +74,33 @@ struct Segmenter::Net {
     Options options;
     cv::dnn::Net net;
     std::string output;
+
+    // The net's own mask (H, W) of its input (1, 3, H, W), not stretched.
+    cv::Mat run(const cv::Mat& blob) {
+        cv::Mat mask;
+        try {
+            net.setInput(blob);
+            mask = net.forward(output);
+        } catch (const std::exception& error) {
+            throw Error(std::string("the net cannot be run on OpenCV " CV_VERSION ": ") + error.what());
+        }
+        if (mask.depth() != CV_32F || mask.total() != std::size_t(file.height) * file.width || !mask.isContinuous())
+            throw Error("the net's output is no mask of its input's size.");
+        mask = cv::Mat(file.height, file.width, CV_32F, mask.ptr<float>()).clone();
+        if (!cv::checkRange(mask))
+            throw Error("the net gives NaN or infinite values on OpenCV " CV_VERSION "; no mask was made.");
+        return mask;
+    }
+
+    // What is no mask shows here rather than at each photo; and the first run is slow.
+    void try_once() {
+        const int shape[] = {1, 3, file.height, file.width};
+        double low = 0, high = 0;
+        cv::minMaxLoc(run(cv::Mat(4, shape, CV_32F, cv::Scalar(.5))), &low, &high);
+        if (low < -.01 || high > 1.01)
+            throw Error("the net gives values of " + std::to_string(low) + " to " + std::to_string(high) +
+                        ", no probability; its output needs a sigmoid. Export it with export.py.");
+    }
 };
 
 Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{}) {
@@ -100,6 +127,11 @@ Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{})
         throw Error("OpenCV " CV_VERSION " cannot load " + model + ": " + error.what());
     }
     if (net->output.empty()) throw Error("OpenCV " CV_VERSION " does not find the output of " + model + " that is its mask.");
+    try {
+        net->try_once();
+    } catch (const Error& error) {
+        throw Error(model + ": " + error.what());
+    }
 }
 
 Segmenter::~Segmenter() = default;
@@ -108,24 +140,13 @@ Segmenter& Segmenter::operator=(Segmenter&&) noexcept = default;
 
 cv::Mat Segmenter::segment(const cv::Mat& bgr8) {
     if (bgr8.empty() || bgr8.dims != 2 || bgr8.type() != CV_8UC3) throw Error("not a photo of 8 bits in BGR, CV_8UC3.");
-    const int height = net->file.height, width = net->file.width;
-    cv::Mat mask;
-    try {
-        // In float and without antialiasing, as U2-Net's own test script resizes.
-        cv::Mat image;
-        bgr8.convertTo(image, CV_32F);
-        cv::resize(image, image, {width, height}, 0, 0, cv::INTER_LINEAR);
-        cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
-        if (!net->file.embedded) normalise(image);
-        net->net.setInput(planes(image));
-        mask = net->net.forward(net->output);
-    } catch (const std::exception& error) {
-        throw Error(std::string("the net cannot be run on OpenCV " CV_VERSION ": ") + error.what());
-    }
-    if (mask.depth() != CV_32F || mask.total() != std::size_t(height) * width || !mask.isContinuous())
-        throw Error("the net's first output is no mask of its input's size.");
-    mask = cv::Mat(height, width, CV_32F, mask.ptr<float>()).clone();
-    if (!cv::checkRange(mask)) throw Error("the net gives NaN or infinite values on OpenCV " CV_VERSION "; no mask was made.");
+    // In float and without antialiasing, as U2-Net's own test script resizes.
+    cv::Mat image;
+    bgr8.convertTo(image, CV_32F);
+    cv::resize(image, image, {net->file.width, net->file.height}, 0, 0, cv::INTER_LINEAR);
+    cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
+    if (!net->file.embedded) normalise(image);
+    cv::Mat mask = net->run(planes(image));
     if (net->options.stretch) stretch(mask);
     cv::resize(mask, mask, bgr8.size(), 0, 0, cv::INTER_LINEAR);
     return cv::min(cv::max(mask, 0.f), 1.f);
