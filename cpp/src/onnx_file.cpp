@@ -121,18 +121,26 @@ std::size_t count_values(const Field& field) {
     return numbers.size();
 }
 
+bool are_finite(Bytes floats) {
+    for (std::size_t at = 0; at + 4 <= floats.size; at += 4)
+        if ((floats.little(at, 4) & 0x7f800000u) == 0x7f800000u) return false;
+    return true;
+}
+
 // Returns the tensor's name. OpenCV reads as many values as the shape says, whatever is there.
 std::string check_tensor(Bytes message) {
     std::vector<std::int64_t> shape;
     std::int64_t type = 0;
     std::size_t raw = 0;
+    bool raw_is_finite = true, typed_is_finite = true;
     std::map<std::uint64_t, std::size_t> typed;
     std::string name;
     each_field(message, [&](const Field& field) {
         if (field.number == 1) read_numbers(field, shape);
         if (field.is(2, varint)) type = field.value;
         if (field.is(8, nested)) name = field.bytes.text();
-        if (field.is(9, nested)) raw = field.bytes.size;
+        if (field.is(9, nested)) raw = field.bytes.size, raw_is_finite = are_finite(field.bytes);
+        if (field.number == 4) typed_is_finite = typed_is_finite && are_finite(field.bytes);
         if (field.is(13, nested) || (field.is(14, varint) && field.value != 0))
             throw Error("its weights are in a file of their own; save it as one file");
         if (field.number == 4 || field.number == 5 || field.number == 7 || field.number == 10 || field.number == 11)
@@ -149,6 +157,8 @@ std::string check_tensor(Bytes message) {
     const bool has_typed = typed.size() == 1 && raw == 0 && typed.count(storage.field) && typed[storage.field] == count;
     if (!has_typed && !(typed.empty() && raw == count * storage.bytes))
         throw Error("tensor " + name + " has other values than the " + shown(shape) + " that it should have");
+    // Not left to the mask that comes out: OpenCV 5's sigmoid makes 1 of NaN.
+    if (type == 1 && !(raw_is_finite && typed_is_finite)) throw Error("tensor " + name + " has NaN or infinite values");
     return name;
 }
 
