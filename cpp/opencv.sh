@@ -41,7 +41,7 @@ if [ -n "${ASAN:-}" ]; then
     flags="-fsanitize=address -O1 -g1"
     set -- -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" -DCPU_DISPATCH=
 fi
-# One list of formats: those that the program takes.
+# Of the image formats those that the program takes; nothing that is loaded at run time.
 cmake -G "$(command -v ninja >/dev/null && echo Ninja || echo 'Unix Makefiles')" -S "$source/opencv" -B "$work/$kind" "$@" \
     -DCMAKE_INSTALL_PREFIX="$installed" -DBUILD_SHARED_LIBS=OFF -DBUILD_LIST=core,imgproc,imgcodecs,dnn \
     -DBUILD_TESTS=OFF -DBUILD_PERF_TESTS=OFF -DBUILD_EXAMPLES=OFF -DBUILD_opencv_apps=OFF -DBUILD_JAVA=OFF \
@@ -59,5 +59,5 @@ for part in 3rdparty/mlas/LICENSE 3rdparty/libwebp/COPYING; do
 done
 cp "$source/opencv/LICENSE" "$installed/share/licenses/opencv5/opencv-LICENSE"
 touch "$installed/.done"
-rm -rf "${work:?}/$kind"
+rm -rf "${work:?}/$kind" "$source" "$work/pip"
 echo "$installed" >&3
