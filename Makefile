@@ -6,10 +6,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval export test test-all lint format clean
+.PHONY: help setup demo train eval export test test-all lint format clean cpp cpp-bundle cpp-fuzz
 
 help: ## List these targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
 
 setup: $(BIN)/.ready ## Make the virtual environment .venv with all requirements
 
@@ -49,6 +49,19 @@ format: setup ## Mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove the environment, caches and generated data (outputs/ stays)
-	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample
+cpp: setup ## Build the C++ program against the system's OpenCV into build/cpp, and test it
+	@command -v cmake >/dev/null && command -v c++ >/dev/null || { echo "make cpp needs: apt install cmake g++ libopencv-dev"; exit 1; }
+	cmake -S cpp -B build/cpp -DU2SLIM_PYTHON=$(CURDIR)/$(BIN)/python || { echo "Without OpenCV: apt install libopencv-dev"; exit 1; }
+	cmake --build build/cpp --parallel
+	ctest --test-dir build/cpp --output-on-failure
+
+cpp-bundle: setup ## Pack the C++ program with all that it needs into dist/; the first time it builds OpenCV, half an hour
+	PYTHON=$(CURDIR)/$(BIN)/python cpp/bundle.sh
+
+SECONDS ?= 600
+cpp-fuzz: setup ## Feed broken files to the C++ program: make cpp-fuzz SECONDS=600
+	PYTHON=$(CURDIR)/$(BIN)/python cpp/fuzz.sh $(SECONDS)
+
+clean: ## Remove the environment, caches, builds and generated data (outputs/ and dist/ stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,45 @@
+#!/bin/sh
+# dist/u2slim-VERSION-linux-MACHINE.tar.gz: the program in one file that needs no other, nets, a sample with the mask
+# that PyTorch makes of it, and licences; then proves it in a folder where there is nothing else.
+set -eu
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+opencv=$(cpp/opencv.sh)
+build=build/bundle
+cmake -S cpp -B "$build" -DOpenCV_DIR="$opencv/lib/cmake/opencv5" -DU2SLIM_STATIC=ON >/dev/null
+cmake --build "$build" --parallel "${JOBS:-$(nproc)}"
+
+version=$(sed -n 's/^project(u2slim VERSION \([0-9.]*\).*/\1/p' cpp/CMakeLists.txt)
+name=u2slim-$version-linux-$(uname -m)
+bundle=$build/$name
+rm -rf "$bundle"
+mkdir -p "$bundle/models" "$bundle/sample" "$bundle/licences"
+cp "$build/u2slim" cpp/verify.sh "$bundle"
+cp weights/*.onnx "$bundle/models"
+# The photograph is NASA's and free of rights.
+$python -c "from pathlib import Path; from skimage import data; from src.images import write_png
+write_png(Path('$bundle/sample/astronaut.png'), data.astronaut())"
+$python predict.py input="$bundle/sample" checkpoint=lite-half output="$build/golden" cutout=false hydra.run.dir="$build/golden"
+cp -r "$build/golden/masks" "$bundle/golden"
+cp LICENSE "$bundle/licences/u2slim-LICENSE"
+cp "$opencv"/share/licenses/opencv5/* "$bundle/licences"
+# Of the C library, which is in the program: this repository has what it takes to link it anew with another.
+cp /usr/share/doc/libc6/copyright "$bundle/licences/glibc-copyright" 2>/dev/null || true
+cp /usr/share/common-licenses/LGPL-2.1 "$bundle/licences" 2>/dev/null || true
+cat >"$bundle/README" <<END
+u2slim $version: ./u2slim photo.jpg -m models/lite-half.onnx -o results --cutout (all options: --help)
+./verify.sh proves that it works here. The program is one file; it needs no other, and no network.
+END
+mkdir -p dist
+tar -czf "dist/$name.tar.gz" --owner=0 --group=0 --sort=name -C "$build" "$name"
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+tar -xzf "dist/$name.tar.gz" -C "$root" --no-same-owner
+"$root/$name/verify.sh"
+# Here is no shell, no library, no /proc and no network.
+isolated="unshare --net --map-root-user"
+$isolated true 2>/dev/null || isolated=
+$isolated chroot "$root/$name" /u2slim sample -m models/lite-half.onnx -o /result --cutout --compare golden
+ls -l "dist/$name.tar.gz"

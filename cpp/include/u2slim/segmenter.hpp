@@ -1,0 +1,45 @@
+// From a photo to its soft mask, by a net that export.py wrote, in OpenCV's dnn module.
+#pragma once
+
+#include <opencv2/core.hpp>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace u2slim {
+
+// A mistake the user can mend: what() names the cause and the remedy.
+class Error : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+enum class Backend { cpu, cuda };
+
+struct Options {
+    Backend backend = Backend::cpu;
+    // Stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does.
+    bool stretch = true;
+};
+
+// Runs one net on photos of any size. Not for use by two threads at once.
+class Segmenter {
+  public:
+    // Loads an ONNX file: one of ours, or one of the ecosystem's kind (ImageNet-normalised input, first output).
+    // Throws Error for a file that is missing, damaged, hostile or not such a net, and where the backend is not there.
+    explicit Segmenter(const std::string& model, Options options = {});
+    ~Segmenter();
+    Segmenter(Segmenter&&) noexcept;
+    Segmenter& operator=(Segmenter&&) noexcept;
+
+    // The soft mask, CV_32F in 0..1 and of the photo's own size, of a photo in OpenCV's order, CV_8UC3.
+    // Throws Error for another kind of picture, and where the net gives NaN, infinite values or no mask.
+    cv::Mat segment(const cv::Mat& bgr8);
+
+  private:
+    struct Net;
+    std::unique_ptr<Net> net;
+};
+
+}  // namespace u2slim

@@ -1,0 +1,96 @@
+#include "files.hpp"
+
+#include "u2slim/segmenter.hpp"
+
+#include <opencv2/imgcodecs.hpp>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <fstream>
+#include <map>
+
+namespace u2slim {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_photo(const fs::path& path) {
+    static const std::vector<std::string> endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"};
+    std::string ending = path.extension().string();
+    std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
+    return path.filename().string()[0] != '.' && std::find(endings.begin(), endings.end(), ending) != endings.end();
+}
+
+std::vector<Job> below(const fs::path& folder, const std::vector<fs::path>& but) {
+    std::vector<fs::path> photos;
+    std::error_code code;
+    fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, code), end;
+    for (; !code && entry != end; entry.increment(code)) {
+        const fs::path canonical = fs::weakly_canonical(entry->path(), code);
+        if (std::find(but.begin(), but.end(), canonical) != but.end())
+            entry.disable_recursion_pending();
+        else if (is_photo(entry->path()))
+            photos.push_back(entry->path());
+    }
+    if (code) return {{folder, {}, folder.string() + " cannot be read (" + code.message() + ")."}};
+    if (photos.empty())
+        return {{folder, {}, "No photos under " + folder.string() + " (looked for JPEG, PNG, WebP, BMP and TIFF)."}};
+    std::sort(photos.begin(), photos.end());
+    std::vector<Job> jobs;
+    for (const fs::path& photo : photos) jobs.push_back({photo, photo.lexically_relative(folder), {}});
+    return jobs;
+}
+
+}  // namespace
+
+std::vector<Job> find_photos(const std::vector<std::string>& inputs, const std::vector<fs::path>& but) {
+    std::vector<Job> jobs;
+    for (const std::string& input : inputs) {
+        std::error_code code;
+        if (fs::is_directory(input, code)) {
+            const std::vector<Job> found = below(fs::path(input).lexically_normal() / "", but);
+            jobs.insert(jobs.end(), found.begin(), found.end());
+        } else {
+            jobs.push_back({input, fs::path(input).filename(), {}});
+        }
+    }
+    std::map<fs::path, int> times;
+    for (const Job& job : jobs) ++times[fs::path(job.name).replace_extension()];
+    std::map<fs::path, fs::path> taken;
+    for (Job& job : jobs) {
+        if (!job.failure.empty()) continue;
+        const fs::path stem = fs::path(job.name).replace_extension();
+        if (times[stem] == 1) job.name = stem;
+        const auto [earlier, is_new] = taken.emplace(job.name, job.photo);
+        if (!is_new)
+            job.failure = job.photo.string() + " would overwrite the result of " + earlier->second.string() +
+                          "; give it a run and an output folder of its own.";
+    }
+    return jobs;
+}
+
+void write_png(const fs::path& path, const cv::Mat& pixels) {
+    const fs::path partial = path.parent_path() / ("." + std::to_string(getpid()) + ".part." + path.filename().string());
+    std::vector<std::uint8_t> bytes;
+    std::error_code code;
+    try {
+        cv::imencode(".png", pixels, bytes, {cv::IMWRITE_PNG_COMPRESSION, 4});
+    } catch (const cv::Exception& error) {
+        throw Error(path.string() + " cannot be written (" + error.what() + ").");
+    }
+    fs::create_directories(path.parent_path(), code);
+    std::ofstream file(partial, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    file.close();
+    const bool is_written = bool(file);
+    if (is_written) fs::rename(partial, path, code);
+    if (!is_written || code) {
+        const std::string reason = code ? code.message() : "the folder is not writable, or full";
+        fs::remove(partial, code);
+        throw Error(path.string() + " cannot be written (" + reason + "); choose another folder.");
+    }
+}
+
+}  // namespace u2slim

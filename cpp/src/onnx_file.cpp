@@ -1,0 +1,331 @@
+#include "onnx_file.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+namespace u2slim {
+namespace {
+
+constexpr std::int64_t max_side = 4096;       // pixels of a net's input
+constexpr std::int64_t max_window = 1024;     // of a kernel, a stride, a dilation or a margin
+constexpr std::size_t max_rank = 8;           // OpenCV's own is 10, not checked everywhere
+constexpr std::int64_t max_values = 1 << 29;  // of one tensor: 2 GB in float32
+
+// One field of a protobuf message: a number, or bytes.
+struct Field {
+    std::uint64_t number;
+    int wire;
+    std::uint64_t value;
+    Bytes bytes;
+
+    bool is(std::uint64_t wanted, int kind) const { return number == wanted && wire == kind; }
+};
+constexpr int varint = 0, nested = 2;
+
+std::uint64_t read_varint(Bytes in, std::size_t& at) {
+    std::uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+        const std::uint8_t byte = in.u8(at++);
+        value |= std::uint64_t(byte & 0x7f) << shift;
+        if (byte < 0x80) return value;
+    }
+    throw Error("not protobuf");
+}
+
+template <typename Visit>
+void each_field(Bytes message, Visit visit) {
+    for (std::size_t at = 0; at < message.size;) {
+        const std::uint64_t tag = read_varint(message, at);
+        Field field{tag >> 3, int(tag & 7), 0, {}};
+        if (field.number == 0) throw Error("not protobuf");
+        std::size_t length = 0;
+        switch (field.wire) {
+            case 0: field.value = read_varint(message, at); break;
+            case 1: length = 8; break;
+            case 2: length = read_varint(message, at); break;
+            case 5: length = 4; break;
+            default: throw Error("not protobuf");
+        }
+        field.bytes = message.part(at, length);
+        at += length;
+        visit(field);
+    }
+}
+
+// A repeated number, of which a file may have each by itself or all in one.
+void read_numbers(const Field& field, std::vector<std::int64_t>& numbers) {
+    if (field.wire == varint) numbers.push_back(field.value);
+    if (field.wire != nested) return;
+    for (std::size_t at = 0; at < field.bytes.size;) numbers.push_back(read_varint(field.bytes, at));
+}
+
+std::string shown(const std::vector<std::int64_t>& shape) {
+    std::string text;
+    for (std::int64_t side : shape) text += (text.empty() ? "" : "x") + (side ? std::to_string(side) : "?");
+    return text.empty() ? "nothing" : text;
+}
+
+struct Value {
+    std::string name;
+    std::int64_t type = 0;
+    bool has_shape = false;
+    std::vector<std::int64_t> shape;  // 0: any
+};
+
+Value read_value(Bytes message) {
+    Value value;
+    each_field(message, [&](const Field& field) {
+        if (field.is(1, nested)) value.name = field.bytes.text();
+        if (!field.is(2, nested)) return;
+        each_field(field.bytes, [&](const Field& kind) {
+            if (!kind.is(1, nested)) return;
+            each_field(kind.bytes, [&](const Field& tensor) {
+                if (tensor.is(1, varint)) value.type = tensor.value;
+                if (!tensor.is(2, nested)) return;
+                value.has_shape = true;
+                each_field(tensor.bytes, [&](const Field& dimension) {
+                    if (!dimension.is(1, nested)) return;
+                    value.shape.push_back(0);
+                    each_field(dimension.bytes, [&](const Field& side) {
+                        if (side.is(1, varint)) value.shape.back() = side.value;
+                    });
+                });
+            });
+        });
+    });
+    return value;
+}
+
+// How values of a type are stored: the bytes of each, and the field that has them where they are not raw.
+struct Storage {
+    int bytes;
+    std::uint64_t field;
+};
+
+Storage storage_of(std::int64_t type) {
+    static const std::map<std::int64_t, Storage> types = {{1, {4, 4}}, {2, {1, 5}}, {3, {1, 5}},  {6, {4, 5}},
+                                                          {7, {8, 7}}, {9, {1, 5}}, {10, {2, 5}}, {11, {8, 10}}};
+    const auto found = types.find(type);
+    if (found == types.end()) throw Error("a tensor has values of an unknown type");
+    return found->second;
+}
+
+// The numbers in one of a tensor's fields: floats and doubles have their own width, others are varints.
+std::size_t count_values(const Field& field) {
+    if (field.number == 4 || field.number == 10)
+        return field.wire == nested ? field.bytes.size / (field.number == 4 ? 4 : 8) : 1;
+    std::vector<std::int64_t> numbers;
+    read_numbers(field, numbers);
+    return numbers.size();
+}
+
+bool are_finite(Bytes floats) {
+    for (std::size_t at = 0; at + 4 <= floats.size; at += 4)
+        if ((floats.little(at, 4) & 0x7f800000u) == 0x7f800000u) return false;
+    return true;
+}
+
+// Returns the tensor's name. OpenCV reads as many values as the shape says, whatever is there.
+std::string check_tensor(Bytes message) {
+    std::vector<std::int64_t> shape;
+    std::int64_t type = 0;
+    std::size_t raw = 0;
+    bool raw_is_finite = true, typed_is_finite = true;
+    std::map<std::uint64_t, std::size_t> typed;
+    std::string name;
+    each_field(message, [&](const Field& field) {
+        if (field.number == 1) read_numbers(field, shape);
+        if (field.is(2, varint)) type = field.value;
+        if (field.is(8, nested)) name = field.bytes.text();
+        if (field.is(9, nested)) raw = field.bytes.size, raw_is_finite = are_finite(field.bytes);
+        if (field.number == 4) typed_is_finite = typed_is_finite && are_finite(field.bytes);
+        if (field.is(13, nested) || (field.is(14, varint) && field.value != 0))
+            throw Error("its weights are in a file of their own; save it as one file");
+        if (field.number == 4 || field.number == 5 || field.number == 7 || field.number == 10 || field.number == 11)
+            typed[field.number] += count_values(field);
+    });
+    std::size_t count = 1;
+    if (shape.size() > max_rank) throw Error("tensor " + name + " has " + std::to_string(shape.size()) + " dimensions");
+    for (std::int64_t side : shape) {
+        if (side < 0 || side > max_values || (side > 0 && std::int64_t(count) > max_values / side))
+            throw Error("tensor " + name + " is of an impossible size, " + shown(shape));
+        count *= side;
+    }
+    const Storage storage = storage_of(type);
+    const bool has_typed = typed.size() == 1 && raw == 0 && typed.count(storage.field) && typed[storage.field] == count;
+    if (!has_typed && !(typed.empty() && raw == count * storage.bytes))
+        throw Error("tensor " + name + " has other values than the " + shown(shape) + " that it should have");
+    // Not left to the mask that comes out: OpenCV 5's sigmoid makes 1 of NaN.
+    if (type == 1 && !(raw_is_finite && typed_is_finite)) throw Error("tensor " + name + " has NaN or infinite values");
+    return name;
+}
+
+void check_attribute(Bytes message) {
+    std::string name;
+    std::vector<std::int64_t> numbers;
+    each_field(message, [&](const Field& field) {
+        if (field.is(1, nested)) name = field.bytes.text();
+        if (field.is(3, varint)) numbers.push_back(field.value);
+        if (field.is(5, nested)) check_tensor(field.bytes);
+        if (field.is(6, nested) || field.is(11, nested)) throw Error("it has branches or loops, which no such net has");
+        if (field.number == 8) read_numbers(field, numbers);
+    });
+    const bool is_size = name == "kernel_shape" || name == "strides" || name == "dilations" || name == "group";
+    const std::int64_t most = name == "group" ? 1 << 16 : max_window;
+    if (is_size || name == "pads")
+        for (std::int64_t number : numbers)
+            if (number < (is_size ? 1 : 0) || number > most)
+                throw Error("an impossible value of " + name + ", " + std::to_string(number));
+}
+
+struct Node {
+    std::string name, kind, domain;
+    std::vector<std::string> inputs, outputs;
+};
+
+struct Graph {
+    std::vector<Node> nodes;
+    std::vector<Value> inputs, outputs;
+    std::set<std::string> initializers;
+};
+
+Node read_node(Bytes message) {
+    Node node;
+    each_field(message, [&](const Field& field) {
+        if (field.is(1, nested)) node.inputs.push_back(field.bytes.text());
+        if (field.is(2, nested)) node.outputs.push_back(field.bytes.text());
+        if (field.is(3, nested)) node.name = field.bytes.text();
+        if (field.is(4, nested)) node.kind = field.bytes.text();
+        if (field.is(5, nested)) check_attribute(field.bytes);
+        if (field.is(7, nested)) node.domain = field.bytes.text();
+    });
+    return node;
+}
+
+// The fewest and the most inputs of each operation that such nets have. OpenCV reads the others, too, and is easily led
+// astray by a file that has them in another way than they are meant.
+void check_node(const Node& node) {
+    using Range = std::pair<std::size_t, std::size_t>;
+    static const std::map<std::string, Range> kinds = {
+        {"Add", {2, 2}}, {"Sub", {2, 2}}, {"Mul", {2, 2}}, {"Div", {2, 2}}, {"Max", {1, 9}}, {"Min", {1, 9}},
+        {"Conv", {2, 3}}, {"BatchNormalization", {5, 5}}, {"MaxPool", {1, 1}}, {"AveragePool", {1, 1}},
+        {"GlobalMaxPool", {1, 1}}, {"GlobalAveragePool", {1, 1}}, {"ReduceMax", {1, 2}}, {"ReduceMean", {1, 2}},
+        {"Relu", {1, 1}}, {"Sigmoid", {1, 1}}, {"Clip", {1, 3}}, {"Floor", {1, 1}}, {"Identity", {1, 1}},
+        {"Cast", {1, 1}}, {"Constant", {0, 0}}, {"Concat", {1, 99}}, {"Resize", {1, 4}}, {"Upsample", {1, 2}},
+        {"Pad", {1, 3}}, {"Shape", {1, 1}}, {"Gather", {2, 2}}, {"Slice", {1, 5}}, {"Reshape", {1, 2}},
+        {"Flatten", {1, 1}}, {"Transpose", {1, 1}}, {"Expand", {2, 2}}, {"Squeeze", {1, 2}}, {"Unsqueeze", {1, 2}}};
+    const auto found = kinds.find(node.kind);
+    if (found == kinds.end() || !(node.domain.empty() || node.domain == "ai.onnx"))
+        throw Error("it has an operation " + node.domain + (node.domain.empty() ? "" : ".") + node.kind +
+                    ", which is not one of such a net");
+    const auto [fewest, most] = found->second;
+    if (node.inputs.size() < fewest || node.inputs.size() > most || node.outputs.empty() ||
+        std::count(node.inputs.begin(), node.inputs.begin() + fewest, "") > 0)
+        throw Error("the operation " + node.kind + " " + node.name + " has too few inputs or too many");
+}
+
+// Every tensor is there before it is used, and made once.
+void check_order(const Graph& graph) {
+    std::set<std::string> known = graph.initializers;
+    for (const Value& input : graph.inputs) known.insert(input.name);
+    for (const Node& node : graph.nodes) {
+        for (const std::string& input : node.inputs)
+            if (!input.empty() && !known.count(input)) throw Error("nothing computes " + input);
+        for (const std::string& output : node.outputs)
+            if (!output.empty() && !known.insert(output).second) throw Error(output + " is there twice");
+    }
+}
+
+Graph read_graph(Bytes message) {
+    Graph graph;
+    each_field(message, [&](const Field& field) {
+        if (field.wire != nested) return;
+        switch (field.number) {
+            case 1: graph.nodes.push_back(read_node(field.bytes)); break;
+            case 5:
+                if (!graph.initializers.insert(check_tensor(field.bytes)).second) throw Error("weights of one name twice");
+                break;
+            case 11: graph.inputs.push_back(read_value(field.bytes)); break;
+            case 12: graph.outputs.push_back(read_value(field.bytes)); break;
+            case 15: throw Error("it has sparse weights, which OpenCV does not read");
+        }
+    });
+    for (const Node& node : graph.nodes) check_node(node);
+    check_order(graph);
+    return graph;
+}
+
+// The side of the net's input in one direction.
+int side_of(std::int64_t declared, const std::map<std::string, std::string>& metadata) {
+    const auto size = metadata.find("u2slim.size");
+    std::int64_t side = declared;
+    if (side == 0) {
+        side = 320;
+        if (size != metadata.end()) {
+            const std::string& text = size->second;
+            const bool is_number = !text.empty() && text.size() < 6 && text.find_first_not_of("0123456789") == text.npos;
+            side = is_number ? std::stoi(text) : 0;
+        }
+    }
+    if (side < 1 || side > max_side)
+        throw Error("its input is to be " + std::to_string(side) + " pixels on a side; 1 to 4096 are possible");
+    return int(side);
+}
+
+const Value& only_input(const Graph& graph) {
+    std::vector<const Value*> inputs;
+    for (const Value& input : graph.inputs)
+        if (!graph.initializers.count(input.name)) inputs.push_back(&input);
+    if (inputs.size() != 1) throw Error("it has " + std::to_string(inputs.size()) + " inputs, not one image");
+    const Value& input = *inputs[0];
+    if (input.shape.size() != 4 || (input.shape[1] != 3 && input.shape[1] != 0) || input.shape[0] < 0 || input.shape[0] > 1)
+        throw Error("its input is " + shown(input.shape) + ", not one image of 1x3xHxW");
+    if (input.type != 1) throw Error("its input is not in float32");
+    return input;
+}
+
+const Value& mask_output(const Graph& graph, bool ours) {
+    const Value* mask = nullptr;
+    for (const Value& output : graph.outputs)
+        if (!mask && (!ours || output.name == "mask")) mask = &output;
+    if (!mask) throw Error(ours ? "it has no output `mask`, the fused one" : "it has no output");
+    if (mask->has_shape && (mask->shape.size() != 4 || mask->shape[1] > 1 || mask->shape[1] < 0))
+        throw Error("its output " + mask->name + " is " + shown(mask->shape) + ", not a mask of 1x1xHxW");
+    return *mask;
+}
+
+const Node& producer(const Graph& graph, const std::string& tensor) {
+    for (const Node& node : graph.nodes)
+        if (std::find(node.outputs.begin(), node.outputs.end(), tensor) != node.outputs.end()) return node;
+    throw Error("nothing computes its output " + tensor);
+}
+
+}  // namespace
+
+OnnxFile describe_onnx(Bytes file) {
+    std::map<std::string, std::string> metadata;
+    std::vector<Bytes> graphs;
+    each_field(file, [&](const Field& field) {
+        if (field.is(7, nested)) graphs.push_back(field.bytes);
+        if (!field.is(14, nested)) return;
+        std::string key, value;
+        each_field(field.bytes, [&](const Field& part) {
+            if (part.is(1, nested)) key = part.bytes.text();
+            if (part.is(2, nested)) value = part.bytes.text();
+        });
+        metadata[key] = value;
+    });
+    if (graphs.size() != 1) throw Error("it is empty or holds no net");
+    const Graph graph = read_graph(graphs[0]);
+    const Value& input = only_input(graph);
+    const bool ours = metadata.count("u2slim.preprocess") > 0;
+    const std::string mask = mask_output(graph, ours).name, node = producer(graph, mask).name;
+    // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
+    return {side_of(input.shape[2], metadata), side_of(input.shape[3], metadata),
+            ours && metadata["u2slim.preprocess"] == "embedded",
+            {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node}};
+}
+
+}  // namespace u2slim

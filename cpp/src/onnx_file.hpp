@@ -1,0 +1,20 @@
+// What an ONNX file says of itself, read before OpenCV sees it.
+#pragma once
+
+#include "bytes.hpp"
+
+#include <string>
+#include <vector>
+
+namespace u2slim {
+
+struct OnnxFile {
+    int height, width;
+    bool embedded;                     // it takes RGB 0..255 and normalises by itself
+    std::vector<std::string> outputs;  // the names that OpenCV may have for the mask
+};
+
+// Checks the bytes of an ONNX file. Throws Error for one that is damaged, hostile or no net from an image to a mask.
+OnnxFile describe_onnx(Bytes file);
+
+}  // namespace u2slim

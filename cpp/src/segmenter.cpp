@@ -1,0 +1,155 @@
+#include "u2slim/segmenter.hpp"
+
+#include "onnx_file.hpp"
+
+#include <opencv2/core/version.hpp>
+#include <opencv2/dnn.hpp>
+#include <opencv2/imgproc.hpp>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+namespace u2slim {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<char> read_model(const std::string& path) {
+    std::error_code code;
+    const fs::file_status status = fs::status(path, code);
+    if (!fs::exists(status)) throw Error("No model at " + path + ".");
+    if (!fs::is_regular_file(status)) throw Error(path + " is a folder or a device, not an ONNX file.");
+    std::ifstream file(path, std::ios::binary);
+    std::vector<char> bytes(fs::file_size(path, code));
+    if (code || !file.read(bytes.data(), bytes.size())) throw Error(path + " cannot be read; check its permissions.");
+    return bytes;
+}
+
+void require_cuda() {
+    if (cv::dnn::getAvailableTargets(cv::dnn::DNN_BACKEND_CUDA).empty())
+        throw Error("OpenCV " CV_VERSION " has no CUDA in its dnn module here, or there is no GPU that it can use; "
+                    "docs/cuda.md says how to build one that has, or use the CPU: --backend cpu.");
+}
+
+cv::dnn::Net load(const std::string& path, const std::vector<char>& bytes, Backend backend) {
+#if CV_VERSION_MAJOR >= 5
+    // The new engine runs on the CPU only, and only the path's overload heeds which one is asked for.
+    if (backend == Backend::cuda) return cv::dnn::readNetFromONNX(path, cv::dnn::ENGINE_CLASSIC);
+#else
+    (void)path, (void)backend;
+#endif
+    return cv::dnn::readNetFromONNX(bytes.data(), bytes.size());
+}
+
+// RGB 0..255, float32, as U2-Net takes it: divided by its own maximum, then ImageNet mean and standard deviation.
+void normalise(cv::Mat& rgb) {
+    double top = 0;
+    cv::minMaxIdx(rgb.reshape(1), nullptr, &top);
+    rgb.convertTo(rgb, CV_32F, 1 / (top + 1e-6));
+    cv::subtract(rgb, cv::Scalar(.485, .456, .406), rgb);
+    cv::divide(rgb, cv::Scalar(.229, .224, .225), rgb);
+}
+
+// (H, W) of three channels as the net's (1, 3, H, W).
+cv::Mat planes(const cv::Mat& rgb) {
+    const int shape[] = {1, 3, rgb.rows, rgb.cols};
+    cv::Mat blob(4, shape, CV_32F);
+    std::vector<cv::Mat> channels;
+    for (int i = 0; i < 3; ++i) channels.emplace_back(rgb.rows, rgb.cols, CV_32F, blob.ptr<float>(0, i));
+    cv::split(rgb, channels);
+    return blob;
+}
+
+void stretch(cv::Mat& mask) {
+    double low = 0, high = 0;
+    cv::minMaxLoc(mask, &low, &high);
+    if (high - low > 1e-6) mask.convertTo(mask, CV_32F, 1 / (high - low), -low / (high - low));
+}
+
+}  // namespace
+
+struct Segmenter::Net {
+    OnnxFile file;
+    Options options;
+    cv::dnn::Net net;
+    std::string output;
+
+    // The net's own mask (H, W) of its input (1, 3, H, W), not stretched.
+    cv::Mat run(const cv::Mat& blob) {
+        cv::Mat mask;
+        try {
+            net.setInput(blob);
+            mask = net.forward(output);
+        } catch (const std::exception& error) {
+            throw Error(std::string("the net cannot be run on OpenCV " CV_VERSION ": ") + error.what());
+        }
+        if (mask.depth() != CV_32F || mask.total() != std::size_t(file.height) * file.width || !mask.isContinuous())
+            throw Error("the net's output is no mask of its input's size.");
+        mask = cv::Mat(file.height, file.width, CV_32F, mask.ptr<float>()).clone();
+        if (!cv::checkRange(mask))
+            throw Error("the net gives NaN or infinite values on OpenCV " CV_VERSION "; no mask was made.");
+        return mask;
+    }
+
+    // What is no mask shows here rather than at each photo; and the first run is slow.
+    void try_once() {
+        const int shape[] = {1, 3, file.height, file.width};
+        double low = 0, high = 0;
+        cv::minMaxLoc(run(cv::Mat(4, shape, CV_32F, cv::Scalar(.5))), &low, &high);
+        if (low < -.01 || high > 1.01)
+            throw Error("the net gives values of " + std::to_string(low) + " to " + std::to_string(high) +
+                        ", no probability; its output needs a sigmoid. Export it with export.py.");
+    }
+};
+
+Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{}) {
+    if (options.backend == Backend::cuda) require_cuda();
+    const std::vector<char> bytes = read_model(model);
+    net->options = options;
+    try {
+        net->file = describe_onnx({reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()});
+    } catch (const Error& error) {
+        throw Error(model + " is not an ONNX net from one image to its mask: " + error.what() +
+                    ". Export it again with export.py.");
+    }
+    try {
+        net->net = load(model, bytes, options.backend);
+        if (options.backend == Backend::cuda) {
+            net->net.setPreferableBackend(cv::dnn::DNN_BACKEND_CUDA);
+            net->net.setPreferableTarget(cv::dnn::DNN_TARGET_CUDA);
+        }
+        const std::vector<std::string> names = net->net.getUnconnectedOutLayersNames();
+        for (const std::string& name : net->file.outputs)
+            if (net->output.empty() && std::find(names.begin(), names.end(), name) != names.end()) net->output = name;
+        if (net->output.empty() && names.size() == 1) net->output = names[0];
+    } catch (const std::exception& error) {  // OpenCV's own, and those of the standard library on a damaged file
+        throw Error("OpenCV " CV_VERSION " cannot load " + model + ": " + error.what());
+    }
+    if (net->output.empty()) throw Error("OpenCV " CV_VERSION " does not find the output of " + model + " that is its mask.");
+    try {
+        net->try_once();
+    } catch (const Error& error) {
+        throw Error(model + ": " + error.what());
+    }
+}
+
+Segmenter::~Segmenter() = default;
+Segmenter::Segmenter(Segmenter&&) noexcept = default;
+Segmenter& Segmenter::operator=(Segmenter&&) noexcept = default;
+
+cv::Mat Segmenter::segment(const cv::Mat& bgr8) {
+    if (bgr8.empty() || bgr8.dims != 2 || bgr8.type() != CV_8UC3) throw Error("not a photo of 8 bits in BGR, CV_8UC3.");
+    // In float and without antialiasing, as U2-Net's own test script resizes.
+    cv::Mat image;
+    bgr8.convertTo(image, CV_32F);
+    cv::resize(image, image, {net->file.width, net->file.height}, 0, 0, cv::INTER_LINEAR);
+    cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
+    if (!net->file.embedded) normalise(image);
+    cv::Mat mask = net->run(planes(image));
+    if (net->options.stretch) stretch(mask);
+    cv::resize(mask, mask, bgr8.size(), 0, 0, cv::INTER_LINEAR);
+    return cv::min(cv::max(mask, 0.f), 1.f);
+}
+
+}  // namespace u2slim

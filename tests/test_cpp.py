@@ -1,0 +1,321 @@
+"""The C++ program makes the masks that Python makes, and names what it cannot read and why."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from src.checkpoint import load_net
+from src.data.sample import render
+from src.export import write_onnx
+from src.predict import predict
+from src.runtime import open_segmenter
+from tests.conftest import REPO
+
+sys.path.insert(0, str(REPO / "cpp" / "test"))
+from seeds import small_net  # noqa: E402
+
+CONFIGS = ("usr/lib/*/cmake/opencv[45]", "usr/lib*/cmake/opencv[45]", "usr/local/lib*/cmake/opencv[45]")
+
+
+def shell(*command: str | Path) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory) -> Path:
+    """The folder that the program is built in; `make cpp` has done so already."""
+    if "U2SLIM_CPP" in os.environ:
+        return Path(os.environ["U2SLIM_CPP"])
+    found = any(any(Path("/").glob(f"{config}/OpenCVConfig.cmake")) for config in CONFIGS) or "OpenCV_DIR" in os.environ
+    if not (found and shutil.which("cmake") and shutil.which("c++")):
+        pytest.skip("cmake, a C++ compiler or OpenCV's headers are absent: apt install cmake g++ libopencv-dev")
+    folder = tmp_path_factory.mktemp("cpp")
+    shell("cmake", "-S", REPO / "cpp", "-B", folder)
+    shell("cmake", "--build", folder, "--parallel", str(os.cpu_count()))
+    return folder
+
+
+@pytest.fixture
+def program(build):
+    """Calls the program: its exit status, what it prints and what it reports."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        done = subprocess.run([build / "u2slim", *map(str, words)], capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory) -> Path:
+    """The smaller shipped net, for ImageNet-normalised input."""
+    path = tmp_path_factory.mktemp("nets") / "external.onnx"
+    write_onnx(*load_net("lite-dwsep"), path, "external")
+    return path
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    onnx.save(small_net("external"), tmp_path / "small.onnx")
+    return tmp_path / "small.onnx"
+
+
+def write_kinds(folder: Path) -> None:
+    """One photo in the ways that people have photos."""
+    (folder / "deep").mkdir(parents=True)
+    pixels, mask = render(7, 3)
+    photo, turned = Image.fromarray(pixels), Image.Exif()
+    turned[0x0112] = 6
+    clear = photo.copy()
+    clear.putalpha(Image.fromarray(255 - mask // 3))
+    photo.save(folder / "same.jpg")
+    photo.save(folder / "same.png")
+    Image.fromarray(render(7, 4)[0]).save(folder / "deep" / "UPPER.JPEG")
+    Image.fromarray(render(7, 5)[0]).save(folder / "turned.jpg", exif=turned)
+    photo.convert("L").save(folder / "gray.tif", compression="tiff_lzw")
+    clear.save(folder / "clear.png", exif=turned)
+    clear.save(folder / "clear.webp", lossless=True)
+    photo.quantize(32).save(folder / "palette.png", transparency=3)
+    Image.fromarray(pixels[..., 1].astype(np.uint16) * 257 - 3).save(folder / "deep.png")
+    cv2.imwrite(str(folder / "deep.tif"), pixels.astype(np.uint16) * 251)
+    photo.save(folder / "plain.bmp")
+    Image.new("RGB", (1, 1), (200, 30, 60)).save(folder / "one.png")
+    Image.new("RGB", (40, 30)).save(folder / "black.png")
+    photo.resize((20000, 20)).save(folder / "wide.jpg")
+
+
+def agree(ours: Path, python: Path, levels: int = 1) -> bool:
+    a, b = (np.asarray(Image.open(path)).astype(int) for path in (ours, python))
+    return a.shape == b.shape and (abs(a - b) <= levels).mean() >= 0.999
+
+
+def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, exported, tmp_path):
+    write_kinds(tmp_path / "photos")
+    done, failed = predict(open_segmenter("lite-dwsep"), tmp_path / "photos", tmp_path / "python")
+    assert (done, failed) == (14, {})
+    arguments = (tmp_path / "photos", "-m", exported, "-o", tmp_path / "ours")
+    status, out, err = program(*arguments, "--cutout", "--time", "--compare", tmp_path / "python" / "masks")
+    assert status == 0 and "14 of 14 photos done with OpenCV" in out and "loaded: " in out, out + err
+    written = sorted(path.relative_to(tmp_path / "python") for path in (tmp_path / "python").rglob("*.png"))
+    assert len(written) == 28
+    assert written == sorted(path.relative_to(tmp_path / "ours") for path in (tmp_path / "ours").rglob("*.*"))
+    assert [str(path) for path in written if not agree(tmp_path / "ours" / path, tmp_path / "python" / path)] == []
+
+    # OpenCV turns inks into colours with another rounding.
+    Image.fromarray(render(7, 3)[0]).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    predict(open_segmenter("lite-dwsep"), tmp_path / "cmyk.jpg", tmp_path / "python")
+    assert program(tmp_path / "cmyk.jpg", *arguments[1:], "--cutout")[0] == 0
+    assert agree(tmp_path / "ours" / "cutouts" / "cmyk.png", tmp_path / "python" / "cutouts" / "cmyk.png", levels=2)
+
+    # The stretch is felt, and a comparison that fails says so. Results of an earlier run are no photos.
+    status, out, err = program(
+        tmp_path / "photos" / "plain.bmp", *arguments[1:], "--no-stretch", "--compare", tmp_path / "python" / "masks"
+    )
+    assert status == 1 and "the mask differs from" in err
+    status, out, _ = program(tmp_path / "ours", "-m", exported, "-o", tmp_path / "ours")
+    assert status == 1 and "0 of 1 photos done" in out
+
+
+def test_a_net_that_normalises_by_itself(program, tmp_path):
+    Image.fromarray(render(7, 6)[0] // 2).save(tmp_path / "dark.png")
+    predict(open_segmenter("lite-dwsep"), tmp_path / "dark.png", tmp_path / "python", cutout=False)
+    golden = tmp_path / "python" / "masks"
+    net = REPO / "weights" / "lite-dwsep.onnx"
+    status, out, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", golden)
+    if status == 2 and re.search(r"OpenCV 4\.[0-6]\..*parseMul", err, re.DOTALL):
+        pytest.skip("OpenCV 4.6 and older cannot divide an image by a tensor of 1x1x1x1")
+    assert status == 0, err
+
+
+def test_photos_that_cannot_be_read_are_named_and_the_others_done(program, small, tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "folder.jpg").mkdir(parents=True)
+    photo = Image.fromarray(render(7, 0)[0])
+    photo.save(folder / "good.jpg")
+    photo.save(folder / "good.png")
+    for name in ("good.jpg", "good.png"):
+        data = (folder / name).read_bytes()
+        (folder / f"cut_{name}").write_bytes(data[: len(data) * 3 // 4])
+    (folder / "flipped.png").write_bytes(bytes(b ^ (i == len(data) // 2) for i, b in enumerate(data)))
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("no image")
+    (folder / "nowhere.png").symlink_to("absent.png")
+    photo.save(folder / "moving.webp", save_all=True, append_images=[photo.transpose(0)])
+    photo.save(folder / "moving.png", save_all=True, append_images=[photo.transpose(0)])
+    photo.save(folder / "pages.tif", save_all=True, append_images=[photo])
+    photo.convert("F").save(folder / "float.tif")
+    bomb = bytearray((folder / "text.png").read_bytes())
+    bomb[:] = b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
+    bomb += (60000).to_bytes(4, "little") * 2 + b"\1\0\x18\0" + bytes(24)
+    (folder / "bomb.bmp").write_bytes(bomb)
+    reasons = {
+        "folder.jpg": "is a folder",
+        "cut_good.jpg": "the end is missing",
+        "cut_good.png": "the end is missing",
+        "flipped.png": "a checksum is wrong",
+        "empty.jpg": "is empty (0 bytes)",
+        "text.png": "not a JPEG, PNG, WebP, BMP or TIFF",
+        "nowhere.png": "leads nowhere",
+        "moving.webp": "an animation",
+        "moving.png": "2 frames",
+        "pages.tif": "several pages",
+        "float.tif": "32-bit, signed or floating-point pixels",
+        "bomb.bmp": "pixels are too many",
+    }
+    status, out, err = program(folder, tmp_path / "absent.jpg", "-m", small, "-o", tmp_path / "out")
+    assert status == 1 and f"2 of {3 + len(reasons)} photos done" in out, out + err
+    for name, reason in reasons.items():
+        assert any(f"{name}" in line and reason in line for line in err.splitlines()), (name, err)
+    assert f"{tmp_path}/absent.jpg: no such file." in err
+    results = sorted(path.name for path in (tmp_path / "out" / "masks").iterdir())
+    assert results == ["good.jpg.png", "good.png.png"]
+
+    # Two photos of one name, from two folders: no result overwrites another.
+    (tmp_path / "other").mkdir()
+    photo.save(tmp_path / "other" / "good.jpg")
+    words = (folder / "good.jpg", tmp_path / "other" / "good.jpg", "-m", small, "-o", tmp_path / "two")
+    status, out, err = program(*words)
+    assert status == 1 and "1 of 2" in out and "would overwrite" in err
+    (tmp_path / "file").touch()
+    assert program(folder / "good.jpg", "-m", small, "-o", tmp_path / "file")[0] == 2
+
+
+def changed(change) -> bytes:
+    model = small_net("external")
+    change(model)
+    return model.SerializeToString()
+
+
+def set_dim(index: int, value: int):
+    return lambda model: setattr(model.graph.input[0].type.tensor_type.shape.dim[index], "dim_value", value)
+
+
+def set_ints(node: int, name: str, values: list[int]):
+    def change(model: onnx.ModelProto) -> None:
+        attribute = next(a for a in model.graph.node[node].attribute if a.name == name)
+        attribute.ints[:] = values
+
+    return change
+
+
+def value_info(name: str, shape: list[int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def without_metadata(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def classifier(model: onnx.ModelProto) -> None:
+    without_metadata(model)
+    model.graph.output[0].CopyFrom(value_info("mask", [1, 1000]))
+
+
+NOT_OURS = {
+    "empty": (b"", "it is empty or holds no net"),
+    "a page": (b"<!doctype html><html></html>", "not an ONNX net"),
+    "cut short": (small_net("external").SerializeToString()[:-300], "the end is missing"),
+    "two inputs": (changed(lambda m: m.graph.input.append(value_info("more", [1]))), "2 inputs"),
+    "no input": (changed(lambda m: m.graph.ClearField("input")), "nothing computes image"),
+    "gray": (changed(set_dim(1, 1)), "1x1x32x32, not one image of 1x3xHxW"),
+    "huge": (changed(set_dim(2, 10**12)), "pixels on a side"),
+    "negative": (changed(set_dim(3, -5)), "pixels on a side"),
+    "no mask": (changed(lambda m: setattr(m.graph.output[0], "name", "d0")), "no output `mask`"),
+    "a classifier": (changed(classifier), "1x1000, not a mask"),
+    "unknown size": (
+        changed(lambda m: (set_dim(2, 0)(m), m.metadata_props.add(key="u2slim.size", value="9" * 30))),
+        "0",
+    ),
+    "another operation": (changed(lambda m: setattr(m.graph.node[2], "op_type", "Loop")), "operation Loop"),
+    "an input too many": (changed(lambda m: m.graph.node[2].input.append("x")), "too few inputs or too many"),
+    "a missing tensor": (changed(lambda m: m.graph.node[2].input.__setitem__(0, "gone")), "nothing computes gone"),
+    "no stride": (changed(set_ints(3, "strides", [0, 0])), "impossible value of strides, 0"),
+    "a huge margin": (changed(set_ints(1, "pads", [10**9] * 4)), "impossible value of pads"),
+    "too few weights": (changed(lambda m: m.graph.initializer[0].dims.__setitem__(0, 4000)), "other values than"),
+    "NaN": (changed(lambda m: m.graph.initializer[3].float_data.__setitem__(2, float("nan"))), "NaN or infinite"),
+    "huge weights": (changed(lambda m: m.graph.initializer[0].dims.__setitem__(0, 2**62)), "impossible size"),
+    "weights elsewhere": (changed(lambda m: m.graph.initializer[0].external_data.add(key="location")), "of their own"),
+}
+
+
+def test_models_that_are_not_ours_are_refused_before_any_photo(program, tmp_path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "photo.png")
+    for name, (data, reason) in NOT_OURS.items():
+        (tmp_path / "net.onnx").write_bytes(data)
+        status, out, err = program(tmp_path / "photo.png", "-m", tmp_path / "net.onnx", "-o", tmp_path / "out")
+        assert status == 2 and reason in err and "net.onnx is not an ONNX net" in err and not out, (name, err)
+        assert not (tmp_path / "out").exists()
+
+    # Only a run tells this.
+    def square(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].CopyFrom(helper.make_node("Mul", ["sum", "sum"], ["mask"]))
+        model.graph.initializer[1].float_data[:] = [1e6] * 4
+
+    (tmp_path / "net.onnx").write_bytes(changed(square))
+    status, out, err = program(tmp_path / "photo.png", "-m", tmp_path / "net.onnx", "-o", tmp_path / "out")
+    assert status == 2 and "needs a sigmoid" in err
+
+
+def test_a_net_of_another_project_is_taken_by_its_first_output(program, tmp_path):
+    """Seven outputs, the fused one first, of any size and without our metadata, as U2-Net's files are."""
+    model = small_net("external", dynamic=True)
+    without_metadata(model)
+    for index in range(6):
+        model.graph.node.append(helper.make_node("Relu", ["c3"], [f"d{index}"], f"side{index}"))
+        model.graph.output.append(value_info(f"d{index}", [1, 1, "h", "w"]))
+    onnx.save(model, tmp_path / "net.onnx")
+    Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
+    predict(
+        open_segmenter(str(tmp_path / "net.onnx"), runtime="onnxruntime"), tmp_path / "photo.png", tmp_path / "python"
+    )
+    words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
+    status, out, err = program(tmp_path / "photo.png", *words)
+    assert status == 0, out + err
+
+
+def test_what_is_wrong_with_a_command_is_said(program, small, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    full = (tmp_path / "photo.png", "-m", small, "-o", tmp_path / "out")
+    for words, reason in {
+        (): "Say what to cut out",
+        full[:1]: "-m MODEL.onnx",
+        full[:3]: "-o DIR",
+        (*full, "--nonsense"): "--nonsense is not known",
+        (*full, "--threads", "0"): "--threads takes a number",
+        (*full, "--backend=tpu"): "choose cpu or cuda",
+        (*full, "-m"): "-m needs a value",
+        (*full, "-m", tmp_path / "absent.onnx"): "No model at",
+        (*full, "-m", tmp_path): "is a folder",
+        (*full, "--backend", "cuda"): "docs/cuda.md",
+    }.items():
+        if reason == "docs/cuda.md" and Path("/dev/nvidia0").exists():
+            continue
+        status, out, err = program(*words)
+        assert status == 2 and reason in err and not out, (words, out, err)
+    assert program("--help")[0] == 0 and "--cutout" in program("--help")[1]
+    assert re.match(r"u2slim \d+\.\d+\.\d+ with OpenCV [45]\.", program("--version")[1])
+    assert program(*full, "--threads=1", "--")[0] == 0
+
+
+def test_the_example_of_the_docs_builds_against_an_installed_library(build, small, tmp_path):
+    page = (REPO / "docs" / "cpp.md").read_text()
+    (tmp_path / "CMakeLists.txt").write_text(re.search(r"```cmake\n(.*?)```", page, re.DOTALL)[1])
+    (tmp_path / "example.cpp").write_text(re.search(r"```cpp\n(.*?)```", page, re.DOTALL)[1])
+    shell("cmake", "--install", build, "--prefix", tmp_path / "prefix")
+    shell("cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
+    shell("cmake", "--build", tmp_path / "b")
+    Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
+    shell(tmp_path / "b" / "example", small, tmp_path / "photo.png", tmp_path / "mask.png")
+    shell(tmp_path / "prefix" / "bin" / "u2slim", tmp_path / "photo.png", "-m", small, "-o", tmp_path)
+    assert (np.asarray(Image.open(tmp_path / "mask.png")) == np.asarray(Image.open(tmp_path / "masks/photo.png"))).all()
