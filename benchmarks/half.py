@@ -84,11 +84,12 @@ CONDITIONS = (
 def largest_activation(net: nn.Module, image_B3HW: Tensor) -> tuple[Tensor, float]:
     """The fused probability, and the largest magnitude that any module returned."""
     largest = []
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: largest.append(float(output.float().abs().nan_to_num(torch.inf).max())))
-        for module in net.modules()
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | RSU)
-    ]
+
+    def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        largest.append(float(output.float().abs().nan_to_num(torch.inf).max()))
+
+    watched = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d | RSU)]
+    hooks = [module.register_forward_hook(note) for module in watched]
     mask = net(image_B3HW)[0].sigmoid().float()
     for hook in hooks:
         hook.remove()
