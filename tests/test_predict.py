@@ -263,6 +263,18 @@ def test_a_missing_runtime_is_named_with_what_installs_it(monkeypatch, runtime):
         onnx_segmenter(REPO / "weights/lite-dwsep.onnx", runtime)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal stack is looked at on Linux only")
+def test_signals_are_handled_on_the_stack_that_there_was_before_openvino():
+    script = (
+        "import ctypes, sys; from src.runtime import onnx_segmenter\n"
+        "def stack():\n"
+        "    now = (ctypes.c_uint64 * 3)(); ctypes.CDLL(None).sigaltstack(None, now); return list(now)\n"
+        "before = stack(); segmenter = onnx_segmenter(sys.argv[1], 'openvino'); assert stack() == before, stack()"
+    )
+    command = [sys.executable, "-c", script, str(REPO / "weights/lite-dwsep.onnx")]
+    subprocess.run(command, cwd=REPO, env=os.environ | THREADS, check=True)
+
+
 def test_rembg_gives_the_masks_of_an_external_file(tmp_path):
     rembg = pytest.importorskip("rembg", reason="rembg is not installed: pip install 'rembg[cpu]'")
     net, _ = load_net("lite-half", None, None, 320)

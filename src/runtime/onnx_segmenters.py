@@ -13,6 +13,7 @@ from src.errors import UserError
 from src.preprocess import Preprocess
 from src.runtime.graph import read_graph
 from src.runtime.segmenter import Segmenter, threads_each
+from src.runtime.signal_stack import signal_stack_kept
 
 
 class OnnxSegmenter(Segmenter):
@@ -114,7 +115,8 @@ class OpenVINOSegmenter(OnnxSegmenter):
         # Without the hint it rounds to bfloat16 where the processor can.
         options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
         core = openvino.Core()
-        self.net = core.compile_model(core.read_model(data), "CPU", options)
+        with signal_stack_kept():
+            self.net = core.compile_model(core.read_model(data), "CPU", options)
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "request"):
