@@ -39,10 +39,10 @@ def main(cfg: DictConfig) -> float:
             settings.outputs,
             settings.dynamic,
             settings.precision,
-            {"weights": origin(cfg.checkpoint) if cfg.checkpoint else "published, by init"},
+            {"weights": origin(cfg.checkpoint, cfg.init)},
         )
-        tolerance = settings.tolerance if settings.precision == "fp32" else 1.0
-        rows.extend(check_parity(net, partial, images, size, tolerance, settings.least_iou, settings.dynamic))
+        tolerance, least_iou = (settings.tolerance, 0.0) if settings.precision == "fp32" else (1.0, settings.least_iou)
+        rows.extend(check_parity(net, partial, images, size, tolerance, least_iou, settings.dynamic))
 
     path.unlink(missing_ok=True)  # a file of this name after a failure must not be an older net
     log.info("exporting %s at %dx%d", net.name, size, size)

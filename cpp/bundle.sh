@@ -25,8 +25,8 @@ cp -r "$build/golden/masks" "$bundle/golden"
 cp LICENSE "$bundle/licences/u2slim-LICENSE"
 cp "$opencv"/share/licenses/opencv5/* "$bundle/licences"
 # Of the C library, which is in the program: this repository has what it takes to link it anew with another.
-cp /usr/share/doc/libc6/copyright "$bundle/licences/glibc-copyright" 2>/dev/null || true
-cp /usr/share/common-licenses/LGPL-2.1 "$bundle/licences" 2>/dev/null || true
+cp /usr/share/doc/libc6/copyright "$bundle/licences/glibc-copyright" && cp /usr/share/common-licenses/LGPL-2.1 "$bundle/licences" ||
+    echo "The licence of the C library is not where Debian has it: add the LGPL to the bundle's licences/ before you pass it on."
 cat >"$bundle/README" <<END
 u2slim $version: ./u2slim photo.jpg -m models/lite-half.onnx -o results --cutout (all options: --help)
 ./verify.sh proves that it works here. The program is one file; it needs no other, and no network.
@@ -41,5 +41,9 @@ tar -xzf "dist/$name.tar.gz" -C "$root" --no-same-owner
 # Here is no shell, no library, no /proc and no network.
 isolated="unshare --net --map-root-user"
 $isolated true 2>/dev/null || isolated=
-$isolated chroot "$root/$name" /u2slim sample -m models/lite-half.onnx -o /result --cutout --compare golden
+if [ -n "$isolated" ] || [ "$(id -u)" = 0 ]; then
+    $isolated chroot "$root/$name" /u2slim sample -m models/lite-half.onnx -o /result --cutout --compare golden
+else
+    echo "Not tried in a root folder of its own: neither unshare nor chroot is permitted here."
+fi
 ls -l "dist/$name.tar.gz"

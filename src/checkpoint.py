@@ -94,12 +94,19 @@ def load_net(
     return net.eval(), parameters["size"]
 
 
-def origin(checkpoint: str | Path) -> str:
-    """Which weights these are, for a file's metadata: the checkpoint's last folders and name, its step and digest."""
+def origin(checkpoint: str | Path | None, init: Mapping[str, Any] | None = None) -> str:
+    """Which weights these are, for a file's metadata: a checkpoint's step and digest, or what filled the net.
+
+    Of a path only what lies below an `outputs` folder, or the file's name, as the rest tells of a machine.
+    """
+    if checkpoint is None:
+        given = init.get("path") or init.get("weights")
+        return init["_target_"].rpartition(".")[2] + (f", {Path(given).name}" if given else "")
     path = resolve(checkpoint)
     step = read(path).get("global_step")
     trained = "" if step is None else f", step {step}"
-    name = "/".join(path.absolute().parts[-3:]) if path.parent != SHIPPED else path.name
+    parts = path.parts
+    name = "/".join(parts[parts.index("outputs") + 1 :]) if "outputs" in parts else path.name
     return f"{name}{trained}, SHA-256 {file_digest(path, 'sha256')}"
 
 

@@ -37,9 +37,11 @@ def find_photos(source: str | Path, but: Sequence[Path] = (), setting: str = "in
     )
     if not photos:
         raise UserError(f"No photos under {setting}={source} (looked for {', '.join(EXTENSIONS)}).")
-    stems = [photo.relative_to(source).with_suffix("") for photo in photos]
-    times = Counter(stems)
-    names = [s if times[s] == 1 else p.relative_to(source) for p, s in zip(photos, stems, strict=True)]
+    whole = [photo.relative_to(source) for photo in photos]
+    names, times = [path.with_suffix("") for path in whole], None
+    while times is None or max(times.values()) > 1:  # one that keeps its ending may meet another without: a.jpg(.webp)
+        times = Counter(names)
+        names = [name if times[name] == 1 else path for name, path in zip(names, whole, strict=True)]
     return list(zip(photos, names, strict=True))
 
 

@@ -47,11 +47,12 @@ class Cutter:
             image, rgba = read_photo(photo)
             mask = self.segmenter(image)
             mask = to_8bit(mask if self.refine is None else self.refine(image, mask))
+            results = list(self._results(image, mask, rgba))
         except UserError as error:
             return str(error) if str(photo) in str(error) else f"{photo}: {error}"
         except (MemoryError, cv2.error) as error:
             return f"{photo}: {' '.join(str(error).split()) or 'not enough memory'}"
-        for path, pixels in zip(self.paths(name), self._results(image, mask, rgba), strict=True):
+        for path, pixels in zip(self.paths(name), results, strict=True):
             write_png(path, pixels)
         return None
 
@@ -86,9 +87,10 @@ def predict(
     with the same settings, are passed over unless `redo`.
 
     Raises:
-        UserError: a result cannot be written.
+        UserError: a result cannot be written, or would overwrite one of the photos.
         KeyboardInterrupt: with a sentence on what is done; photos on the way were finished, so no file is partial.
     """
+    _spare(cutter, photos)
     since = _since(cutter, source)
     todo = [(photo, name) for photo, name in photos if redo or not _is_done(cutter, photo, name, since)]
     outcome = Outcome(len(photos) - len(todo), len(photos) - len(todo))
@@ -110,6 +112,13 @@ def predict(
                 f"with output={cutter.output} goes on."
             ) from None
     return outcome
+
+
+def _spare(cutter: Cutter, photos: Sequence[tuple[Path, Path]]) -> None:
+    originals = {photo.resolve() for photo, _ in photos}
+    for photo, name in photos:
+        if lost := [path for path in cutter.paths(name) if path.resolve() in originals]:
+            raise UserError(f"The result of {photo} would overwrite the photo {lost[0]}; choose another output=.")
 
 
 def default_workers(photos: int) -> int:

@@ -65,6 +65,8 @@ class ForegroundML:
 
     def __call__(self, image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
         """Colours (H, W, 3) uint8 of a photo and its mask, both uint8; where the mask is full, the photo's."""
+        if min(mask_HW.shape) < 2:  # which pymatting divides by zero for
+            return image_HW3
         from pymatting import estimate_foreground_ml
 
         colours = estimate_foreground_ml(image_HW3 / np.float32(255), mask_HW / np.float32(255))

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from src.checkpoint import load_net
@@ -197,6 +197,13 @@ def test_photos_that_cannot_be_read_are_named_and_the_others_done(program, small
     (tmp_path / "file").touch()
     assert program(folder / "good.jpg", "-m", small, "-o", tmp_path / "file")[0] == 2
 
+    # Nor a result a photo.
+    photo.save(tmp_path / "out" / "masks" / "mine.png")
+    before = (tmp_path / "out" / "masks" / "mine.png").read_bytes()
+    status, out, err = program(tmp_path / "out" / "masks", "-m", small, "-o", tmp_path / "out")
+    assert status == 1 and "0 of 3" in out and err.count("would overwrite a photo") == 3
+    assert (tmp_path / "out" / "masks" / "mine.png").read_bytes() == before
+
 
 def changed(change) -> bytes:
     model = small_net("external")
@@ -229,6 +236,7 @@ def classifier(model: onnx.ModelProto) -> None:
     model.graph.output[0].CopyFrom(value_info("mask", [1, 1000]))
 
 
+HALF_NAN = numpy_helper.from_array(np.float16([1, np.nan]), "half")
 NOT_OURS = {
     "empty": (b"", "it is empty or holds no net"),
     "a page": (b"<!doctype html><html></html>", "not an ONNX net"),
@@ -242,7 +250,7 @@ NOT_OURS = {
     "a classifier": (changed(classifier), "1x1000, not a mask"),
     "unknown size": (
         changed(lambda m: (set_dim(2, 0)(m), m.metadata_props.add(key="u2slim.size", value="9" * 30))),
-        "0",
+        "its input is to be 0 pixels on a side",
     ),
     "another operation": (changed(lambda m: setattr(m.graph.node[2], "op_type", "Loop")), "operation Loop"),
     "an input too many": (changed(lambda m: m.graph.node[2].input.append("x")), "too few inputs or too many"),
@@ -251,6 +259,7 @@ NOT_OURS = {
     "a huge margin": (changed(set_ints(1, "pads", [10**9] * 4)), "impossible value of pads"),
     "too few weights": (changed(lambda m: m.graph.initializer[0].dims.__setitem__(0, 4000)), "other values than"),
     "NaN": (changed(lambda m: m.graph.initializer[3].float_data.__setitem__(2, float("nan"))), "NaN or infinite"),
+    "NaN in float16": (changed(lambda m: m.graph.initializer.append(HALF_NAN)), "NaN or infinite"),
     "huge weights": (changed(lambda m: m.graph.initializer[0].dims.__setitem__(0, 2**62)), "impossible size"),
     "weights elsewhere": (changed(lambda m: m.graph.initializer[0].external_data.add(key="location")), "of their own"),
 }

@@ -189,6 +189,25 @@ def test_every_bad_photo_is_named_and_the_others_are_done(tmp_path):
     assert "photos could not be cut out" in printed.splitlines()[-1]
 
 
+def test_no_result_overwrites_a_photo_or_another_result(tmp_path):
+    source = photos_in(tmp_path / "masks", 1)
+    image = Image.open(source / "0.jpg")
+    for name in ("a.jpg", "a.png", "a.jpg.webp", "b.png"):
+        image.save(source / name)
+    photos = find_photos(source)
+    names = [name.as_posix() for _, name in photos]
+    assert names == ["0", "a.jpg", "a.jpg.webp", "a.png", "b"]
+    before = (source / "b.png").read_bytes()
+    cutter = Cutter(net_segmenter(random_net(), 64), tmp_path)
+    with pytest.raises(UserError, match="b.png would overwrite the photo .*b.png; choose another output="):
+        predict(cutter, source, photos)
+    assert (source / "b.png").read_bytes() == before
+    pytest.importorskip("pymatting", reason="pymatting is not installed: pip install -r requirements-matting.txt")
+    Image.new("RGB", (1, 1), "red").save(source / "dot.png")
+    cutter = Cutter(net_segmenter(random_net(), 64), tmp_path / "cut", foreground=ForegroundML())
+    assert predict(cutter, source, find_photos(source)).done == 6
+
+
 def graph_file(path: Path, inputs: dict[str, list], nodes: list, outputs: list[str], weights: list = ()) -> Path:
     float32 = TensorProto.FLOAT
     graph = helper.make_graph(
@@ -216,7 +235,7 @@ def foreign_models(folder: Path) -> dict[Path, str]:
     (folder / "empty.onnx").write_bytes(b"")
     return {
         folder / "cut.onnx": "truncated, damaged or of another kind",
-        folder / "empty.onnx": "not",
+        folder / "empty.onnx": "it has 0 inputs|not an ONNX net",
         make(folder / "two.onnx", {"x": image, "z": image}, sum_, ["y"]): r"it has 2 inputs \(x, z\)",
         make(folder / "flat.onnx", {"x": [1, 10]}, relu, ["y"]): r"its input x is of shape \(1, 10\)",
         make(folder / "gray.onnx", {"x": [1, 1, 32, 32]}, relu, ["y"]): r"its input x is of shape \(1, 1, 32, 32\)",

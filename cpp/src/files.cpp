@@ -10,6 +10,7 @@
 #include <cctype>
 #include <fstream>
 #include <map>
+#include <set>
 
 namespace u2slim {
 namespace {
@@ -69,6 +70,16 @@ std::vector<Job> find_photos(const std::vector<std::string>& inputs, const std::
                           "; give it a run and an output folder of its own.";
     }
     return jobs;
+}
+
+void spare_photos(std::vector<Job>& jobs, const std::vector<fs::path>& folders) {
+    std::error_code code;
+    std::set<fs::path> photos;
+    for (const Job& job : jobs) photos.insert(fs::weakly_canonical(job.photo, code));
+    for (Job& job : jobs)
+        for (const fs::path& folder : folders)
+            if (job.failure.empty() && photos.count(fs::weakly_canonical(folder / (job.name.string() + ".png"), code)))
+                job.failure = "The result of " + job.photo.string() + " would overwrite a photo; choose another output folder.";
 }
 
 void write_png(const fs::path& path, const cv::Mat& pixels) {

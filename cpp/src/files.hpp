@@ -19,6 +19,9 @@ struct Job {
 // result overwrites another; what lies below the folders `but`, results of an earlier run, is passed over.
 std::vector<Job> find_photos(const std::vector<std::string>& inputs, const std::vector<std::filesystem::path>& but);
 
+// Gives jobs whose result, in one of the folders, would be one of the photos a failure that says so.
+void spare_photos(std::vector<Job>& jobs, const std::vector<std::filesystem::path>& folders);
+
 // Writes a picture as PNG, whole or not at all. Throws Error where the folder cannot be written.
 void write_png(const std::filesystem::path& path, const cv::Mat& pixels);
 

@@ -168,8 +168,11 @@ int run(const Settings& settings) {
     fs::create_directories(output, code);
     if (!fs::is_directory(output)) throw Error(settings.output + " is no folder and cannot be made one; choose another.");
 
-    const std::vector<u2slim::Job> jobs = u2slim::find_photos(
+    std::vector<u2slim::Job> jobs = u2slim::find_photos(
         settings.inputs, {fs::weakly_canonical(output / "masks"), fs::weakly_canonical(output / "cutouts")});
+    std::vector<fs::path> results = {output / "masks"};
+    if (settings.cutout) results.push_back(output / "cutouts");
+    u2slim::spare_photos(jobs, results);
     std::size_t done = 0;
     for (const u2slim::Job& job : jobs) try {
             if (!job.failure.empty()) throw Error(job.failure);

@@ -121,9 +121,13 @@ std::size_t count_values(const Field& field) {
     return numbers.size();
 }
 
-bool are_finite(Bytes floats) {
-    for (std::size_t at = 0; at + 4 <= floats.size; at += 4)
-        if ((floats.little(at, 4) & 0x7f800000u) == 0x7f800000u) return false;
+// Whether values of a floating-point type all have an exponent below the one of NaN and infinity, which is in their last
+// bytes.
+bool are_finite(Bytes values, std::int64_t type) {
+    const std::size_t bytes = type == 1 ? 4 : type == 10 ? 2 : type == 11 ? 8 : 0;
+    const std::uint32_t exponent = type == 1 ? 0x7f80 : type == 10 ? 0x7c00 : 0x7ff0;
+    for (std::size_t at = 0; bytes > 0 && at + bytes <= values.size; at += bytes)
+        if ((values.little(at + bytes - 2, 2) & exponent) == exponent) return false;
     return true;
 }
 
@@ -131,16 +135,16 @@ bool are_finite(Bytes floats) {
 std::string check_tensor(Bytes message) {
     std::vector<std::int64_t> shape;
     std::int64_t type = 0;
-    std::size_t raw = 0;
-    bool raw_is_finite = true, typed_is_finite = true;
+    std::vector<Field> values;
     std::map<std::uint64_t, std::size_t> typed;
+    std::vector<std::int64_t> halves;
     std::string name;
     each_field(message, [&](const Field& field) {
         if (field.number == 1) read_numbers(field, shape);
         if (field.is(2, varint)) type = field.value;
         if (field.is(8, nested)) name = field.bytes.text();
-        if (field.is(9, nested)) raw = field.bytes.size, raw_is_finite = are_finite(field.bytes);
-        if (field.number == 4) typed_is_finite = typed_is_finite && are_finite(field.bytes);
+        if (field.is(9, nested) || field.number == 4 || field.number == 10) values.push_back(field);
+        if (field.number == 5) read_numbers(field, halves);
         if (field.is(13, nested) || (field.is(14, varint) && field.value != 0))
             throw Error("its weights are in a file of their own; save it as one file");
         if (field.number == 4 || field.number == 5 || field.number == 7 || field.number == 10 || field.number == 11)
@@ -154,11 +158,17 @@ std::string check_tensor(Bytes message) {
         count *= side;
     }
     const Storage storage = storage_of(type);
+    std::size_t raw = 0;
+    for (const Field& field : values)
+        if (field.number == 9) raw = field.bytes.size;
     const bool has_typed = typed.size() == 1 && raw == 0 && typed.count(storage.field) && typed[storage.field] == count;
     if (!has_typed && !(typed.empty() && raw == count * storage.bytes))
         throw Error("tensor " + name + " has other values than the " + shown(shape) + " that it should have");
     // Not left to the mask that comes out: OpenCV 5's sigmoid makes 1 of NaN.
-    if (type == 1 && !(raw_is_finite && typed_is_finite)) throw Error("tensor " + name + " has NaN or infinite values");
+    const bool finite = std::all_of(values.begin(), values.end(), [&](const Field& f) { return are_finite(f.bytes, type); });
+    const bool is_half = type == 10;
+    if (!finite || (is_half && std::any_of(halves.begin(), halves.end(), [](auto n) { return (n & 0x7c00) == 0x7c00; })))
+        throw Error("tensor " + name + " has NaN or infinite values");
     return name;
 }
 
