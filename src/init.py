@@ -12,11 +12,13 @@ from torch.optim.swa_utils import update_bn
 
 from src.checkpoint import load_net, resolve
 from src.errors import UserError
-from src.models import ConvVariant, StandardConv, U2Net
+from src.files import cache_dir
+from src.models import ConvVariant, SemanticNet, StandardConv, U2Net
+from src.models.resnet import ResNet
 from src.photos import Photos
 from src.preprocess import Preprocess
 from src.reconstruct import check_settings, reconstruct
-from src.weights import fetch, published_net
+from src.weights import BACKBONES, fetch, load_backbone, published_net
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,48 @@ def checkpoint(net: nn.Module, path: str | Path | None = None, photos: Photos | 
     return net
 
 
+def backbone(
+    net: SemanticNet, weights: str | Path | None = None, method: str = "project", photos: Photos | None = None
+) -> SemanticNet:
+    """Fill the ResNet of a net with what torchvision publishes for ImageNet; the rest stays random.
+
+    Args:
+        net: the net to fill, in place.
+        weights: a file of torchvision's; None: the published one if the cache folder has it, or else random weights.
+        method: how a 3x3 convolution of another kind takes over its dense counterpart: `mean` or `project`.
+
+    Raises:
+        UserError: the net has no ResNet as published, an unknown method, or a file that holds another net.
+    """
+    if not isinstance(net, SemanticNet):
+        raise UserError(f"init=backbone fills the ResNet of a net, and {net.name} has none; use init=pretrained.")
+    if method not in METHODS[:2]:
+        raise UserError(f"init.method={method} is not known here; choose one of: {', '.join(METHODS[:2])}.")
+    fits = net.width == 1 and not net.pruned
+    if weights is None and not fits:
+        log.info("%s begins at random: ImageNet's weights fit model.width=1 and no pruned net", net.name)
+        return net
+    if weights is None:
+        address = BACKBONES[net.depth]
+        weights = cache_dir() / Path(address).name
+        if not weights.is_file():
+            log.warning(
+                "the %s begins at random: for ImageNet's weights download %s and give it as init.weights=FILE, "
+                "or put it at %s",
+                *(net.depth, address, weights),
+            )
+            return net
+    if not fits:
+        raise UserError(f"ImageNet's weights fit model.width=1 and no pruned net, not {net.name}; use init=random.")
+    dense = ResNet(net.depth)
+    dense.load_state_dict(load_backbone(weights, net.depth))
+    transfer(dense, net.backbone, method)
+    log.info("filled the %s from %s", net.depth, weights)
+    return net
+
+
 def pretrained(
-    net: U2Net,
+    net: U2Net | SemanticNet,
     weights: str | Path | None = None,
     method: str = "lstsq",
     reestimate: bool = False,
@@ -59,12 +101,12 @@ def pretrained(
     seed: int = 0,
     lstsq: Mapping[str, Any] | None = None,
     photos: Photos | None = None,
-) -> U2Net:
-    """Fill any variant from the published dense net of the same width.
+) -> U2Net | SemanticNet:
+    """Fill any variant from the dense net of the same structure, published or trained here.
 
     Args:
         net: the net to fill, in place.
-        weights: a published `.pth` file; None downloads it on first use.
+        weights: a published `.pth` file or a training checkpoint `.ckpt`; None downloads U2-Net's on first use.
         method: how each 3x3 convolution takes over its dense counterpart: by `mean` or `project` (see
             `src.models.conv`), or `lstsq` (see `src.reconstruct`), which looks at photos.
         reestimate: also measure BatchNorm's statistics anew on photos.
@@ -83,8 +125,7 @@ def pretrained(
     if type(size) is not int or size < 32:
         raise UserError(f"init.size={size}: give a whole number of pixels, from 32.")
     check_settings(**(lstsq or {}))
-    path = Path(weights) if weights else fetch(net.width)
-    dense = published_net(net.width, path)
+    path, dense = _dense(net, weights)
     transfer(dense, net, "project" if method == "lstsq" else method)
     is_copy = all(isinstance(conv, StandardConv) for conv in net.modules() if isinstance(conv, ConvVariant))
     if not is_copy and (method == "lstsq" or reestimate):
@@ -106,12 +147,39 @@ def pretrained(
     return net
 
 
+def _dense(net: U2Net | SemanticNet, weights: str | Path | None) -> tuple[Path, nn.Module]:
+    """The dense net to fill `net` from, and its file."""
+    if weights and str(weights).endswith(".ckpt"):
+        path = resolve(weights)
+        dense, _ = load_net(str(path))
+        if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in dense.modules()):
+            raise UserError(f"{path} is not a dense net, but {dense.name}; give one trained with StandardConv.")
+        ours, theirs = _layout(net), _layout(dense)
+        if ours != theirs:
+            name = min(ours.items() ^ theirs.items())[0]
+            raise UserError(f"{path} holds {dense.name}, not a dense {net.name}: they differ in {name}.")
+        return path, dense
+    if isinstance(net, SemanticNet):
+        raise UserError(
+            f"No {net.name} is published: give a checkpoint of its dense net as init.weights=FILE.ckpt, "
+            "or ImageNet's ResNet with init=backbone."
+        )
+    path = Path(weights) if weights else fetch(net.width)
+    return path, published_net(net.width, path)
+
+
+def _layout(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors that are no convolution variant's own."""
+    variants = tuple(f"{name}." for name, module in net.named_modules() if isinstance(module, ConvVariant))
+    return {name: tuple(t.shape) for name, t in net.state_dict().items() if not name.startswith(variants)}
+
+
 @torch.no_grad()
 def transfer(dense: nn.Module, net: nn.Module, method: str) -> None:
     """Fill `net` from `dense`, a net of the same structure with standard convolutions.
 
     Convolution variants are filled by `method`, `mean` or `project`; everything else (BatchNorm with its statistics,
-    side heads, the fusing convolution) is carried over.
+    1x1 convolutions, heads) is carried over.
     """
     if isinstance(net, ConvVariant):
         fill = net.fill_mean if method == "mean" else net.fill_project

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -9,8 +11,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.models.conv import ConvVariant
 from src.models.lstsq import Goal, principal_directions
-from src.models.u2net import ConvBNReLU
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +56,8 @@ def reconstruct(
         UserError: a setting that cannot be.
     """
     check_settings(pixels=pixels, ridge=ridge, rounds=rounds, order=order)
-    blocks = {
-        name: block
-        for name, block in net.named_modules()
-        if isinstance(block, ConvBNReLU) and _weights(block.conv) != _weights(dense.get_submodule(name).conv)
-    }
+    twins = _blocks(dense)
+    blocks = {name: block for name, block in _blocks(net).items() if _weights(block.conv) != _weights(twins[name].conv)}
     if not blocks:
         return {}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
@@ -68,9 +67,9 @@ def reconstruct(
         task = bar.add_task("least squares", total=len(blocks))
 
         def refill(name: str, x_NIHW: Tensor, output_PO: Tensor) -> None:
-            twin = dense.get_submodule(name)
-            goal = _goal(twin.bn, output_PO, relu)
-            patches = positions[name].patches(x_NIHW, twin.conv.dilation[0])
+            twin = twins[name]
+            goal = _goal(twin.bn, output_PO, relu and twin.relu)
+            patches = positions[name].patches(x_NIHW, twin.conv.dilation[0], twin.conv.stride[0])
             made = blocks[name].conv.fit(patches, goal, ridge, rounds, alternate)
             _settle(blocks[name].bn, goal, made)
             errors[name] = _error(goal, made)
@@ -78,14 +77,14 @@ def reconstruct(
 
         if order == "independent":
             hooks = [
-                dense.get_submodule(name).conv.register_forward_hook(
+                twins[name].conv.register_forward_hook(
                     lambda _, x, y, name=name: refill(name, x[0], positions[name].rows(y))
                 )
                 for name in blocks
             ]
             _run(dense, input_N3HW, hooks)
         else:
-            outputs = _outputs(dense, input_N3HW, positions)
+            outputs = _outputs(dense, twins, input_N3HW, positions)
             hooks = [
                 block.conv.register_forward_pre_hook(lambda _, x, name=name: refill(name, x[0], outputs.pop(name)))
                 for name, block in blocks.items()
@@ -101,16 +100,12 @@ def errors_by_rank(dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, s
 
     By the block's name; errors as `reconstruct` returns them, with the dense net's own inputs.
     """
-    blocks = {
-        name: block
-        for name, block in dense.named_modules()
-        if isinstance(block, ConvBNReLU) and block.conv.in_channels > 3
-    }
+    blocks = {name: block for name, block in _blocks(dense).items() if block.conv.in_channels > 3}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
-    outputs = _outputs(dense.eval(), input_N3HW, positions)
+    outputs = _outputs(dense.eval(), blocks, input_N3HW, positions)
     errors = {}
     for name, block in blocks.items():
-        goal = _goal(block.bn, outputs.pop(name), relu=True)
+        goal = _goal(block.bn, outputs.pop(name), block.relu)
         mean_O, directions_OO = principal_directions(goal.target_PO)
         centred_PO = goal.target_PO - mean_O
         made, errors[name] = mean_O.expand_as(centred_PO).clone(), []
@@ -142,15 +137,16 @@ class _Positions:
         """The values (P, C) in photos `first` and following."""
         n, _, height, width = map_NCHW.shape
         if self.index_NP is None:
-            self.index_NP = self._draw(height * width)
+            self.index_NP, self.width = self._draw(height * width), width
         index_NP = self.index_NP[first : first + n] + height * width * torch.arange(n)[:, None]
         return map_NCHW.permute(0, 2, 3, 1).reshape(n * height * width, -1)[index_NP.flatten()]
 
-    def patches(self, map_NCHW: Tensor, dilation: int) -> Tensor:
-        """The 3x3 windows (P, 9, C) around the places in all photos."""
+    def patches(self, map_NCHW: Tensor, dilation: int, stride: int = 1) -> Tensor:
+        """The 3x3 windows (P, 9, C) of the convolution's input behind the places in all photos."""
         n, channels, height, width = map_NCHW.shape
         rows = map_NCHW.permute(0, 2, 3, 1).reshape(-1, channels)
-        y, x, photo = self.index_NP // width, self.index_NP % width, torch.arange(n)[:, None]
+        y, x = stride * (self.index_NP // self.width), stride * (self.index_NP % self.width)
+        photo = torch.arange(n)[:, None]
         patches = rows.new_empty(self.index_NP.numel(), 9, channels)
         for k in range(9):
             there_y, there_x = y + dilation * (k // 3 - 1), x + dilation * (k % 3 - 1)
@@ -165,12 +161,36 @@ class _Positions:
         return torch.from_numpy(np.random.default_rng(self.seed).integers(area, size=(self.photos, self.each)))
 
 
-def _outputs(dense: nn.Module, input_N3HW: Tensor, positions: dict[str, _Positions], run: int = 8) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Block:
+    """A 3x3 convolution, the BatchNorm behind it, and whether ReLU comes next rather than a sum."""
+
+    conv: nn.Module
+    bn: nn.BatchNorm2d
+    relu: bool
+
+
+def _blocks(net: nn.Module) -> dict[str, _Block]:
+    """By the convolution's name, or where that is just `conv`, its block's."""
+    blocks = {}
+    for above, parent in net.named_modules():
+        children = list(parent.named_children())
+        has_relu = any(isinstance(child, nn.ReLU) for _, child in children)
+        for (name, conv), (behind, bn) in pairwise(children):
+            if isinstance(conv, ConvVariant) and isinstance(bn, nn.BatchNorm2d):
+                relu = has_relu and behind != getattr(parent, "before_sum", None)
+                blocks[f"{above}.{name}".removesuffix(".conv")] = _Block(conv, bn, relu)
+    return blocks
+
+
+def _outputs(
+    dense: nn.Module, blocks: dict[str, _Block], input_N3HW: Tensor, positions: dict[str, _Positions], run: int = 8
+) -> dict[str, Tensor]:
     """What each convolution of the dense net yields at its positions, a few photos at a time."""
     parts: dict[str, list[Tensor]] = {name: [] for name in positions}
     for first in range(0, len(input_N3HW), run):
         hooks = [
-            dense.get_submodule(name).conv.register_forward_hook(
+            blocks[name].conv.register_forward_hook(
                 lambda _, x, y, name=name, first=first: parts[name].append(positions[name].rows(y, first))
             )
             for name in positions

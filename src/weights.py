@@ -1,5 +1,6 @@
-"""The published U2-Net weights: where they are, how they are checked, and how their keys map to ours."""
+"""Published weights: where they are, how they are checked, and how their keys map to ours."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.files import cache_dir, file_digest, is_web_page
 from src.models import U2Net
+from src.models.resnet import ResNet
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Published:
 PUBLISHED = {
     "full": Published("u2net.pth", "1ao1ovG1Qtx4b7EoskHXmi2E9rp5CHLcZ", "09fb4e49b7f785c9f855baf94916840a", 176.3),
     "lite": Published("u2netp.pth", "1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy", "e4f636406ca4e2af789941e7f139ee2e", 4.7),
+}
+
+# Of ImageNet's 1000 classes, by torchvision. What follows the dash is how the file's SHA-256 begins.
+BACKBONES = {
+    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
 }
 
 
@@ -148,7 +156,36 @@ def published_net(width: str, path: str | Path | None = None) -> U2Net:
     return net.eval()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def load_backbone(path: str | Path, backbone: str) -> dict[str, Tensor]:
+    """A ResNet of torchvision's, ready for a strict load into `ResNet(backbone)`; its classifier is left out.
+
+    Raises:
+        UserError: the file is missing, not the one that its name says, or holds anything but this ResNet.
+    """
+    path = Path(path).expanduser()
+    state = _read(path, BACKBONES[backbone])
+    digest = file_digest(path, "sha256")
+    if (named := re.search(r"-([0-9a-f]{8})$", path.stem)) and not digest.startswith(named[1]):
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is {digest[:8]}..., and its name says {named[1]}. Download it again."
+        )
+    with torch.device("meta"):
+        expected = ResNet(backbone).state_dict()
+    # torchvision's first files were written before BatchNorm counted its batches.
+    state = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")} | state
+    state = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
+    if missing or extra or wrong:
+        raise UserError(
+            f"{path} does not hold torchvision's {backbone}: {len(missing)} of its {len(expected)} tensors are missing "
+            f"{missing[:2]}, {len(extra)} are unknown {extra[:2]}, {len(wrong)} are of another shape {wrong[:2]}. "
+            f"Give {BACKBONES[backbone]}, or another model.backbone ({', '.join(BACKBONES)})."
+        )
+    return state
+
+
+def _read(path: Path, address: str | None = None) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"No weights file at {path}; check init.weights.")
     size = f"{path.stat().st_size / 1e6:.1f} MB"
@@ -157,7 +194,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged file
-        published = ", ".join(f"{p.file} {p.megabytes} MB" for p in PUBLISHED.values())
+        published = address or ", ".join(f"{p.file} {p.megabytes} MB" for p in PUBLISHED.values())
         raise UserError(
             f"{path} ({size}) cannot be read as PyTorch weights: truncated, damaged, or of another kind "
             f"(the published files: {published}). Download it again. [{type(error).__name__}]"

@@ -8,26 +8,48 @@ import hydra
 from torch import nn
 
 from src.errors import UserError
+from src.models.channels import set_channels
 from src.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv
+from src.models.fcn import FCN
+from src.models.icnet import ICNet
+from src.models.parsenet import ParseNet
+from src.models.pspnet import PSPNet
+from src.models.resnet import SemanticNet
 from src.models.u2net import U2Net
 
-__all__ = ["ConvVariant", "DepthwiseSeparableConv", "GroupedConv", "LowRankConv", "StandardConv", "U2Net", "build_net"]
+__all__ = [
+    "FCN",
+    "ConvVariant",
+    "DepthwiseSeparableConv",
+    "GroupedConv",
+    "ICNet",
+    "LowRankConv",
+    "PSPNet",
+    "ParseNet",
+    "SemanticNet",
+    "StandardConv",
+    "U2Net",
+    "build_net",
+]
 
 _OWN_CLASS = re.compile(r"src\.models\.[A-Z]\w*")
 
 
 def build_net(config: Mapping[str, Any]) -> nn.Module:
-    """The net that a `model` config describes, which it keeps as `config`.
+    """The net that a `model` config describes, which it keeps as `config`; its `labels` are not known yet.
 
     The config may come out of a checkpoint file, so it may hold only plain values and, as `_target_`, only the
-    classes of this package.
+    classes of this package. Any net takes `channels`, by which `src.prune` writes down what it left.
 
     Raises:
         UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.
     """
     _check(config)
-    net = hydra.utils.instantiate(config)
-    net.config = config
+    net = hydra.utils.instantiate({name: value for name, value in config.items() if name != "channels"})
+    if config.get("channels"):
+        set_channels(net, config["channels"])
+        net.pruned = True
+    net.config, net.labels = config, None
     return net
 
 

@@ -12,17 +12,20 @@ from src.models.lstsq import LEAST_RIDGE, Goal, Regression, principal_directions
 class ConvVariant:
     """What a variant adds to its `nn.Module`: how to fill itself from a dense 3x3 convolution.
 
+    All are made from (in_channels, out_channels, dilation, stride, bias). `bias=False` is for the dense convolution of
+    published ResNets; the others keep the bias, which `fit` solves for.
+
     `fill_mean` and `fill_project` need nothing but the dense weights, of the same channels, dilation and padding;
     `fit` needs examples of what goes in and what should come out.
     """
 
     variant: ClassVar[str]
 
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         """Set every parameter to averages of the dense ones: the plan's initialisation."""
         raise NotImplementedError
 
-    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         """Set every parameter so that the weights come nearest to the dense ones."""
         raise NotImplementedError
 
@@ -40,12 +43,13 @@ class StandardConv(ConvVariant, nn.Conv2d):
 
     variant = "standard"
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
-        super().__init__(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=bias)
 
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.weight.copy_(weight_OI33)
-        self.bias.copy_(bias_O)
+        if self.bias is not None:
+            _set_bias(self.bias, bias_O)
 
     fill_project = fill_mean
 
@@ -64,12 +68,21 @@ class GroupedConv(ConvVariant, nn.Conv2d):
 
     variant = "grouped"
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, groups: int = 2, shuffle: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+        groups: int = 2,
+        shuffle: bool = False,
+    ):
         if in_channels == 3:
             groups = 1
         if in_channels % groups or out_channels % groups:
             raise UserError(f"model.conv.groups={groups} does not divide {in_channels} -> {out_channels} channels.")
-        super().__init__(in_channels, out_channels, 3, padding=dilation, dilation=dilation, groups=groups)
+        super().__init__(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, groups=groups)
         self.shuffle = shuffle and groups > 1
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
@@ -90,17 +103,17 @@ class GroupedConv(ConvVariant, nn.Conv2d):
         each = self.out_channels // self.groups
         return slice(group * each, (group + 1) * each)
 
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         out_channels, in_channels = weight_OI33.shape[:2]
         runs = weight_OI33.reshape(out_channels, in_channels // self.groups, self.groups, 3, 3)
         self.weight.copy_(runs.mean(2))
-        self.bias.copy_(bias_O)
+        _set_bias(self.bias, bias_O)
 
-    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         for group in range(self.groups):
             own = self.outputs_of(group)
             self.weight[own] = weight_OI33[own, self.inputs_of(group)]
-        self.bias.copy_(bias_O)
+        _set_bias(self.bias, bias_O)
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         made = torch.empty_like(goal.target_PO)
@@ -134,23 +147,25 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
 
     variant = "dwsep"
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
         super().__init__()
-        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels)
+        self.depthwise = nn.Conv2d(
+            in_channels, in_channels, 3, stride, padding=dilation, dilation=dilation, groups=in_channels
+        )
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
 
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.depthwise.weight.copy_(weight_OI33.mean(0, keepdim=True).transpose(0, 1))
         self.depthwise.bias.zero_()
         self.pointwise.weight.copy_(weight_OI33.mean((2, 3), keepdim=True))
-        self.pointwise.bias.copy_(bias_O)
+        _set_bias(self.pointwise.bias, bias_O)
 
-    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         left, singular, right = torch.linalg.svd(weight_OI33.transpose(0, 1).flatten(2).double(), full_matrices=False)
         self.depthwise.weight.copy_(right[:, 0].reshape(-1, 1, 3, 3))
         self.depthwise.bias.zero_()
         self.pointwise.weight.copy_((left[:, :, 0] * singular[:, :1]).T[:, :, None, None])
-        self.pointwise.bias.copy_(bias_O)
+        _set_bias(self.pointwise.bias, bias_O)
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         def regression() -> Regression:
@@ -192,7 +207,14 @@ class LowRankConv(ConvVariant, nn.Sequential):
     variant = "lowrank"
 
     def __init__(
-        self, in_channels: int, out_channels: int, dilation: int = 1, share: float = 0.5, rank: int | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+        share: float = 0.5,
+        rank: int | None = None,
     ):
         if not 0 < share <= 1:
             raise UserError(f"model.conv.share={share}: give a share of the dense weights, above 0 and at most 1.")
@@ -201,18 +223,18 @@ class LowRankConv(ConvVariant, nn.Sequential):
         if not 0 < rank <= min(9 * in_channels, out_channels):
             raise UserError(f"A convolution of {in_channels} -> {out_channels} channels cannot have rank {rank}.")
         super().__init__()
-        self.reduce = nn.Conv2d(in_channels, rank, 3, padding=dilation, dilation=dilation, bias=False)
+        self.reduce = nn.Conv2d(in_channels, rank, 3, stride, padding=dilation, dilation=dilation, bias=False)
         self.expand = nn.Conv2d(rank, out_channels, 1)
 
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         raise UserError("init.method=mean is the plan's, for grouped and dwsep; use project or lstsq.")
 
-    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor) -> None:
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         rank = len(self.reduce.weight)
         left, singular, right = torch.linalg.svd(weight_OI33.flatten(1).double(), full_matrices=False)
         self.reduce.weight.copy_((singular[:rank, None] * right[:rank]).reshape(self.reduce.weight.shape))
         self.expand.weight.copy_(left[:, :rank, None, None])
-        self.expand.bias.copy_(bias_O)
+        _set_bias(self.expand.bias, bias_O)
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         rank, in_channels = self.reduce.weight.shape[:2]
@@ -233,6 +255,10 @@ class LowRankConv(ConvVariant, nn.Sequential):
         self.expand.weight.copy_(expand_RO.T[:, :, None, None])
         self.expand.bias.copy_(bias_O)
         return made
+
+
+def _set_bias(ours_O: Tensor, dense_O: Tensor | None) -> None:
+    ours_O.copy_(0 if dense_O is None else dense_O)
 
 
 def _depthwise(

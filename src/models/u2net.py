@@ -106,6 +106,7 @@ class U2Net(nn.Module):
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         self.width = width
+        self.pruned = False
         self.ranked = ranks is not None
         left = _numbers(ranks, width) if self.ranked else iter(())
         if self.ranked:
@@ -123,10 +124,15 @@ class U2Net(nn.Module):
 
     @property
     def name(self) -> str:
-        """Width and variant, for file names and tables: `u2net-lite-dwsep`."""
+        """Width, variant and whether it is pruned, for file names and tables: `u2net-lite-dwsep`."""
         variants = [module.variant for module in self.modules() if isinstance(module, ConvVariant)]
         variant = next((v for v in variants if v != StandardConv.variant), StandardConv.variant)
-        return f"u2net-{self.width}-{'ranked-' * self.ranked}{variant}"
+        return f"u2net-{self.width}-{'ranked-' * self.ranked}{variant}{'-pruned' * self.pruned}"
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """What makes the logits."""
+        return [*self.sides, self.fuse]
 
     @property
     def stages(self) -> list[nn.Module]:

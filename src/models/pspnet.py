@@ -1,0 +1,48 @@
+"""PSPNet (Zhao et al., CVPR 2017, arXiv 1612.01105)."""
+
+import torch
+from torch import Tensor, nn
+
+from src.models.conv import StandardConv
+from src.models.pyramid import BINS, pooled
+from src.models.resize import upsample
+from src.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
+
+
+class PSPNet(SemanticNet):
+    """Pyramid pooling over a dilated ResNet's features, and an auxiliary output from its layer3.
+
+    Input and arguments as `SemanticNet` says. Output: `[main, auxiliary]`, with `upsampled=False` both at 1/8 of the
+    input's size (rounded up).
+    """
+
+    def __init__(
+        self,
+        classes: int = 19,
+        conv: ConvFactory = StandardConv,
+        width: float = 1.0,
+        backbone: str = "resnet50",
+    ):
+        super().__init__(classes, conv, width, backbone, dilated=True)
+        third, deep = self.backbone.channels[2:]
+        quarter = max(1, deep // 4)
+        self.pyramid = nn.ModuleList(ConvBN(nn.Conv2d(deep, quarter, 1, bias=False), quarter) for _ in BINS)
+        joined = deep + len(BINS) * quarter
+        self.head = ConvBN(conv(joined, quarter, dilation=1, stride=1, bias=False), quarter)
+        self.dropout = nn.Dropout2d(0.1)
+        self.classify = Classifier(quarter, classes)
+        self.auxiliary_head = ConvBN(
+            conv(third, max(1, third // 4), dilation=1, stride=1, bias=False), max(1, third // 4)
+        )
+        self.auxiliary = Classifier(max(1, third // 4), classes)
+
+    def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
+        *_, third, deep = self.backbone(x_BCHW)
+        parts = [
+            upsample(reduce(pooled(deep, bins)), deep.shape[2:])
+            for reduce, bins in zip(self.pyramid, BINS, strict=True)
+        ]
+        main = self.classify(self.dropout(self.head(torch.cat((deep, *parts), 1))))
+        outputs = [main, self.auxiliary(self.dropout(self.auxiliary_head(third)))]
+        size = x_BCHW.shape[2:]
+        return [upsample(output, size) for output in outputs] if upsampled else outputs
