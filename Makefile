@@ -13,7 +13,7 @@ help: ## List these targets
 
 setup: $(BIN)/.ready ## Make the virtual environment .venv with all requirements
 
-$(BIN)/.ready: requirements.txt requirements-dev.txt requirements-wandb.txt requirements-matting.txt
+$(BIN)/.ready: requirements.txt requirements-dev.txt requirements-wandb.txt requirements-matting.txt requirements-prune.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
@@ -32,8 +32,8 @@ train: setup ## Train: make train ARGS="model=dwsep init=pretrained data=duts da
 eval: setup ## Evaluate the newest checkpoint: make eval ARGS="data=ecssd data.root=DIR"
 	$(BIN)/python eval.py checkpoint=last $(ARGS)
 
-export: setup ## Export the newest checkpoint to ONNX: make export ARGS="export.preprocess=external"
-	$(BIN)/python export.py checkpoint=last $(ARGS)
+export: setup ## Export the newest checkpoint to ONNX in every precision: make export ARGS="checkpoint=lite-half"
+	$(BIN)/python export.py checkpoint=last 'export.precision=[fp32,fp16,fp16_compute,int8]' 'export.preprocess=[embedded,external]' $(ARGS)
 
 test: setup ## Run the quick tests
 	$(PYTEST)

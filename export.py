@@ -1,6 +1,7 @@
 """Export a net to ONNX and prove it: python export.py checkpoint=FILE (all settings: --help)."""
 
 import logging
+from itertools import product
 from pathlib import Path
 
 import hydra
@@ -9,14 +10,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from src.checkpoint import load_net, origin, write_net
 from src.cli import door, output_dir, plain
+from src.data.datamodule import SemanticDataModule
+from src.data.pairs import Pair
 from src.data.sample import render
-from src.export import Row, check_parity, write_onnx
-from src.files import write_whole
+from src.errors import UserError
+from src.export import KINDS, PRECISIONS, Deployment, Gate, Row
 from src.images import read_image
+from src.models import SemanticNet
 from src.photos import find_photos
+from src.sizes import sides
 
 log = logging.getLogger(__name__)
 
@@ -26,53 +32,100 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> float:
     net, size = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
     settings = cfg.export
-    path = Path(settings.output or output_dir() / f"{net.name}-{settings.preprocess}.onnx")
-    images, rows = parity_images(settings.images, settings.count), []
-
-    def write_and_check(partial: Path) -> None:
-        write_onnx(
-            net,
-            size,
-            partial,
-            settings.preprocess,
-            settings.opset,
-            settings.outputs,
-            settings.dynamic,
-            settings.precision,
-            {"weights": origin(cfg.checkpoint, cfg.init)},
-        )
-        tolerance, least_iou = (settings.tolerance, 0.0) if settings.precision == "fp32" else (1.0, settings.least_iou)
-        rows.extend(check_parity(net, partial, images, size, tolerance, least_iou, settings.dynamic))
-
-    path.unlink(missing_ok=True)  # a file of this name after a failure must not be an older net
-    log.info("exporting %s at %dx%d", net.name, size, size)
-    write_whole(path, write_and_check)
+    paths = files(settings, net)
+    images, photos = photos_of(settings, "images", settings.count), []
+    if any(precision in ("fp16_compute", "int8") for _, precision in paths):
+        photos = photos_of(settings, "calibration", settings.calibrate_on)
+        if not settings.calibration:
+            log.warning("generated images tell the activations' range; export.calibration=FOLDER of photos is better")
+    deployment = Deployment(
+        net,
+        size,
+        images=images + extremes(),
+        photos=photos,
+        gate=Gate(pairs_of(cfg), images, settings.most_loss),
+        outputs=settings.outputs,
+        dynamic=settings.dynamic,
+        opset=settings.opset,
+        tolerance=settings.tolerance,
+        least_iou=settings.least_iou,
+        metadata={"weights": origin(cfg.checkpoint, cfg.init)},
+    )
+    rows: list[Row] = []
+    for (preprocess, precision), path in paths.items():
+        log.info("exporting %s at %dx%d, %s, input %s", net.name, *sides(size, "size"), precision, preprocess)
+        made = deployment.write(path, preprocess, precision)
+        rows += made if not rows else made[1:]
     if settings.weights:
         write_net(net, size, Path(settings.weights).expanduser())
         log.info("wrote %s", settings.weights)
-    print_table(rows, f"{path.name} against torch on {len(images)} images")
-    log.info("wrote %s (%.2f MB, input: %s)", path, path.stat().st_size / 1e6, settings.preprocess)
-    return max(row.largest for row in rows)
+    print_table(rows, f"{net.name} on {len(images)} photos and {len(extremes())} extreme images")
+    for (preprocess, _), path in paths.items():
+        log.info("wrote %s (%.2f MB, input: %s)", path, path.stat().st_size / 1e6, preprocess)
+    return max(row.largest for row in rows if not row.error)
 
 
-def parity_images(folder: str | None, count: int) -> list[np.ndarray]:
-    """The first photos of a folder, or generated ones; and a black, a white and a constant image."""
-    if folder:
-        photos = [read_image(photo) for photo, _ in find_photos(folder)[:count]]
-    else:
-        photos = [render(0, index)[0] for index in range(count)]
-    return photos + [np.full((64, 64, 3), value, np.uint8) for value in (0, 255, 127)]
+def files(settings: DictConfig, net: nn.Module) -> dict[tuple[str, str], Path]:
+    """Where each kind of input in each precision goes."""
+    wanted = {}
+    for setting, known in {"preprocess": KINDS, "precision": PRECISIONS}.items():
+        wanted[setting] = [settings[setting]] if isinstance(settings[setting], str) else list(settings[setting])
+        if unknown := [value for value in wanted[setting] if value not in known] or not wanted[setting]:
+            given = unknown[0] if wanted[setting] else "[]"
+            raise UserError(f"export.{setting}={given} is not known; choose one of: {', '.join(known)}.")
+    if isinstance(net, SemanticNet) and "int8" in wanted["precision"]:
+        reason = "int8 is kept in check by maxF, which nets with classes do not have"
+        wanted["precision"].remove("int8")
+        if not wanted["precision"]:
+            raise UserError(f"export.precision=int8: {reason}.")
+        log.warning("left out: %s", reason)
+    output = Path(settings.output or output_dir()).expanduser()
+    pairs = list(product(*wanted.values()))
+    if settings.output and len(pairs) == 1 and not output.is_dir():
+        return {pairs[0]: output}
+    if output.suffix == ".onnx":
+        raise UserError(f"export.output={settings.output} is one file for {len(pairs)}; give a folder.")
+    ending = {"fp32": ""}
+    return {(k, p): output / f"{net.name}-{k}{ending.get(p, f'-{p}')}.onnx" for k, p in pairs}
+
+
+def pairs_of(cfg: DictConfig) -> list[Pair]:
+    """Photos with masks, where `data` is given."""
+    if not cfg.data:
+        return []
+    data = instantiate(cfg.data)
+    if isinstance(data, SemanticDataModule):
+        raise UserError("What int8 costs is measured on masks, not on classes; choose a set as data=ecssd.")
+    return [pair for found in data.test_pairs().values() for pair in found]
+
+
+def photos_of(settings: DictConfig, setting: str, count: int) -> list[np.ndarray]:
+    """The first photos of a folder, or generated ones."""
+    if settings[setting]:
+        photos = find_photos(settings[setting], setting=f"export.{setting}")[:count]
+        return [read_image(photo) for photo, _ in photos]
+    return [render(0, index)[0] for index in range(count)]
+
+
+def extremes() -> list[np.ndarray]:
+    """A black, a white and a grey image, and one of black and white pixels in turns."""
+    plain_ones = [np.full((64, 64, 3), value, np.uint8) for value in (0, 255, 127)]
+    return [*plain_ones, np.tile(np.uint8([[0, 255], [255, 0]])[..., None], (32, 32, 3))]
 
 
 def print_table(rows: list[Row], title: str) -> None:
-    table = Table("runtime", "largest diff", "mean diff", "mask IoU", "MB", "ms", "x torch", title=title)
-    for row in rows:
+    table = Table("file", "MB", "runtime", "largest diff", "mean diff", "mask IoU", "ms", "x torch", title=title)
+    for number, row in enumerate(rows):
+        first = number == 0 or rows[number - 1].file != row.file
+        about = (row.file, f"{row.bytes / 1e6:.2f}") if first else ("", "")
+        if row.error:
+            table.add_row(*about, row.runtime, "does not run it")
+            continue
         ratio = rows[0].milliseconds / row.milliseconds
-        cells = (
-            f"{row.largest:.1e} {row.mean:.1e} {row.iou:.4f} {row.bytes / 1e6:.2f} {row.milliseconds:.0f} {ratio:.1f}"
-        )
-        table.add_row(row.runtime, *cells.split())
-    Console().print(table)
+        cells = f"{row.largest:.1e} {row.mean:.1e} {row.iou:.4f} {row.milliseconds:.0f} {ratio:.1f}".split()
+        table.add_row(*about, row.runtime, *cells)
+    width = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, width)).print(table)
 
 
 if __name__ == "__main__":

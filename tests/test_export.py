@@ -1,5 +1,6 @@
 """Exported graphs: their names, outputs, open sizes and smaller weights, computed by onnxruntime beside torch."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
 
+from src.data.sample import render
 from src.errors import UserError
-from src.export import check_parity, write_onnx
+from src.export import Deployment, Gate, check_parity, write_onnx
 from src.models import DepthwiseSeparableConv
 from src.preprocess import Preprocess
 from src.runtime.graph import read_graph
@@ -88,6 +92,79 @@ def test_fp16_halves_the_file_and_keeps_what_float16_cannot_hold(tmp_path: Path)
     weights = sum(numpy_helper.to_array(weight).nbytes for weight in original.values())
     assert sum(numpy_helper.to_array(weight).nbytes for weight in stored.values()) < 0.6 * weights
     rows = check_parity(net, half, images, SIDE, tolerance=0.05, least_iou=0.98, repeats=1)
-    assert [row.runtime for row in rows] == ["torch", "opencv", "onnxruntime"]
+    assert [row.runtime for row in rows][:3] == ["torch", "opencv", "onnxruntime"]
     with pytest.raises(UserError, match="have an IoU of .* less than export.least_iou=1.01"):
         check_parity(net, half, images, SIDE, tolerance=0.05, least_iou=1.01, repeats=1)
+
+
+class Three(nn.Module):
+    """Three convolutions, the fourth of what is between them only ever multiplied by 0."""
+
+    def __init__(self, unused: float = 1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.middle, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 1, 3)
+        with torch.no_grad():
+            self.first.weight[4] *= unused
+            self.middle.weight[:, 4] = 0
+            self.last.weight *= 8
+
+    def forward(self, x: torch.Tensor, upsampled: bool = True) -> list[torch.Tensor]:
+        features = [torch.nn.functional.pad(x, (3, 3, 3, 3))]
+        for conv in (self.first, self.middle):
+            features.append(conv(features[-1]).relu())
+        logits = self.last(features[-1])
+        return [logits - logits.mean()]
+
+
+def deployment(net: nn.Module, **settings) -> Deployment:
+    images = [render(0, index)[0] for index in range(3)]
+    gate = Gate([], images, settings.pop("most", 0.01))
+    return Deployment(net, SIDE, images=images, photos=images, gate=gate, **settings)
+
+
+def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_float(tmp_path: Path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "net.onnx"
+    deployment(Three()).write(path, "embedded", "int8")
+    stored = {weight.name: numpy_helper.to_array(weight) for weight in onnx.load(path).graph.initializer}
+    weight = Three().middle.weight.detach().numpy()
+    scale = np.abs(weight).max((1, 2, 3)) / 127
+    quantised = stored["middle.weight_quantized"]
+    assert quantised.dtype == np.int8
+    np.testing.assert_allclose(stored["middle.weight_scale"], scale, rtol=1e-5)
+    np.testing.assert_allclose(quantised, weight / scale[:, None, None, None], atol=0.5 + 1e-3)
+    assert "stay in float32" not in caplog.text
+
+    wide = Three(unused=1e4)  # 8 bits for it leave none for the others
+    rows = deployment(wide).write(path, "embedded", "int8")
+    kept = re.search(r"these layers stay in float32: (.*)", caplog.text)[1].split(", ")
+    assert kept in (["first"], ["middle"], ["first", "middle"], ["middle", "first"])
+    assert rows[2].runtime == "onnxruntime" and rows[2].iou > 0.9
+    caplog.clear()
+    with pytest.raises(UserError, match=r"differs from torch .* mean 0\.06\d*, mask IoU 0\.0"):
+        deployment(wide, most=1).write(path, "embedded", "int8")
+    assert not path.exists()
+    caplog.clear()
+    rows = deployment(Three(), most=-1).write(path, "embedded", "int8")
+    assert rows[2].largest < 1e-4
+    assert "3 of 3 layers in float32" in caplog.text and "more than export.most_loss allows" in caplog.text
+
+
+def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeypatch):
+    net = Three(unused=1e5)
+    blob = {"image": np.random.default_rng(0).uniform(0, 255, (1, 3, SIDE, SIDE)).astype(np.float32)}
+
+    def in_half() -> np.ndarray:
+        """By onnx's own reference, which has every sum and product in the type that the file says."""
+        deployment(net).write(tmp_path / "net.onnx", "embedded", "fp16_compute")
+        return ReferenceEvaluator(str(tmp_path / "net.onnx")).run(None, blob)[0]
+
+    with torch.inference_mode():
+        expected = net(Preprocess()(torch.from_numpy(blob["image"])))[0].sigmoid().numpy()
+    np.testing.assert_allclose(in_half(), expected, atol=0.02)
+    halves = {node.name for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "Conv"}
+    assert halves == {"first", "middle", "last"}
+    monkeypatch.setattr("src.export.precision.MARGIN", 1e-9)
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(in_half()).all(), "or nothing had to stay in float32"

@@ -1,9 +1,10 @@
-"""Writing a net as an ONNX graph with one input and the fused mask as its first output."""
+"""Writing a net as an ONNX graph with one input and the fused mask, or the logits of classes, as its first output."""
 
 import ast
 import logging
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.export.precision import halve_weights
+from src.models import SemanticNet
 from src.preprocess import Preprocess
+from src.sizes import Size, sides
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,8 @@ PRECISIONS = ("fp32", "fp16")
 class DeployedNet(nn.Module):
     """Image (B, 3, H, W) to the fused probability (B, 1, H, W), or to that and the six of the sides.
 
-    `embedded` takes RGB 0..255; `external` takes what `Preprocess` gives, the convention of other tools.
+    `embedded` takes RGB 0..255; `external` takes what `Preprocess` gives, the convention of other tools. A net that
+    tells classes apart gives its main logits (B, classes, H, W): which is the largest can then be asked at any size.
     """
 
     def __init__(self, net: nn.Module, preprocess: str, outputs: str = "fused"):
@@ -33,14 +37,17 @@ class DeployedNet(nn.Module):
         self.preprocess = Preprocess() if preprocess == "embedded" else nn.Identity()
         self.net = net
         self.count = len(OUTPUTS[outputs])
+        self.has_classes = bool(getattr(net, "labels", None))
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        if self.has_classes:
+            return self.net(self.preprocess(image_BCHW))[:1]
         return tuple(logits.sigmoid() for logits in self.net(self.preprocess(image_BCHW))[: self.count])
 
 
 def write_onnx(
     net: nn.Module,
-    size: int,
+    size: Size,
     path: Path,
     preprocess: str = "embedded",
     opset: int = 18,
@@ -52,7 +59,7 @@ def write_onnx(
     """Write `net` as a graph with BatchNorm folded into the convolutions and names that follow its modules.
 
     Args:
-        size: side of the square images that the net was trained for.
+        size: side of the square images that the net was trained for, or [height, width].
         outputs: `fused`, one output `mask`, or `all`, with `side1` ... `side6` after it.
         dynamic: leave height and width open, from 32 on, instead of fixing them at `size`.
         precision: of the weights in the file, `fp32`, or `fp16` for half the bytes.
@@ -65,18 +72,25 @@ def write_onnx(
     for setting, (value, known) in settings.items():
         if value not in known:
             raise UserError(f"export.{setting}={value} is not known; choose one of: {', '.join(known)}.")
+    height, width = sides(size, "size")
+    labels = getattr(net, "labels", None)
+    if isinstance(net, SemanticNet) and not labels:
+        raise UserError(f"Nobody knows the classes of {net.name}: export a checkpoint, which names them.")
+    if labels and outputs != "fused":
+        raise UserError(f"{net.name} tells classes apart and has one output for use: leave out export.outputs.")
+    names = ["logits"] if labels else OUTPUTS[outputs]
     deployed = DeployedNet(net, preprocess, outputs).eval()
-    sides = {2: torch.export.Dim("height", min=32), 3: torch.export.Dim("width", min=32)}
+    open_sides = {2: torch.export.Dim("height", min=32), 3: torch.export.Dim("width", min=32)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             deployed,
-            (torch.zeros(1, 3, size, size),),
+            (torch.zeros(1, 3, height, width),),
             input_names=["image"],
-            output_names=OUTPUTS[outputs],
+            output_names=names,
             opset_version=opset,
-            dynamic_shapes=(sides,) if dynamic else None,
+            dynamic_shapes=(open_sides,) if dynamic else None,
             dynamo=True,
             verbose=False,
         )
@@ -90,13 +104,29 @@ def write_onnx(
     entries = {
         "net": getattr(net, "name", type(net).__name__),
         "preprocess": preprocess,
-        "size": str(size),
+        "size": str(height) if height == width else f"{height}x{width}",
         "input": "RGB, 0..255" if preprocess == "embedded" else "normalised",
-        "outputs": " ".join(OUTPUTS[outputs]),
+        "outputs": " ".join(names),
         "precision": precision,
     }
+    if labels:
+        entries["classes"] = ",".join(labels["names"])
+        entries["palette"] = " ".join(f"#{bytes(colour).hex()}" for colour in labels["palette"])
     entries |= metadata or {}
     onnx.helper.set_model_props(model, {f"u2slim.{key}": value for key, value in entries.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def convert(path: Path, write: Callable[[Path, Path], object], precision: str) -> None:
+    """Replace a float file of ours by what `write` makes of it, which keeps its metadata but for the precision."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "small.onnx"
+        write(path, small)
+        model = onnx.load(small)
+    entries = {item.key: item.value for item in onnx.load(path).metadata_props} | {"u2slim.precision": precision}
+    onnx.helper.set_model_props(model, entries)
+    _strip(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

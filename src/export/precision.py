@@ -1,10 +1,19 @@
-"""Smaller numbers in an ONNX file."""
+"""Numbers of 16 bits in an ONNX file."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from src.export.calibration import largest_values
+
+log = logging.getLogger(__name__)
+
 HALF_MAX = 65504.0
+MARGIN = 16  # between the largest activation seen and what float16 holds: other photos, and sums on the way
 
 
 def halve_weights(model: onnx.ModelProto) -> list[str]:
@@ -31,3 +40,59 @@ def halve_weights(model: onnx.ModelProto) -> list[str]:
     graph.ClearField("node")
     graph.node.extend(nodes)
     return kept
+
+
+def compute_in_half(whole: Path, small: Path, blobs: Sequence[dict[str, np.ndarray]]) -> list[str]:
+    """Write the float file `whole` as one that is computed in float16, `small`, with input and output in float32.
+
+    A node stays in float32 where its inputs or its output came within `MARGIN` of what float16 holds on the given
+    inputs, where a weight lies beyond it, and up to the normalised image, whose sums run over many numbers.
+
+    Returns:
+        the nodes that stay in float32 for their range.
+    """
+    from onnxruntime.quantization.onnx_model import ONNXModel
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(whole)
+    limits = largest_values(model, blobs)
+    limits |= {w.name: float(np.abs(numpy_helper.to_array(w)).max(initial=0)) for w in model.graph.initializer}
+    wide = [
+        n.name for n in model.graph.node if any(limits.get(v, 0) > HALF_MAX / MARGIN for v in (*n.input, *n.output))
+    ]
+    first = next(number for number, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    before = [node.name for node in model.graph.node[:first]]
+    half = convert_float_to_float16(
+        model, min_positive_val=6e-8, keep_io_types=True, op_block_list=[], node_block_list=[*before, *wide]
+    )
+    _skip_detours(half.graph)
+    ONNXModel(half).topological_sort()
+    onnx.save(half, small)
+    log.info(
+        "fp16_compute: %d of %d nodes stay in float32 for their range%s",
+        len(wide),
+        len(model.graph.node),
+        f": {', '.join(wide[:5])}" if wide else "",
+    )
+    return wide
+
+
+def _skip_detours(graph: onnx.GraphProto) -> None:
+    """Let a float32 node read what another made; the converter gives it what is left of that after float16."""
+    nodes = {node.output[0]: node for node in graph.node}  # casts for several readers are there several times
+    narrowed = {name: node.input[0] for name, node in nodes.items() if _casts_to(node, onnx.TensorProto.FLOAT16)}
+    direct = {
+        name: narrowed[node.input[0]]
+        for name, node in nodes.items()
+        if _casts_to(node, onnx.TensorProto.FLOAT) and node.input[0] in narrowed
+    }
+    for node in nodes.values():
+        node.input[:] = [direct.get(name, name) for name in node.input]
+    used = {name for node in nodes.values() if node.output[0] not in direct for name in node.input}
+    used |= {output.name for output in graph.output}
+    graph.ClearField("node")
+    graph.node.extend(node for node in nodes.values() if used.intersection(node.output))
+
+
+def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and node.attribute[0].i == kind
