@@ -1,6 +1,7 @@
 """Score models: python eval.py models=[a.ckpt,b.onnx,u2netp] data=[ecssd,duts_te] data.root=DIR (more: --help)."""
 
 import logging
+from collections.abc import Mapping, Sequence
 
 import hydra
 from hydra.utils import instantiate
@@ -8,9 +9,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from src.cli import door, output_dir
-from src.evaluation.models import with_latencies
+from src.data.datamodule import SemanticDataModule
+from src.data.pairs import Pair
+from src.errors import UserError
+from src.evaluation.models import Model, with_latencies
 from src.evaluation.pictures import worst_and_median
 from src.evaluation.run import score_all, summarise
+from src.evaluation.semantic import as_terminal as as_table
+from src.evaluation.semantic import score_classes, tables, write_results
 from src.evaluation.settings import checked, configured_models, fresh
 from src.evaluation.store import Store
 from src.evaluation.tables import as_terminal, write_images, write_tables
@@ -23,8 +29,14 @@ log = logging.getLogger(__name__)
 @door
 def main(cfg: DictConfig) -> float:
     stretches = checked(cfg)
-    sets = instantiate(cfg.data).test_pairs()
-    models = with_latencies(configured_models(cfg), cfg.latency)
+    data = instantiate(cfg.data)
+    sets = data.test_pairs()
+    models = configured_models(cfg)
+    if isinstance(data, SemanticDataModule):
+        return score_semantic(cfg, models, sets)
+    if telling := [name for name, model in models.items() if model.segmenter and model.segmenter.labels]:
+        raise UserError(f"{telling[0]} tells classes apart; score it on data with classes: data=camvid or cityscapes.")
+    models = with_latencies(models, cfg.latency)
     store = Store(cfg.store or fresh(output_dir() / "scores.sqlite"))
     scored = score_all(models, sets, store, stretches, cfg.workers)
     results = [
@@ -50,6 +62,17 @@ def main(cfg: DictConfig) -> float:
         log.info("wrote %s", folder / "report.html")
     log.info("wrote metrics.json, table.md, table.tex, table.csv and images.csv to %s", folder)
     return results[0].scores["maxF"]
+
+
+def score_semantic(cfg: DictConfig, models: Mapping[str, Model], sets: Mapping[str, Sequence[Pair]]) -> float:
+    results = score_classes(models, sets)
+    facts = {name: model.facts for name, model in with_latencies(models, cfg.latency).items()}
+    for rows in tables(facts, results):
+        table = as_table(rows)
+        Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+    write_results(output_dir(), facts, results)
+    log.info("wrote metrics.json, table.md and pictures of the confusion matrices to %s", output_dir())
+    return results[0].scores["mIoU"]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from src.checkpoint import DEFAULT
 from src.cli import check_whole_number, configured_segmenter, door, output_dir
 from src.errors import UserError
 from src.photos import find_photos
-from src.predict import Cutter, default_workers, predict
+from src.predict import KINDS, Cutter, default_workers, predict
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,14 @@ def main(cfg: DictConfig) -> None:
         log.info("with the shipped net %s; checkpoint= or model= and init= choose another", DEFAULT)
     output = Path(cfg.output) if cfg.output else output_dir()
     source = Path(cfg.input).expanduser()
-    photos = find_photos(source, but=(output / "masks", output / "cutouts"))
+    photos = find_photos(source, but=[output / kind for kind in KINDS])
     workers = default_workers(len(photos))
     if cfg.workers is not None:
         check_whole_number(cfg, "workers", 1)
         workers = min(cfg.workers, len(photos))
     segmenter = configured_segmenter(cfg, workers)
+    if segmenter.labels and (cfg.refine or cfg.foreground):
+        raise UserError("refine= and foreground= are for masks; this net tells classes apart: leave them out.")
     cutter = Cutter(segmenter, output, cfg.cutout, instantiate(cfg.refine), instantiate(cfg.foreground))
     outcome = predict(cutter, source, photos, workers, cfg.redo)
     for reason in outcome.failed.values():

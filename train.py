@@ -1,11 +1,13 @@
 """Train a net: python train.py model=dwsep init=pretrained data=duts data.root=DIR (all settings: --help)."""
 
 import logging
+import re
 import sys
 from functools import partial
 
 import hydra
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -42,10 +44,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def train(cfg: DictConfig) -> float | None:
-    if cfg.data.unlabelled and not cfg.task.distill:
-        raise UserError(
-            f"data.unlabelled={cfg.data.unlabelled}: images without masks need a teacher; add distill=teacher."
-        )
+    check_choices(cfg)
     folder = output_dir()
     writes = join_run(cfg.trainer.num_nodes)
     if scores := finished_before(cfg, folder):
@@ -62,7 +61,7 @@ def train(cfg: DictConfig) -> float | None:
     data.setup("fit")
     task = instantiate(cfg.task)(
         model=plain(cfg.model),
-        size=cfg.data.size,
+        **data.for_task(),
         init=None if resume else partial(instantiate(cfg.init), photos=data.photos()),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
@@ -80,7 +79,8 @@ def train(cfg: DictConfig) -> float | None:
         log_every_n_steps=log_every,
         # Lightning counts batches here.
         val_check_interval=cfg.trainer.val_check_interval * cfg.trainer.accumulate_grad_batches,
-        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
+        # Without a class it is only what a task sets of a callback that is not chosen.
+        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback and "_target_" in callback],
         logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
     )
     about = provenance(task.net)
@@ -106,10 +106,29 @@ def train(cfg: DictConfig) -> float | None:
     if trainer.is_global_zero:
         reached = {"step": trainer.global_step, "max_steps": trainer.max_steps}
         write_json(folder / "metrics.json", reached | metrics)
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith("val/"))
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if re.fullmatch("val/[^/]+", name))
         log.info("trained %s to step %d: %s", task.net.name, trainer.global_step, scores)
         log.info("checkpoints, logs and pictures: %s", folder)
     return metrics.get(cfg.optimized_metric)
+
+
+def check_choices(cfg: DictConfig) -> None:
+    """Raise UserError where task and data do not go together."""
+    if cfg.data.get("unlabelled") and not cfg.task.get("distill"):
+        raise UserError(
+            f"data.unlabelled={cfg.data.unlabelled}: images without masks need a teacher; add distill=teacher."
+        )
+    is_semantic = cfg.task._target_.endswith("SemanticTask")
+    if is_semantic != ("classes" in cfg.data):
+        data = HydraConfig.get().runtime.choices.data
+        raise UserError(
+            f"task=semantic needs data with classes, which data={data} has not: use data=cityscapes, camvid or "
+            "sample_semantic, or task=saliency."
+            if is_semantic
+            else f"data={data} has classes, not masks of salient objects: add task=semantic, or use data=duts."
+        )
+    if is_semantic and cfg.task.get("distill"):
+        raise UserError("distill=teacher is for nets that make masks: leave it out with task=semantic.")
 
 
 if __name__ == "__main__":

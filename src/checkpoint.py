@@ -12,6 +12,7 @@ from torch import nn
 from src.errors import UserError
 from src.files import file_digest, free_bytes, write_whole
 from src.models import build_net
+from src.sizes import Size
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 DEFAULT = "lite-half"  # of the shipped nets
@@ -66,9 +67,11 @@ def load_net(
     checkpoint: str | None,
     model: Mapping[str, Any] | None = None,
     init: Callable[[nn.Module], nn.Module] | None = None,
-    size: int = 320,
-) -> tuple[nn.Module, int]:
-    """A net in evaluation mode and the side of the square it works at.
+    size: Size = 320,
+) -> tuple[nn.Module, Size]:
+    """A net in evaluation mode and the side of the square, or [height, width], it works at.
+
+    A net that tells classes apart has their `names` and `palette`, as its checkpoint says them, as `labels`.
 
     Args:
         checkpoint: a training checkpoint or `last`; it brings its own model and size.
@@ -91,6 +94,7 @@ def load_net(
     net = build_net(parameters["model"])
     weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
+    net.labels = parameters.get("classes")
     return net.eval(), parameters["size"]
 
 
@@ -110,10 +114,11 @@ def origin(checkpoint: str | Path | None, init: Mapping[str, Any] | None = None)
     return f"{name}{trained}, SHA-256 {file_digest(path, 'sha256')}"
 
 
-def write_net(net: nn.Module, size: int, path: Path) -> None:
+def write_net(net: nn.Module, size: Size, path: Path) -> None:
     """Write a checkpoint of a net that `build_net` made, with nothing of a training."""
     weights = {f"net.{key}": tensor.contiguous() for key, tensor in net.state_dict().items()}
-    content = {"hyper_parameters": {"model": dict(net.config), "size": size}, "state_dict": weights}
+    classes = {"classes": labels} if (labels := getattr(net, "labels", None)) else {}
+    content = {"hyper_parameters": {"model": dict(net.config), "size": size} | classes, "state_dict": weights}
     write_whole(path, lambda partial: torch.save(content, partial))
 
 

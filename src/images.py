@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from src.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
-from src.errors import UserError
+from src.errors import BadLabels, UserError
 from src.files import write_whole
 
 T = TypeVar("T")
@@ -155,6 +155,27 @@ def read_stored(source: str | Source) -> np.ndarray:
         if has_lost_bits and gray.max() == 0:
             raise ValueError("16 bits a channel, all too dark to be told from black; save it as a gray image")
         return gray
+
+    data = load(source).data
+    pixels = plain_png(data)
+    return _open(source, data, decode) if pixels is None else pixels
+
+
+def read_ids(source: str | Source) -> np.ndarray:
+    """A label image as (H, W) of the numbers that it is stored in; in a file with a palette these are its indices.
+
+    Raises:
+        UserError: the file cannot be read; as BadLabels, it holds colours.
+    """
+
+    def decode(image: Image.Image) -> np.ndarray:
+        image = _upright(image)
+        if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
+            raise BadLabels(
+                f"{source} holds colours ({image.mode}), not class ids: give the set's files of ids, or save each "
+                "colour as the number of its class in a gray PNG."
+            )
+        return np.asarray(image, np.uint8 if image.mode in ("L", "P", "1") else np.uint16)
 
     data = load(source).data
     pixels = plain_png(data)

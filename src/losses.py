@@ -62,6 +62,36 @@ class _UpsampledBCE(torch.autograd.Function):
         return ctx.saved_tensors[0] * grad, None
 
 
+class CascadeLoss(nn.Module):
+    """ICNet's cascade label guidance: the weighted sum of one cross-entropy per output, at that output's size.
+
+    Input: logits `[main, auxiliary, ...]`, each (B, classes, h, w), and labels (B, H, W) int64, which go down to each
+    output's size without new values, as the paper has it. Nets with fewer outputs use the first weights. Output: the
+    total, and the unweighted terms by name, `main`, `auxiliary1`, `auxiliary2`; each is a mean over the pixels that
+    have a class, and 0 where none has.
+    """
+
+    def __init__(self, weights: Sequence[float] = (1.0, 0.4, 0.16), ignore: int = 255):
+        super().__init__()
+        self.weights, self.ignore = tuple(weights), ignore
+
+    def forward(self, logits: Sequence[Tensor], label_BHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if len(logits) > len(self.weights):
+            raise UserError(
+                f"loss.weights has {len(self.weights)} numbers; give {len(logits)}, the main output's first."
+            )
+        names = ("main", *(f"auxiliary{n}" for n in range(1, len(logits))))
+        terms = {name: self.term(output, label_BHW) for name, output in zip(names, logits, strict=True)}
+        total = sum(weight * term for weight, term in zip(self.weights, terms.values(), strict=False))
+        return total, terms
+
+    def term(self, logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
+        """One output's loss."""
+        label = F.interpolate(label_BHW[:, None].float(), logits_BCHW.shape[2:], mode="nearest-exact")[:, 0].long()
+        total = F.cross_entropy(logits_BCHW.float(), label, ignore_index=self.ignore, reduction="sum")
+        return total / (label != self.ignore).sum().clamp(min=1)
+
+
 class HybridLoss(DeepSupervision):
     """BASNet's hybrid of three (Qin et al., CVPR 2019): cross-entropy for pixels, SSIM for patches, IoU for the map.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.images import EXTENSIONS, Source, read_image
+from src.sizes import Size, sides
 
 
 def find_photos(source: str | Path, but: Sequence[Path] = (), setting: str = "input") -> list[tuple[Path, Path]]:
@@ -47,13 +48,13 @@ def find_photos(source: str | Path, but: Sequence[Path] = (), setting: str = "in
 
 @dataclass(frozen=True)
 class Photos:
-    """Where photos are, and the side of the square that they are used at."""
+    """Where photos are, and the side of the square, or [height, width], that they are used at."""
 
     sources: Sequence[str | Source]
-    size: int
+    size: Size
 
     @classmethod
-    def below(cls, folder: str | Path, size: int, setting: str = "init.folder") -> "Photos":
+    def below(cls, folder: str | Path, size: Size, setting: str = "init.folder") -> "Photos":
         """All photos below a folder, which errors call `setting`."""
         return cls([photo for photo, _ in find_photos(folder, setting=setting)], size)
 
@@ -62,7 +63,8 @@ class Photos:
 
     def squares(self, count: int, seed: int) -> Tensor:
         """`count` of them, or all if there are fewer: RGB (N, 3, S, S) uint8, a function of the seed."""
+        height, width = sides(self.size)
         chosen = np.random.default_rng(seed).permutation(len(self.sources))[:count]
-        images = (read_image(self.sources[index], at_least=4 * self.size) for index in chosen)
-        squares = [cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR) for image in images]
+        images = (read_image(self.sources[index], at_least=4 * max(height, width)) for index in chosen)
+        squares = [cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in images]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)

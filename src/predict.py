@@ -11,6 +11,7 @@ import numpy as np
 from loky import cpu_count
 from rich.progress import track
 
+from src.colours import overlay
 from src.errors import UserError
 from src.files import write_whole
 from src.images import read_photo, write_png
@@ -19,6 +20,7 @@ from src.refine import Foreground, Refine
 from src.runtime import Segmenter
 
 MOST_WORKERS = 8  # by default: each holds a photo and a net's activations
+KINDS = ("masks", "cutouts", "classes", "overlays")  # folders of results
 NOTE = ".made_by"  # names what made the results beside it, and is older than they are
 
 
@@ -33,7 +35,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cutter:
-    """Turns one photo into `masks/NAME.png` and, with `cutout`, `cutouts/NAME.png` at the photo's own size."""
+    """Turns one photo into `masks/NAME.png` and, with `cutout`, `cutouts/NAME.png` at the photo's own size.
+
+    With a segmenter that tells classes apart into `classes/NAME.png`, whose gray values are the classes' numbers, and
+    `overlays/NAME.png`, their colours laid over the photo.
+    """
 
     segmenter: Segmenter
     output: Path
@@ -45,8 +51,7 @@ class Cutter:
         """Why there is no mask; None when all is written."""
         try:
             image, rgba = read_photo(photo)
-            mask = self.segmenter(image)
-            mask = to_8bit(mask if self.refine is None else self.refine(image, mask))
+            mask = self.segmenter.class_map(image) if self.segmenter.labels else self._mask(image)
             results = list(self._results(image, mask, rgba))
         except UserError as error:
             return str(error) if str(photo) in str(error) else f"{photo}: {error}"
@@ -58,16 +63,23 @@ class Cutter:
 
     def paths(self, name: Path) -> list[Path]:
         """What is written of a photo."""
-        return [self.output / kind / f"{name}.png" for kind in ("masks", "cutouts")[: 1 + self.cutout]]
+        kinds = KINDS[2:] if self.segmenter.labels else KINDS[:2]
+        return [self.output / kind / f"{name}.png" for kind in kinds[: 1 + self.cutout]]
 
     def settings(self, source: Path) -> str:
         """The same for runs whose results are the same."""
         parts = source.resolve(), self.segmenter.fingerprint(), self.segmenter.stretch, self.refine, self.foreground
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
+    def _mask(self, image: np.ndarray) -> np.ndarray:
+        mask = self.segmenter(image)
+        return to_8bit(mask if self.refine is None else self.refine(image, mask))
+
     def _results(self, image: np.ndarray, mask: np.ndarray, rgba: np.ndarray | None) -> Iterator[np.ndarray]:
         yield mask
-        if self.cutout:
+        if self.cutout and self.segmenter.labels:
+            yield overlay(image, mask, self.segmenter.labels["palette"])
+        elif self.cutout:
             # What was transparent in the photo stays so in the cut-out.
             if rgba is not None:
                 image, mask = rgba[..., :3], (mask.astype(np.uint16) * rgba[..., 3] // 255).astype(np.uint8)

@@ -167,12 +167,14 @@ def configured(name: str, *overrides: str):
 @pytest.mark.filterwarnings("error:.*not valid for transform.*", "error::UserWarning")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (REPO / "conf" / "augment").glob("*.yaml")))
 def test_every_configured_augment_works(name):
-    cfg = configured("train", f"augment={name}", "data.size=64").data.augment
+    labels = name == "scene"
+    options = ("task=semantic", "data.crop=[40,56]") if labels else ("data.size=64",)
+    cfg = configured("train", *options, f"augment={name}").data.augment
     augment = pickle.loads(pickle.dumps(instantiate(cfg)))
-    side = round(64 * cfg.get("crop", 1))
+    sides = (40, 56) if labels else 2 * (round(64 * cfg.get("crop", 1)),)
     for k in range(10):
         out, mask = draw(augment, k, *scene(64))
-        assert out.shape == (side, side, 3) and mask.shape == (side, side)
+        assert out.shape == (*sides, 3) and mask.shape == sides
         assert out.dtype == mask.dtype == np.uint8
     if name == "strong":
         settings = OmegaConf.to_container(cfg) | {"_target_": None, "size": 320}

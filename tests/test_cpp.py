@@ -12,14 +12,17 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from src.checkpoint import load_net
 from src.data.sample import render
 from src.export import write_onnx
+from src.models import build_net
 from src.photos import find_photos
 from src.predict import Cutter, Outcome, predict
+from src.preprocess import Preprocess
 from src.runtime import Segmenter, open_segmenter
 from tests.conftest import REPO
 
@@ -74,6 +77,39 @@ def exported(tmp_path_factory) -> Path:
 def small(tmp_path) -> Path:
     onnx.save(small_net("external"), tmp_path / "small.onnx")
     return tmp_path / "small.onnx"
+
+
+@pytest.mark.parametrize("kind", ["ICNet", "FCN"])
+def test_classes_and_their_colours_are_pythons(program, tmp_path, kind):
+    torch.manual_seed(0)
+    net = build_net({"_target_": f"src.models.{kind}", "classes": 3, "width": 0.1, "backbone": "resnet18"}).eval()
+    net.labels = {"names": ["a", "b", "c"], "palette": [[250, 0, 10], [0, 99, 0], [7, 8, 9]]}
+    with torch.no_grad():  # or else one class may win everywhere
+        image = torch.from_numpy(cv2.resize(render(5, 0)[0], (96, 64))).permute(2, 0, 1)[None]
+        head = net.classify if kind == "ICNet" else net.scores[0]
+        head.bias -= net(Preprocess()(image))[0].mean((0, 2, 3))
+    write_onnx(net, [64, 96], tmp_path / "net.onnx")
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        Image.fromarray(render(5, index)[0]).save(tmp_path / "in" / f"{index}.png")
+    segmenter = open_segmenter(str(tmp_path / "net.onnx"), runtime="onnxruntime")
+    photos = find_photos(tmp_path / "in")
+    assert predict(Cutter(segmenter, tmp_path / "py"), tmp_path / "in", photos).done == 2
+    golden = tmp_path / "py/classes"
+    options = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "out", "--cutout", "--compare", golden)
+    status, printed, failed = program(tmp_path / "in", *options)
+    assert status == 0, printed + failed
+    same = np.asarray(Image.open(tmp_path / "out/classes/0.png")) == np.asarray(Image.open(golden / "0.png"))
+    overlays = [np.asarray(Image.open(tmp_path / home / "overlays/0.png"))[same] for home in ("py", "out")]
+    np.testing.assert_array_equal(*overlays)
+    assert len(np.unique(np.asarray(Image.open(golden / "0.png")))) > 1, "several classes are compared"
+
+    model = onnx.load(tmp_path / "net.onnx")
+    [entry] = [item for item in model.metadata_props if item.key == "u2slim.palette"]
+    entry.value = "#000000"
+    onnx.save(model, tmp_path / "odd.onnx")
+    status, _, failed = program(tmp_path / "in", "-m", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
+    assert status == 2 and "another number of classes than of colours" in failed
 
 
 def write_kinds(folder: Path) -> None:

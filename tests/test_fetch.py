@@ -133,10 +133,13 @@ def test_the_archives_names_do_not_clash():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_layout_and_mirror_is_found(tmp_path, name):
     data_set = PUBLISHED[name]
+    # Mirrors' folders do not say whether they hold the images of training or of validation.
+    layouts = data_set.layouts if data_set.labels else (*data_set.layouts, *MIRRORS)
+    image, mask = ("a" + ends[0] for ends in data_set.endings or [("",), ("",)])
     for number, home in enumerate(data_set.homes):
-        for index, (images, masks) in enumerate((*data_set.layouts, *MIRRORS)):
+        for index, (images, masks) in enumerate(layouts):
             root = tmp_path / f"{number}-{index}"
-            for folder, file, content in ((images, "a.jpg", JPEG), (masks, "a.png", PNG)):
+            for folder, file, content in ((images, f"{image}.jpg", JPEG), (masks, f"{mask}.png", PNG)):
                 (root / home / folder).mkdir(parents=True, exist_ok=True)
                 (root / home / folder / file).write_bytes(content)
             assert len(find_pairs(name, root) or ()) == 1, (home, images, masks)

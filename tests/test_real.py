@@ -38,7 +38,7 @@ def test_exports_agree_with_torch_on_photos(real, lite, tmp_path, preprocess):
     # A photo without a white pixel is what shows a wrong maximum inside the graph.
     photos.append(photos[0] // 2)
     rows = check_parity(lite, path, photos, 320, tolerance=1e-4, repeats=1)
-    assert [row.runtime for row in rows] == ["torch", "opencv", "onnxruntime"]
+    assert [row.runtime for row in rows][:3] == ["torch", "opencv", "onnxruntime"]
     assert min(row.iou for row in rows) > 0.999
 
 

@@ -20,14 +20,17 @@ using u2slim::Error;
 
 const char* const usage =
     "u2slim INPUT... -m MODEL.onnx -o DIR [options]\n"
-    "Write DIR/masks/NAME.png for each photo: files, or folders with all photos below them.\n"
+    "Write DIR/masks/NAME.png for each photo: files, or folders with all photos below them; of a net that tells classes\n"
+    "apart DIR/classes/NAME.png, whose gray values are the classes' numbers.\n"
     "\n"
     "  -m, --model FILE     a net that export.py wrote\n"
     "  -o, --output DIR     where the results go\n"
-    "      --cutout         also write DIR/cutouts/NAME.png, the photo with the mask as its transparency\n"
+    "      --cutout         also write DIR/cutouts/NAME.png, the photo with the mask as its transparency;\n"
+    "                       of classes DIR/overlays/NAME.png, their colours laid over the photo\n"
     "      --backend NAME   cpu, the default, or cuda\n"
     "      --no-stretch     do not stretch each mask to 0..255\n"
-    "      --compare DIR    compare each mask with DIR/NAME.png: they agree where 99.9 % of pixels are within 1 of 255\n"
+    "      --compare DIR    compare each mask with DIR/NAME.png: they agree where 99.9 % of pixels are within 1 of 255,\n"
+    "                       or of the same class\n"
     "      --threads N      use N threads; by default as many as there are processors\n"
     "      --time           print how long loading and each photo took\n"
     "      --help, --version\n"
@@ -125,16 +128,28 @@ cv::Mat cutout(const u2slim::Photo& photo, const cv::Mat& mask) {
     return pixels;
 }
 
-void compare(const cv::Mat& mask, const fs::path& path) {
+cv::Mat overlay(const cv::Mat& bgr, const cv::Mat& classes, const std::vector<u2slim::Colour>& palette) {
+    cv::Mat pixels = bgr.clone();
+    for (int y = 0; y < bgr.rows; ++y)
+        for (int x = 0; x < bgr.cols; ++x) {
+            const u2slim::Colour& rgb = palette[classes.at<std::uint8_t>(y, x)];
+            cv::Vec3b& pixel = pixels.at<cv::Vec3b>(y, x);
+            for (int i = 0; i < 3; ++i) pixel[i] = std::uint8_t((pixel[i] + rgb[2 - i] + 1) / 2);
+        }
+    return pixels;
+}
+
+// Pixels agree that are at most `within` apart.
+void compare(const cv::Mat& mask, const fs::path& path, int within) {
     const cv::Mat golden = fs::exists(path) ? cv::imread(path.string(), cv::IMREAD_GRAYSCALE) : cv::Mat();
     if (golden.empty()) throw Error("there is no mask to compare with at " + path.string() + ".");
     if (golden.size() != mask.size()) throw Error("the mask is of another size than " + path.string() + ".");
     cv::Mat difference;
     cv::absdiff(mask, golden, difference);
-    const double share = double(cv::countNonZero(difference <= 1)) / double(mask.total());
+    const double share = double(cv::countNonZero(difference <= within)) / double(mask.total());
     double largest = 0;
     cv::minMaxLoc(difference, nullptr, &largest);
-    std::printf("%s: %.4f %% of pixels within 1, largest difference %.0f\n", path.c_str(), 100 * share, largest);
+    std::printf("%s: %.4f %% of pixels within %d, largest difference %.0f\n", path.c_str(), 100 * share, within, largest);
     if (share < .999) throw Error("the mask differs from " + path.string() + ".");
 }
 
@@ -142,13 +157,17 @@ void segment(u2slim::Segmenter& segmenter, const u2slim::Job& job, const Setting
     const fs::path output = settings.output, file = job.name.string() + ".png";
     const u2slim::Photo photo = u2slim::read_photo(job.photo);
     const Clock clock;
-    const cv::Mat soft = segmenter.segment(photo.bgr);
+    const bool has_classes = !segmenter.palette().empty();
+    const cv::Mat found = has_classes ? segmenter.classes(photo.bgr) : segmenter.segment(photo.bgr);
     if (settings.time) std::printf("%s: %.1f ms\n", job.photo.c_str(), clock.milliseconds());
     cv::Mat mask;
-    soft.convertTo(mask, CV_8U, 255);
-    u2slim::write_png(output / "masks" / file, mask);
-    if (settings.cutout) u2slim::write_png(output / "cutouts" / file, cutout(photo, mask));
-    if (!settings.compare.empty()) compare(mask, settings.compare / file);
+    found.convertTo(mask, CV_8U, has_classes ? 1 : 255);
+    u2slim::write_png(output / (has_classes ? "classes" : "masks") / file, mask);
+    if (settings.cutout && has_classes)
+        u2slim::write_png(output / "overlays" / file, overlay(photo.bgr, mask, segmenter.palette()));
+    else if (settings.cutout)
+        u2slim::write_png(output / "cutouts" / file, cutout(photo, mask));
+    if (!settings.compare.empty()) compare(mask, settings.compare / file, has_classes ? 0 : 1);
 }
 
 void report(const fs::path& photo, const std::string& reason) {
@@ -168,10 +187,12 @@ int run(const Settings& settings) {
     fs::create_directories(output, code);
     if (!fs::is_directory(output)) throw Error(settings.output + " is no folder and cannot be made one; choose another.");
 
-    std::vector<u2slim::Job> jobs = u2slim::find_photos(
-        settings.inputs, {fs::weakly_canonical(output / "masks"), fs::weakly_canonical(output / "cutouts")});
-    std::vector<fs::path> results = {output / "masks"};
-    if (settings.cutout) results.push_back(output / "cutouts");
+    std::vector<fs::path> own;
+    for (const char* kind : {"masks", "cutouts", "classes", "overlays"}) own.push_back(fs::weakly_canonical(output / kind));
+    std::vector<u2slim::Job> jobs = u2slim::find_photos(settings.inputs, own);
+    const bool has_classes = !segmenter.palette().empty();
+    std::vector<fs::path> results = {output / (has_classes ? "classes" : "masks")};
+    if (settings.cutout) results.push_back(output / (has_classes ? "overlays" : "cutouts"));
     u2slim::spare_photos(jobs, results);
     std::size_t done = 0;
     for (const u2slim::Job& job : jobs) try {

@@ -220,7 +220,8 @@ void check_node(const Node& node) {
     using Range = std::pair<std::size_t, std::size_t>;
     static const std::map<std::string, Range> kinds = {
         {"Add", {2, 2}}, {"Sub", {2, 2}}, {"Mul", {2, 2}}, {"Div", {2, 2}}, {"Max", {1, 9}}, {"Min", {1, 9}},
-        {"Conv", {2, 3}}, {"BatchNormalization", {5, 5}}, {"MaxPool", {1, 1}}, {"AveragePool", {1, 1}},
+        {"Pow", {2, 2}}, {"Sqrt", {1, 1}}, {"ReduceSum", {1, 2}}, {"Conv", {2, 3}}, {"ConvTranspose", {2, 3}},
+        {"BatchNormalization", {5, 5}}, {"MaxPool", {1, 1}}, {"AveragePool", {1, 1}},
         {"GlobalMaxPool", {1, 1}}, {"GlobalAveragePool", {1, 1}}, {"ReduceMax", {1, 2}}, {"ReduceMean", {1, 2}},
         {"Relu", {1, 1}}, {"Sigmoid", {1, 1}}, {"Clip", {1, 3}}, {"Floor", {1, 1}}, {"Identity", {1, 1}},
         {"Cast", {1, 1}}, {"Constant", {0, 0}}, {"Concat", {1, 99}}, {"Resize", {1, 4}}, {"Upsample", {1, 2}},
@@ -267,14 +268,17 @@ Graph read_graph(Bytes message) {
     return graph;
 }
 
-// The side of the net's input in one direction.
-int side_of(std::int64_t declared, const std::map<std::string, std::string>& metadata) {
+// The side of the net's input in one direction; where the file leaves it open, `u2slim.size` is one side or HxW.
+int side_of(std::int64_t declared, const std::map<std::string, std::string>& metadata, bool is_width) {
     const auto size = metadata.find("u2slim.size");
     std::int64_t side = declared;
     if (side == 0) {
         side = 320;
         if (size != metadata.end()) {
-            const std::string& text = size->second;
+            const std::size_t cross = size->second.find('x');
+            const std::string text = cross == std::string::npos ? size->second
+                                     : is_width                 ? size->second.substr(cross + 1)
+                                                                : size->second.substr(0, cross);
             const bool is_number = !text.empty() && text.size() < 6 && text.find_first_not_of("0123456789") == text.npos;
             side = is_number ? std::stoi(text) : 0;
         }
@@ -294,6 +298,33 @@ const Value& only_input(const Graph& graph) {
         throw Error("its input is " + shown(input.shape) + ", not one image of 1x3xHxW");
     if (input.type != 1) throw Error("its input is not in float32");
     return input;
+}
+
+// The colours of the classes that the file names, if it does.
+std::vector<Colour> read_palette(std::map<std::string, std::string>& metadata) {
+    if (!metadata.count("u2slim.classes")) return {};
+    const std::string &names = metadata["u2slim.classes"], &text = metadata["u2slim.palette"];
+    std::vector<Colour> palette;
+    for (std::size_t at = 0; at < text.size(); at += 8) {  // "#rrggbb #rrggbb"
+        const std::string digits = text.substr(at + 1, 6);
+        if (text[at] != '#' || digits.size() < 6 || digits.find_first_not_of("0123456789abcdef") != digits.npos)
+            throw Error("its colours are not written as #rrggbb");
+        const unsigned long value = std::stoul(digits, nullptr, 16);
+        palette.push_back({std::uint8_t(value >> 16), std::uint8_t(value >> 8), std::uint8_t(value)});
+    }
+    if (palette.empty() || palette.size() > 254 || long(palette.size()) != std::count(names.begin(), names.end(), ',') + 1)
+        throw Error("it has another number of classes than of colours, or too many");
+    return palette;
+}
+
+const Value& logits_output(const Graph& graph, std::int64_t classes) {
+    for (const Value& output : graph.outputs)
+        if (output.name == "logits") {
+            if (output.has_shape && (output.shape.size() != 4 || (output.shape[1] != classes && output.shape[1] != 0)))
+                throw Error("its output logits is " + shown(output.shape) + ", for " + std::to_string(classes) + " classes");
+            return output;
+        }
+    throw Error("it has no output `logits`, of its classes");
 }
 
 const Value& mask_output(const Graph& graph, bool ours) {
@@ -331,11 +362,14 @@ OnnxFile describe_onnx(Bytes file) {
     const Graph graph = read_graph(graphs[0]);
     const Value& input = only_input(graph);
     const bool ours = metadata.count("u2slim.preprocess") > 0;
-    const std::string mask = mask_output(graph, ours).name, node = producer(graph, mask).name;
+    const std::vector<Colour> palette = read_palette(metadata);
+    const std::string mask = (palette.empty() ? mask_output(graph, ours) : logits_output(graph, palette.size())).name,
+                      node = producer(graph, mask).name;
     // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
-    return {side_of(input.shape[2], metadata), side_of(input.shape[3], metadata),
+    return {side_of(input.shape[2], metadata, false), side_of(input.shape[3], metadata, true),
             ours && metadata["u2slim.preprocess"] == "embedded",
-            {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node}};
+            {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node},
+            palette};
 }
 
 }  // namespace u2slim

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bytes.hpp"
+#include "u2slim/segmenter.hpp"
 
 #include <string>
 #include <vector>
@@ -11,7 +12,8 @@ namespace u2slim {
 struct OnnxFile {
     int height, width;
     bool embedded;                     // it takes RGB 0..255 and normalises by itself
-    std::vector<std::string> outputs;  // the names that OpenCV may have for the mask
+    std::vector<std::string> outputs;  // the names that OpenCV may have for the mask, or for the classes' logits
+    std::vector<Colour> palette;       // of the classes, if the net tells them apart
 };
 
 // Checks the bytes of an ONNX file. Throws Error for one that is damaged, hostile or no net from an image to a mask.

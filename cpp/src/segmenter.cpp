@@ -75,7 +75,21 @@ struct Segmenter::Net {
     cv::dnn::Net net;
     std::string output;
 
-    // The net's own mask (H, W) of its input (1, 3, H, W), not stretched.
+    int planes() const { return std::max(1, int(file.palette.size())); }
+
+    // What the net takes of a photo.
+    cv::Mat input(const cv::Mat& bgr8) const {
+        if (bgr8.empty() || bgr8.dims != 2 || bgr8.type() != CV_8UC3) throw Error("not a photo of 8 bits in BGR, CV_8UC3.");
+        // In float and without antialiasing, as U2-Net's own test script resizes.
+        cv::Mat image;
+        bgr8.convertTo(image, CV_32F);
+        cv::resize(image, image, {file.width, file.height}, 0, 0, cv::INTER_LINEAR);
+        cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
+        if (!file.embedded) normalise(image);
+        return u2slim::planes(image);
+    }
+
+    // The net's own mask (H, W) of its input (1, 3, H, W), not stretched; or the logits of its classes, one below the other.
     cv::Mat run(const cv::Mat& blob) {
         cv::Mat mask;
         try {
@@ -84,9 +98,10 @@ struct Segmenter::Net {
         } catch (const std::exception& error) {
             throw Error(std::string("the net cannot be run on OpenCV " CV_VERSION ": ") + error.what());
         }
-        if (mask.depth() != CV_32F || mask.total() != std::size_t(file.height) * file.width || !mask.isContinuous())
+        const int rows = planes() * file.height;
+        if (mask.depth() != CV_32F || mask.total() != std::size_t(rows) * file.width || !mask.isContinuous())
             throw Error("the net's output is no mask of its input's size.");
-        mask = cv::Mat(file.height, file.width, CV_32F, mask.ptr<float>()).clone();
+        mask = cv::Mat(rows, file.width, CV_32F, mask.ptr<float>()).clone();
         if (!cv::checkRange(mask))
             throw Error("the net gives NaN or infinite values on OpenCV " CV_VERSION "; no mask was made.");
         return mask;
@@ -97,7 +112,7 @@ struct Segmenter::Net {
         const int shape[] = {1, 3, file.height, file.width};
         double low = 0, high = 0;
         cv::minMaxLoc(run(cv::Mat(4, shape, CV_32F, cv::Scalar(.5))), &low, &high);
-        if (low < -.01 || high > 1.01)
+        if (file.palette.empty() && (low < -.01 || high > 1.01))
             throw Error("the net gives values of " + std::to_string(low) + " to " + std::to_string(high) +
                         ", no probability; its output needs a sigmoid. Export it with export.py.");
     }
@@ -139,17 +154,31 @@ Segmenter::Segmenter(Segmenter&&) noexcept = default;
 Segmenter& Segmenter::operator=(Segmenter&&) noexcept = default;
 
 cv::Mat Segmenter::segment(const cv::Mat& bgr8) {
-    if (bgr8.empty() || bgr8.dims != 2 || bgr8.type() != CV_8UC3) throw Error("not a photo of 8 bits in BGR, CV_8UC3.");
-    // In float and without antialiasing, as U2-Net's own test script resizes.
-    cv::Mat image;
-    bgr8.convertTo(image, CV_32F);
-    cv::resize(image, image, {net->file.width, net->file.height}, 0, 0, cv::INTER_LINEAR);
-    cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
-    if (!net->file.embedded) normalise(image);
-    cv::Mat mask = net->run(planes(image));
+    if (!palette().empty()) throw Error("this net tells classes apart and makes no masks.");
+    cv::Mat mask = net->run(net->input(bgr8));
     if (net->options.stretch) stretch(mask);
     cv::resize(mask, mask, bgr8.size(), 0, 0, cv::INTER_LINEAR);
     return cv::min(cv::max(mask, 0.f), 1.f);
+}
+
+const std::vector<Colour>& Segmenter::palette() const { return net->file.palette; }
+
+cv::Mat Segmenter::classes(const cv::Mat& bgr8) {
+    if (palette().empty()) throw Error("this net makes masks and tells no classes apart.");
+    const cv::Mat logits = net->run(net->input(bgr8));
+    cv::Mat best, large, likeliest(bgr8.size(), CV_8U, cv::Scalar(0));
+    // One class after the other, since all of a large photo's would not fit into memory.
+    for (int number = 0; number < net->planes(); ++number) {
+        const int height = net->file.height;
+        cv::resize(logits.rowRange(number * height, (number + 1) * height), large, bgr8.size(), 0, 0, cv::INTER_LINEAR);
+        if (number == 0) {
+            best = large.clone();
+        } else {
+            likeliest.setTo(number, large > best);
+            best = cv::max(best, large);
+        }
+    }
+    return likeliest;
 }
 
 }  // namespace u2slim

@@ -82,7 +82,7 @@ class LossMeans(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         share = outputs.get("labelled", 1)  # of the batch; the masks of the rest are zero
-        values = torch.stack([share * outputs["total"], share * outputs["fused"], batch["mask"].mean()])
+        values = torch.stack([share * outputs["total"], share * outputs["fused"], batch["mask"].float().mean()])
         self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._count += share
         if trainer.global_step % self.over_steps == 0 and ends_step(trainer, batch_idx):

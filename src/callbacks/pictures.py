@@ -6,16 +6,17 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from src.colours import overlay
 from src.images import write_png
 
 CLASSES = {0: "background", 1: "salient"}
 
 
 class ValidationPictures(pl.Callback):
-    """Writes `step_N.png` with rows of image, mask and prediction.
+    """Writes `step_N.png` with rows of image, mask and prediction; classes are laid over the image in their colours.
 
     Where W&B is on it gets that picture as `val/pictures`, and as `val/masks` each image with the mask and the
-    prediction, both cut at one half, to be laid over it.
+    prediction, both cut at one half unless they are classes, to be laid over it.
 
     Args:
         folder: where the pictures go.
@@ -24,41 +25,54 @@ class ValidationPictures(pl.Callback):
 
     def __init__(self, folder: str, images: int = 8):
         self.folder, self.images = Path(folder), images
-        self._rows: list[np.ndarray] = []
+        self._samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if not trainer.is_global_zero:
             return
-        for image, mask, probability in zip(batch["image"], batch["mask"], outputs, strict=True):
-            if len(self._rows) < self.images:
-                self._rows.append(_row(image, mask, probability))
+        for image, mask, predicted in zip(batch["image"], batch["mask"], outputs, strict=True):
+            if len(self._samples) < self.images:
+                photo = image.permute(1, 2, 0).cpu().numpy()
+                self._samples.append((photo, _as_bytes(mask), _as_bytes(predicted)))
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        if not self._rows:
+        if not self._samples:
             return
-        rows, self._rows = self._rows, []
-        grid = np.concatenate(rows)
+        samples, self._samples = self._samples, []
+        classes = getattr(pl_module, "classes", None)
+        grid = np.concatenate([np.concatenate(_panels(*sample, classes), 1) for sample in samples])
         write_png(self.folder / f"step_{trainer.global_step:06d}.png", grid)
-        # As Lightning logs the scores of this validation: while it trains the first step is 0.
-        step = max(0, trainer.global_step - (trainer.state.fn == "fit"))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
+                step = step_of_scores(trainer)
                 logger.log_image("val/pictures", [grid], step=step)
-                images, masks = zip(*map(_overlay, rows), strict=True)
-                logger.log_image("val/masks", list(images), step=step, masks=list(masks))
+                images, *masks = zip(*samples, strict=True)
+                masks = [_overlay(*pair, classes) for pair in zip(*masks, strict=True)]
+                logger.log_image("val/masks", list(images), step=step, masks=masks)
 
 
-def _overlay(row_HWC: np.ndarray) -> tuple[np.ndarray, dict]:
-    """A row's image, and its mask and prediction as W&B takes them."""
-    image, *masks = np.split(row_HWC, 3, axis=1)
-    names = ("ground_truth", "prediction")
-    return image, {
-        name: {"mask_data": (mask[..., 0] >= 128).astype(np.uint8), "class_labels": CLASSES}
-        for name, mask in zip(names, masks, strict=True)
+def step_of_scores(trainer: pl.Trainer) -> int:
+    """The step under which Lightning logs the scores of this validation: while it trains the first step is 0."""
+    return max(0, trainer.global_step - (trainer.state.fn == "fit"))
+
+
+def _as_bytes(values: torch.Tensor) -> np.ndarray:
+    """Classes (H, W) as they are, masks (1, H, W) in 0..1 as 0..255."""
+    values = (values[0].detach().float() * 255).round() if values.is_floating_point() else values
+    return values.byte().cpu().numpy()
+
+
+def _panels(photo: np.ndarray, mask: np.ndarray, predicted: np.ndarray, classes: dict | None) -> list[np.ndarray]:
+    """Three RGB pictures of one size."""
+    if classes:
+        return [photo, *(overlay(photo, values, classes["palette"]) for values in (mask, predicted))]
+    return [photo, *(np.repeat(values[..., None], 3, 2) for values in (mask, predicted))]
+
+
+def _overlay(mask: np.ndarray, predicted: np.ndarray, classes: dict | None) -> dict:
+    """A mask and its prediction as W&B takes them."""
+    labels = dict(enumerate(classes["names"])) if classes else CLASSES
+    return {
+        name: {"mask_data": values if classes else (values >= 128).astype(np.uint8), "class_labels": labels}
+        for name, values in (("ground_truth", mask), ("prediction", predicted))
     }
-
-
-def _row(image_CHW: torch.Tensor, mask_1HW: torch.Tensor, probability_1HW: torch.Tensor) -> np.ndarray:
-    photo = image_CHW.permute(1, 2, 0).cpu().numpy()
-    grays = [(t[0].detach().float() * 255).round().byte().cpu().numpy() for t in (mask_1HW, probability_1HW)]
-    return np.concatenate([photo, *(np.repeat(gray[..., None], 3, 2) for gray in grays)], 1)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pytorch_lightning.callbacks import RichProgressBar
@@ -18,11 +19,12 @@ class Progress(RichProgressBar):
 
     Args:
         line_every_s: seconds between those lines.
+        shown: the logged values beside the step.
     """
 
-    def __init__(self, line_every_s: float = 20, **options):
+    def __init__(self, line_every_s: float = 20, shown: Sequence[str] = SHOWN, **options):
         super().__init__(**options)
-        self.line_every_s = line_every_s
+        self.line_every_s, self.shown = line_every_s, tuple(shown)
         self._start = self._last_line = 0.0
         self._first_step = 0
         self._metrics: dict[str, float] = {}
@@ -36,7 +38,7 @@ class Progress(RichProgressBar):
         # Reading values waits for the device. Lightning itself would read those logged for its bar after every batch.
         if was_logged(trainer, batch_idx):
             logged = trainer.callback_metrics
-            self._metrics = {name: round(float(logged[name]), 4) for name in SHOWN if name in logged}
+            self._metrics = {name: round(float(logged[name]), 4) for name in self.shown if name in logged}
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         now = time.monotonic()
         # Only the enabled bar, that of the first process, has a console.

@@ -9,6 +9,7 @@ import lmdb
 import numpy as np
 
 from src.errors import UserError
+from src.sizes import Size, sides
 
 VERSION = 1  # raise it whenever a pair's square would have other pixels
 
@@ -35,14 +36,17 @@ class SquareCache:
 
     Args:
         folder: made where it is missing.
-        size: the squares' side S in pixels, part of the key.
+        size: the squares' side S in pixels, or [height, width]; part of the key.
         gigabytes: the bound of the file; a square of 320 pixels takes 0.41 MB.
     """
 
-    def __init__(self, folder: str | Path, size: int, gigabytes: float):
+    def __init__(self, folder: str | Path, size: Size, gigabytes: float):
         if not gigabytes > 0:
             raise UserError(f"data.cache_gb={gigabytes}: give a size above 0, or data.cache=null for no cache.")
-        self.folder, self.size, self.bytes = Path(folder).expanduser().resolve(), size, int(gigabytes * 1e9)
+        self.folder, self.bytes = Path(folder).expanduser().resolve(), int(gigabytes * 1e9)
+        self.size, self.shape = size, sides(size)
+        # A square's key is older than other shapes.
+        self._shape_key = str(self.shape[0]) if self.shape[0] == self.shape[1] else "{}x{}".format(*self.shape)
         self._full = False
         if previous := _OPEN.pop(self.folder, None):  # its bound may be another
             previous.close()
@@ -63,8 +67,8 @@ class SquareCache:
         if zlib.crc32(pixels) != checksum:
             log.warning("%s: a damaged square is made anew", self.folder)
             return None
-        image = pixels[: 3 * self.size**2].reshape(self.size, self.size, 3)
-        return image, pixels[3 * self.size**2 :].reshape(self.size, self.size)
+        of_image = 3 * self.shape[0] * self.shape[1]
+        return pixels[:of_image].reshape(*self.shape, 3), pixels[of_image:].reshape(self.shape)
 
     def put(self, content: str, image: np.ndarray, mask: np.ndarray) -> None:
         """Keep a square, unless the bound is reached."""
@@ -80,7 +84,7 @@ class SquareCache:
             log.warning("%s takes no more squares (%s): the rest is decoded each time", self.folder, error)
 
     def _key(self, content: str) -> bytes:
-        return f"{VERSION} {self.size} {content}".encode()
+        return f"{VERSION} {self._shape_key} {content}".encode()
 
     def _begin(self, **options) -> lmdb.Transaction:
         try:

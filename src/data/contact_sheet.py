@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
+from src.data.catalog import CATALOG
 from src.data.pairs import Problem
 from src.errors import UserError
 from src.files import write_whole
@@ -38,7 +39,8 @@ def write_sheet(path: Path, findings: Sequence[Problem], examples: int) -> None:
 def _tile(finding: Problem) -> np.ndarray:
     first = finding.pairs[0]
     sources = [pair.image for pair in finding.pairs] if len(finding.pairs) > 1 else [first.image, first.mask]
-    readers = [read_image, read_image if len(finding.pairs) > 1 else _mask]
+    is_mask = len(finding.pairs) == 1 and not CATALOG[first.set].labels
+    readers = [read_image, _mask if is_mask else read_image]
     return np.hstack([_thumbnail(read, source) for read, source in zip(readers, sources, strict=True)])
 
 

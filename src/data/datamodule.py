@@ -1,4 +1,4 @@
-"""Training, validation and test pairs for saliency, from whichever published sets are on disk."""
+"""Training, validation and test pairs, from whichever published sets are on disk."""
 
 import hashlib
 import logging
@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from src.data import manifest, sample
+from src.data import manifest, sample, scenes
 from src.data.cache import SquareCache
 from src.data.catalog import CATALOG
 from src.data.check import Record, examine_all
@@ -30,28 +31,27 @@ from src.data.pairs import (
 from src.data.transforms import Augment
 from src.errors import UserError
 from src.photos import Photos
+from src.sizes import Size, sides
 
 log = logging.getLogger(__name__)
 
 
-class SaliencyDataModule(pl.LightningDataModule):
-    """Merges the `train` sets, fixes the validation images, and addresses every training sample.
+class PairsDataModule(pl.LightningDataModule):
+    """Merges the `train` sets, chooses the validation images, and addresses every training sample.
 
     Args:
         root: the folder (or address) that holds the data sets.
         train, val: names in the catalog. Sets that are not on disk are named in the log; if no `val` set is, a
             seeded part of the training pairs is held out.
         test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all.
-        unlabelled: a folder of further training images, without masks.
         shards: for sets that lie in tar shards elsewhere, their paths, addresses or globs.
         batch_size: global, divided by the number of processes.
         val_count: how many validation images are drawn.
-        manifest: the file that lists the validation images: used where it is there, else drawn and written.
         on_bad: what to do with pairs that cannot be used: `stop` names them all, `skip` leaves them out and says so.
-        size: side of the square that images are resized to.
-        augment: the training transform of such squares; None leaves them as they are.
-        cache: folder of a cache of squares, at most `cache_gb` large; None decodes every sample anew.
-        limit_train: use only so many training pairs, and as many unlabelled images (for tests of a set-up).
+        size: side of the square that images are resized to, or [height, width].
+        augment: the training transform of what comes of that; None leaves it as it is.
+        cache: folder of a cache of resized pairs, at most `cache_gb` large; None decodes every sample anew.
+        limit_train: use only so many training pairs (for tests of a set-up).
         generate: make the sample set under `root` first.
     """
 
@@ -65,9 +65,8 @@ class SaliencyDataModule(pl.LightningDataModule):
         batch_size: int = 16,
         val_batch_size: int = 8,
         val_count: int = 1000,
-        manifest: str | None = None,
         on_bad: str = "stop",
-        size: int = 320,
+        size: Size = 320,
         augment: Augment | None = None,
         cache: str | None = None,
         cache_gb: float = 8,
@@ -75,7 +74,6 @@ class SaliencyDataModule(pl.LightningDataModule):
         seed: int = 0,
         limit_train: int | None = None,
         generate: bool = False,
-        unlabelled: str | None = None,
     ):
         super().__init__()
         if on_bad not in ("stop", "skip"):
@@ -85,18 +83,13 @@ class SaliencyDataModule(pl.LightningDataModule):
         self.root = root if "://" in str(root) else Path(root).expanduser()
         self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
         self.shards = known_shards(shards)
-        self.unlabelled = Path(unlabelled).expanduser() if unlabelled else None
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
-        self.manifest, self.on_bad = Path(manifest).expanduser() if manifest else None, on_bad
-        self.size, self.augment = size, augment
+        self.size = size if isinstance(size, int) else list(sides(size))
+        self.augment, self.on_bad = augment, on_bad
         self.cache = SquareCache(cache, size, cache_gb) if cache else None
         self.num_workers, self.seed, self.limit_train, self.generate = num_workers, seed, limit_train, generate
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
-
-    def prepare_data(self) -> None:
-        if self.generate:
-            sample.write_sample_set(self.root)
 
     def setup(self, stage: str | None = None) -> None:
         """Find, check and divide the pairs of training and validation.
@@ -107,16 +100,16 @@ class SaliencyDataModule(pl.LightningDataModule):
         """
         if self.train_pairs:
             return
-        if not (self.train_sets or self.unlabelled):
+        if not self._has_training():
             raise UserError("This data config names no training sets; train with data=duts or data=sample.")
         (train, problems), (val, others) = self._checked(self.train_sets), self._checked(self.val_sets)
-        bare, unusable = self._unlabelled()
+        bare, unusable = self._without_masks()
         self._deal_with([*problems, *others, *unusable])
         if not (train if self.train_sets else bare):
             if problems or unusable:
                 refuse([*problems, *unusable], None, "Nothing is left to train on. Mend the files.")
             raise UserError(self._nothing_found(self.train_sets))
-        self.val_pairs = self._fixed_validation(train, val, bare)
+        self.val_pairs = self._validation(train, val, bare)
         held_out = set(self.val_pairs)
         self.train_pairs = [pair for pair, _ in train if pair not in held_out][: self.limit_train]
         self.train_pairs += [pair for pair, _ in bare][: self.limit_train]
@@ -125,18 +118,19 @@ class SaliencyDataModule(pl.LightningDataModule):
         without = f" ({len(bare[: self.limit_train])} without masks)" if bare else ""
         log.info("training on %d images%s, validating on %d", len(self.train_pairs), without, len(self.val_pairs))
 
-    def _fixed_validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
-        if self.manifest and self.manifest.is_file():
-            pairs = manifest.read(self.manifest, [*val, *train], [*train, *bare])
-            log.info("validation images as listed in %s", self.manifest)
-            return pairs
-        count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
-        pairs = manifest.draw(val or train, [*train, *bare], count, self.seed)
-        if not pairs:
-            raise UserError("No images with masks are left to validate on; name a set that is on disk in data.val.")
-        if self.manifest:
-            manifest.write(self.manifest, pairs, dict(val or train))
-        return pairs
+    def _has_training(self) -> bool:
+        return bool(self.train_sets)
+
+    def _without_masks(self) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        """Further training images, as `_checked` gives them."""
+        return [], []
+
+    def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
+        raise NotImplementedError
+
+    def for_task(self) -> dict:
+        """What a task has to know of the data: its arguments."""
+        return {"size": self.size}
 
     def photos(self) -> Photos:
         """The training images, without masks."""
@@ -204,10 +198,6 @@ class SaliencyDataModule(pl.LightningDataModule):
         """What is labelled is asked by the host, which then need not wait for the device."""
         return batch | {"labelled": batch["labelled"].tolist()}
 
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Images (B, 3, H, W) uint8 and masks (B, 1, H, W) in 0..1: batches cross to the device as bytes."""
-        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"].float() / 255}
-
     def _loader(self, dataset: PairDataset, **options) -> DataLoader:
         return DataLoader(
             dataset,
@@ -234,9 +224,6 @@ class SaliencyDataModule(pl.LightningDataModule):
             _compare_count(name, len(found))
         return usable, problems
 
-    def _unlabelled(self) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
-        return self._usable(list_unlabelled(self.unlabelled), "unlabelled images") if self.unlabelled else ([], [])
-
     def _usable(self, listing: Listing, title: str) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
         usable, problems = [], list(listing.problems)
         for pair, record in zip(listing.pairs, examine_all(listing.pairs, title), strict=True):
@@ -256,8 +243,114 @@ class SaliencyDataModule(pl.LightningDataModule):
 
     def _nothing_found(self, names: Sequence[str]) -> str:
         places = "; ".join(expected_places(name, self.root) for name in names)
-        remedy = f"To download: python -m src.data.fetch set={names[0]} root={self.root}"
+        data_set = CATALOG[names[0]]
+        fetch = f"To download: python -m src.data.fetch set={names[0]} root={self.root}"
+        remedy = fetch if data_set.archives or not data_set.labels else f"{data_set.by_hand} {data_set.home_page}"
         return f"No data under data.root={self.root}. Expected (folders in any case): {places}. {remedy}"
+
+
+class SaliencyDataModule(PairsDataModule):
+    """Pairs of image and mask, validated on images drawn from the `val` sets that show nothing of training.
+
+    Args:
+        unlabelled: a folder of further training images, without masks; `limit_train` takes as many of them, too.
+        manifest: the file that lists the validation images: used where it is there, else drawn and written.
+        options: as `PairsDataModule` says, which come first.
+    """
+
+    def __init__(self, *args, manifest: str | None = None, unlabelled: str | None = None, **options):
+        super().__init__(*args, **options)
+        self.manifest = Path(manifest).expanduser() if manifest else None
+        self.unlabelled = Path(unlabelled).expanduser() if unlabelled else None
+
+    def prepare_data(self) -> None:
+        if self.generate:
+            sample.write_sample_set(self.root)
+
+    def _has_training(self) -> bool:
+        return bool(self.train_sets or self.unlabelled)
+
+    def _without_masks(self) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        return self._usable(list_unlabelled(self.unlabelled), "unlabelled images") if self.unlabelled else ([], [])
+
+    def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
+        if self.manifest and self.manifest.is_file():
+            pairs = manifest.read(self.manifest, [*val, *train], [*train, *bare])
+            log.info("validation images as listed in %s", self.manifest)
+            return pairs
+        count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
+        pairs = manifest.draw(val or train, [*train, *bare], count, self.seed)
+        if not pairs:
+            raise UserError("No images with masks are left to validate on; name a set that is on disk in data.val.")
+        if self.manifest:
+            manifest.write(self.manifest, pairs, dict(val or train))
+        return pairs
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Images (B, 3, H, W) uint8 and masks (B, 1, H, W) in 0..1: batches cross to the device as bytes."""
+        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"].float() / 255}
+
+
+class SemanticDataModule(PairsDataModule):
+    """Pairs of image and label image, whose pixels are the numbers of classes; all of the `val` sets validates.
+
+    Args:
+        classes: how many the sets have, which all must have the same.
+        crop, random_mirror, random_scaling: what `augment` was made of, which the stream of samples depends on.
+        options: as `PairsDataModule` says; without a `val` set, `val_count` training images are held out.
+    """
+
+    def __init__(
+        self,
+        *args,
+        classes: int,
+        crop: Sequence[int] | None = None,
+        random_mirror: bool = True,
+        random_scaling: bool = True,
+        **options,
+    ):
+        super().__init__(*args, **options)
+        self.recipe = {"crop": list(crop or ()), "mirror": random_mirror, "scaling": random_scaling}
+        names = [*self.train_sets, *self.val_sets, *self.test_sets]
+        if strange := [name for name in names if name in CATALOG and not CATALOG[name].labels]:
+            raise UserError(f"{CATALOG[strange[0]].title} has masks, not classes: it is for task=saliency.")
+        found = {CATALOG[name].labels for name in names if name in CATALOG}
+        if len(found) != 1:
+            raise UserError(f"The sets {', '.join(names) or '(none)'} must have the same classes; give one of a kind.")
+        (self.labels,) = found
+        if classes != len(self.labels.names):
+            raise UserError(f"data.classes={classes}, but {', '.join(names)} have {len(self.labels.names)}.")
+
+    def prepare_data(self) -> None:
+        if self.generate:
+            scenes.write_scenes(self.root)
+
+    def for_task(self) -> dict:
+        named = {"names": list(self.labels.names), "palette": [list(colour) for colour in self.labels.palette]}
+        return super().for_task() | {"classes": named}
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {f"augmentation {name}": value for name, value in self.recipe.items()}
+
+    def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
+        self._name_missing(train, "training")
+        if val:
+            self._name_missing(val, "validation")
+            return [pair for pair, _ in val]
+        pairs = [pair for pair, _ in train]
+        order = np.random.default_rng([self.seed, 2]).permutation(len(pairs))
+        return [pairs[index] for index in sorted(order[: min(self.val_count, max(1, len(pairs) // 10))])]
+
+    def _name_missing(self, checked: manifest.Checked, use: str) -> None:
+        counts = np.sum([record.classes for _, record in checked], axis=0)
+        if missing := [name for name, count in zip(self.labels.names, counts[:-1], strict=True) if not count]:
+            log.warning("no %s image shows %s", use, ", ".join(missing))
+        if not counts[:-1].any():
+            raise UserError(f"No {use} image shows any class: all of their pixels are to be ignored. Mend the labels.")
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Images (B, 3, H, W) uint8 and labels (B, H, W) int64: batches cross to the device as bytes."""
+        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"][:, 0].long()}
 
 
 def _hash(pairs: Sequence[Pair]) -> str:

@@ -12,41 +12,58 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from src.data.cache import SquareCache
+from src.data.catalog import CATALOG
 from src.data.pairs import Pair, content_of
 from src.data.transforms import Augment
 from src.errors import UserError
 from src.images import image_size, load, read_image, read_mask
+from src.sizes import Size, sides
 
 log = logging.getLogger(__name__)
 
 
 def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """RGB (H, W, 3) and mask (H, W), both uint8 of one size."""
-    image, mask = read_image(pair.image), read_mask(pair.mask)
+    image, mask = read_image(pair.image), read_truth(pair)
     if image.shape[:2] != mask.shape:
         raise UserError(f"{pair.image} is {image.shape[:2]}, its mask {pair.mask} {mask.shape} (height, width).")
     return image, mask
 
 
-def load_square(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
+def read_truth(pair: Pair) -> np.ndarray:
+    """A pair's mask (H, W) uint8: 0..255, or in a semantic set the classes' numbers."""
+    data_set = CATALOG.get(pair.set)
+    return data_set.labels.read(pair.mask) if data_set and data_set.labels else read_mask(pair.mask)
+
+
+def load_square(pair: Pair, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """RGB (S, S, 3) and mask (S, S), both uint8, resized without regard to aspect; masks gain no new values.
 
-    A much larger JPEG is decoded at a smaller scale, with at least four pixels for one of the square. Without a mask,
-    all of it is 0.
+    With [height, width] as the size they are (height, width, 3) and (height, width). A much larger JPEG is decoded at
+    a smaller scale, with at least four pixels for one of the square. Without a mask, all of it is 0.
     """
+    height, width = sides(size)
+    at_least = 4 * max(height, width)
     file = load(pair.image)
-    image = read_image(file, at_least=4 * size)
+    image = read_image(file, at_least)
     if pair.mask is None:
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.zeros((size, size), np.uint8)
-    mask = read_mask(pair.mask)
-    at_full_scale = min(image.shape[:2]) < 4 * size
+        return resize_image(image, (height, width)), np.zeros((height, width), np.uint8)
+    mask = read_truth(pair)
+    at_full_scale = min(image.shape[:2]) < at_least
     if (image.shape[:2] if at_full_scale else image_size(file)) != mask.shape:
         raise UserError(f"{pair.image} has another size than its mask {pair.mask}.")
-    return (
-        cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR),
-        # Not INTER_NEAREST, which takes pixels' corners for their centres and shifts the mask by half a pixel.
-        cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT),
-    )
+    return resize_image(image, (height, width)), resize_mask(mask, (height, width))
+
+
+def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """At another (height, width); OpenCV wants them the other way round."""
+    return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """At another (height, width), without new values."""
+    # Not INTER_NEAREST, which takes pixels' corners for their centres and shifts the mask by half a pixel.
+    return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 class PairDataset(Dataset):
@@ -56,7 +73,7 @@ class PairDataset(Dataset):
 
     Args:
         pairs: what to read; with a cache, their `content` must be known.
-        size: the side of the squares that images and masks are resized to.
+        size: the side of the squares that images and masks are resized to, or [height, width].
         augment: maps `image` and `mask` to those of a sample; None leaves the squares as they are.
         cache: keeps the squares.
     """
@@ -64,7 +81,7 @@ class PairDataset(Dataset):
     def __init__(
         self,
         pairs: Sequence[Pair],
-        size: int,
+        size: Size,
         augment: Augment | None = None,
         cache: SquareCache | None = None,
     ):
@@ -112,7 +129,7 @@ class TrainStream(PairDataset):
     def __init__(
         self,
         pairs: Sequence[Pair],
-        size: int,
+        size: Size,
         augment: Augment | None,
         seed: int,
         skip_bad: bool = False,

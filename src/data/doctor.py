@@ -1,7 +1,8 @@
 """What is wrong with the data: python -m src.data.doctor root=DIR (all settings: --help).
 
-Every file of every set is opened. A table goes to the terminal; doctor.md, doctor.json (every finding by name) and
-doctor.png (a contact sheet of the offenders) go into the run's folder. Nothing is changed.
+Every file of every set is opened. A table, and one of the classes of semantic sets, goes to the terminal; doctor.md,
+doctor.json (every finding by name) and doctor.png (a contact sheet of the offenders) go into the run's folder. Nothing
+is changed.
 """
 
 import logging
@@ -19,7 +20,8 @@ from rich.table import Table
 
 from src.cli import check_whole_number, door, output_dir, plain, write_json
 from src.data.catalog import CATALOG
-from src.data.check import GREY, Record, examine_all
+from src.data.check import BAD_LABELS, GREY, Record, examine_all
+from src.data.class_tables import absent, class_facts, class_rows
 from src.data.contact_sheet import write_sheet
 from src.data.pairs import Pair, Problem, expected_places, known_shards, list_pairs
 from src.data.twins import Twins
@@ -43,6 +45,16 @@ COLUMNS = {
     "gray image": ("gray image",),
     "repeats": ("identical", "near"),
 }
+# The same for sets of classes.
+LABEL_COLUMNS = {
+    "unpaired": COLUMNS["unpaired"],
+    "unreadable": COLUMNS["unreadable"],
+    "sizes": COLUMNS["sizes"],
+    "bad labels": (BAD_LABELS,),
+    "no class": ("no class",),
+    "absent classes": ("absent class",),
+    "repeats": ("identical",),
+}
 
 
 @dataclass
@@ -63,26 +75,32 @@ def main(cfg: DictConfig) -> None:
     check_whole_number(cfg, "examples", 1)
     reports, across = diagnose(cfg.root, [cfg.sets] if isinstance(cfg.sets, str) else cfg.sets, plain(cfg.shards))
     folder = output_dir()
-    cells = rows(reports)
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in cells[0]:
-        table.add_column(title, justify="left" if title == "set" else "right", no_wrap=True)
-    for row in cells[1:]:
-        table.add_row(*row)
-    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+    tables = [cells for cells in (rows(reports), label_rows(reports)) if len(cells) > 1]
+    tables += class_rows({name: report.usable for name, report in reports.items() if CATALOG[name].labels})
+    for cells in tables:
+        print_table(cells)
     sentences = as_sentences(across)
     for sentence in sentences:
         log.info("%s", sentence)
 
     findings = [finding for report in reports.values() for finding in report.findings] + across
     write_json(folder / "doctor.json", as_json(reports, across))
-    text = as_markdown(cells, sentences)
+    text = "\n".join(as_markdown(cells, sentences if cells is tables[-1] else ()) for cells in tables)
     write_whole(folder / "doctor.md", lambda partial: partial.write_text(text, encoding="utf-8"))
     made = ["doctor.md", "doctor.json"]
     if shown := [finding for finding in findings if finding.pairs]:
         write_sheet(folder / "doctor.png", shown, cfg.examples)
         made.append("doctor.png")
     log.info("%d findings in %d sets: %s in %s", len(findings), len(reports), ", ".join(made), folder)
+
+
+def print_table(cells: Sequence[Sequence[str]]) -> None:
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, title in enumerate(cells[0]):
+        table.add_column(title, justify="right" if index else "left", no_wrap=True)
+    for row in cells[1:]:
+        table.add_row(*row)
+    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
 
 
 def diagnose(
@@ -105,6 +123,8 @@ def diagnose(
         report = reports[name] = SetReport(len(seen), [(pair, record) for pair, record in seen if not record.kind])
         report.findings += [*listing.problems, *listing.extra]
         report.findings += [finding for pair, record in seen for finding in _findings(pair, record)]
+        if CATALOG[name].labels:
+            report.findings += absent(name, report.usable)
     if not reports:
         raise UserError(
             f"No data set is under root={root}. Expected, among others, {expected_places('duts_tr', root)}."
@@ -120,6 +140,10 @@ def _findings(pair: Pair, record: Record) -> Iterator[Problem]:
     say = partial(Problem, pair.set, pair.name, pairs=(pair,))
     if record.kind:
         yield say(record.kind, record.problem)
+        return
+    if record.classes:
+        if not any(record.classes[:-1]):
+            yield say("no class", f"no pixel of {pair.mask} has a class")
         return
     if record.top == 0:
         yield say("empty mask", f"{pair.mask} marks nothing")
@@ -139,6 +163,8 @@ def _findings(pair: Pair, record: Record) -> Iterator[Problem]:
 
 def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Problem]:
     """Each picture that was there before, in its own set or another, with the first of its kind there."""
+    yield from _copies([(pair, record) for pair, record in usable if record.classes])
+    usable = [(pair, record) for pair, record in usable if not record.classes]
     twins = Twins([record for _, record in usable])
     for index, (pair, record) in enumerate(usable):
         firsts: dict[str, int] = {}
@@ -151,6 +177,17 @@ def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Problem]:
             yield Problem(first.set, first.name, kind, text, (first, pair))
 
 
+def _copies(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Problem]:
+    """The same for sets of classes, whose images are often frames of a video: only those of the same bytes."""
+    seen: dict[str, dict[str, Pair]] = {}
+    for pair, record in usable:
+        firsts = seen.setdefault(record.image_hash, {})
+        for first in firsts.values():
+            text = f"identical: {first.set}/{first.name} and {pair.set}/{pair.name}"
+            yield Problem(first.set, first.name, "identical", text, (first, pair))
+        firsts.setdefault(pair.set, pair)
+
+
 def _agreement(first: Pair, second: Pair) -> str:
     masks = [read_mask(pair.mask) > 127 for pair in (first, second)]
     if masks[0].shape != masks[1].shape:
@@ -160,17 +197,34 @@ def _agreement(first: Pair, second: Pair) -> str:
 
 
 def rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
-    """The table, its head first."""
+    """The table of sets of masks, its head first."""
     cells = [["set", "found", "published", "soft masks", "foreground", *COLUMNS]]
     for name, report in reports.items():
+        if CATALOG[name].labels:
+            continue
         records = [record for _, record in report.usable]
         soft = sum(record.levels > 2 for record in records) / max(1, len(records))
         foreground = float(np.mean([record.foreground for record in records])) if records else 0.0
-        published = CATALOG[name].count
-        counts = [report.count(*kinds) for kinds in COLUMNS.values()]
-        head = [CATALOG[name].title, f"{report.found:,}", f"{published:,}" if published else "", f"{soft:.0%}"]
-        cells.append([*head, f"{foreground:.3f}", *(f"{count:,}" if count else "-" for count in counts)])
+        cells.append([*_head(name, report), f"{soft:.0%}", f"{foreground:.3f}", *_counts(report, COLUMNS)])
     return cells
+
+
+def label_rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
+    """The table of sets of classes, its head first."""
+    cells = [["set", "found", "published", *LABEL_COLUMNS]]
+    for name, report in reports.items():
+        if CATALOG[name].labels:
+            cells.append([*_head(name, report), *_counts(report, LABEL_COLUMNS)])
+    return cells
+
+
+def _head(name: str, report: SetReport) -> list[str]:
+    published = CATALOG[name].count
+    return [CATALOG[name].title, f"{report.found:,}", f"{published:,}" if published else ""]
+
+
+def _counts(report: SetReport, columns: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{count:,}" if (count := report.count(*kinds)) else "-" for kinds in columns.values()]
 
 
 def as_sentences(across: Sequence[Problem]) -> list[str]:
@@ -216,6 +270,7 @@ def as_json(reports: Mapping[str, SetReport], across: Sequence[Problem]) -> dict
                 "foreground_deciles": _deciles([record.foreground for _, record in report.usable]),
                 "findings": listed(report.findings),
             }
+            | ({"classes": class_facts(name, report.usable)} if CATALOG[name].labels else {})
             for name, report in reports.items()
         },
         "across": listed(across),

@@ -69,7 +69,7 @@ def list_pairs(name: str, root: str | Path, patterns: str | Sequence[str] | None
         if "://" not in str(root):
             root = Path(root).expanduser()
             if folders := _folders(data_set, root):
-                return _pair(name, *_files(*folders))
+                return _pair(name, *_files(data_set, *folders))
         patterns = f"{glob.escape(str(root))}/{data_set.homes[0].lower()}-*.tar"
     found = [member for shard in shards.expand(patterns) for member in shards.members(shard)]
     return _pair(name, *(_labelled(found, label) for label in ("image", "mask"))) if found else None
@@ -132,7 +132,7 @@ def known_shards(shards: Mapping[str, str | Sequence[str]] | None) -> dict[str, 
 
 
 def _folders(data_set: DataSet, root: Path) -> tuple[Path, Path] | None:
-    layouts = (*data_set.layouts, *MIRRORS)
+    layouts = data_set.layouts if data_set.labels else (*data_set.layouts, *MIRRORS)
     homes = [(found, layouts) for home in data_set.homes if (found := _find_folder(root, home))]
     if root.name.lower() in (home.lower() for home in data_set.homes):
         homes.append((root, layouts))
@@ -143,7 +143,7 @@ def _folders(data_set: DataSet, root: Path) -> tuple[Path, Path] | None:
         for images, masks in layouts:
             image_folder, mask_folder = _find_folder(home, images), _find_folder(home, masks)
             # Of both, lest a mirror's `imgs` be taken for a folder that images and masks share.
-            if image_folder and mask_folder and all(_files(image_folder, mask_folder)):
+            if image_folder and mask_folder and all(_files(data_set, image_folder, mask_folder)):
                 return image_folder, mask_folder
     return None
 
@@ -165,8 +165,11 @@ def _find_folder(parent: Path, name: str) -> Path | None:
 Files = dict[str, list[Source]]
 
 
-def _files(image_folder: Path, mask_folder: Path) -> tuple[Files, Files]:
+def _files(data_set: DataSet, image_folder: Path, mask_folder: Path) -> tuple[Files, Files]:
     """The images and masks of two folders by the stem of their names."""
+    if data_set.endings:
+        images, masks = data_set.endings
+        return _by_ending(image_folder, images), _by_ending(mask_folder, masks)
     # Where images and masks share a folder, the published sets keep photos as JPEG and masks as PNG.
     shared = image_folder == mask_folder
     images = _by_stem(image_folder, (".jpg", ".jpeg") if shared else EXTENSIONS)
@@ -179,6 +182,18 @@ def _by_stem(folder: Path, extensions: Sequence[str]) -> Files:
         if path.suffix.lower() in extensions and path.name[0] != ".":
             files[path.stem].append(path)
     return files
+
+
+def _by_ending(folder: Path, endings: Sequence[str]) -> Files:
+    """The files in a folder and below it by what their names have before the first ending that any of them has."""
+    for ending in endings:
+        found = defaultdict(list)
+        for path in sorted(folder.rglob(f"*{ending}.*")):
+            if path.suffix.lower() in EXTENSIONS and path.name[0] != ".":
+                found[path.stem.removesuffix(ending)].append(path)
+        if found:
+            return found
+    return {}
 
 
 def _labelled(members: Iterable[shards.Member], label: str) -> Files:

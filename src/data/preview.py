@@ -11,12 +11,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.cli import check_whole_number, door, output_dir
-from src.data.datamodule import SaliencyDataModule
+from src.colours import coloured, overlay
+from src.data.catalog import CATALOG
+from src.data.datamodule import PairsDataModule
 from src.data.dataset import TrainStream
 from src.data.pairs import Pair
 from src.data.transforms import Augment
 from src.errors import UserError
 from src.images import write_png
+from src.sizes import Size, sides
 
 log = logging.getLogger(__name__)
 
@@ -26,24 +29,33 @@ SMALLEST = 192  # pixels: images of a smaller side are enlarged, so that their c
 
 
 def preview(
-    pairs: Sequence[Pair], size: int, augment: Augment | None, seed: int, draws: int, title: str = ""
+    pairs: Sequence[Pair], size: Size, augment: Augment | None, seed: int, draws: int, title: str = ""
 ) -> np.ndarray:
     """A sheet (H, W, 3) RGB uint8 with a row per pair: photo, mask, and samples with the mask's outline.
+
+    Classes are shown in their colours, laid over samples.
 
     The samples are those of a training run on these pairs alone: numbers 0 to len(pairs) * draws - 1 of its stream.
     """
     plain = _samples(TrainStream(pairs, size, None, seed), 1)
     drawn = _samples(TrainStream(pairs, size, augment, seed), draws)
-    zoom = -(-SMALLEST // size)
+    zoom = -(-SMALLEST // min(sides(size)))
+    labels = CATALOG[pairs[0].set].labels
     rows = []
     for name, [(_, photo, mask)] in sorted(plain.items()):
-        cells = [_cell(photo, name, zoom), _cell(cv2.merge([mask] * 3), "mask", zoom)]
-        cells += [_cell(image, f"sample {k}", zoom, mask) for k, image, mask in drawn[name]]
+        if labels:
+            cells = [_cell(photo, name, zoom), _cell(coloured(mask, labels.palette), "classes", zoom)]
+            cells += [_cell(overlay(im, m, labels.palette), f"sample {k}", zoom) for k, im, m in drawn[name]]
+        else:
+            cells = [_cell(photo, name, zoom), _cell(cv2.merge([mask] * 3), "mask", zoom)]
+            cells += [_cell(image, f"sample {k}", zoom, mask) for k, image, mask in drawn[name]]
         height = max(cell.shape[0] for cell in cells) + GAP
         rows.append(np.hstack([_framed(cell, height) for cell in cells]))
-    side = next(iter(drawn.values()))[0][2].shape[0]
+    made = (
+        "{}x{}".format(*next(iter(drawn.values()))[0][2].shape) if labels else next(iter(drawn.values()))[0][2].shape[0]
+    )
     top = np.full((TITLE, rows[0].shape[1], 3), PAPER, np.uint8)
-    title = f"{title}  seed={seed}  {size} to {side} pixels  outlined: the mask"
+    title = f"{title}  seed={seed}  {size} to {made} pixels  {'' if labels else 'outlined: the mask'}"
     sheet = np.vstack([_written(top, title, GAP, 20, 0.5), *rows])
     return cv2.copyMakeBorder(sheet, 0, 0, 0, GAP, cv2.BORDER_CONSTANT, value=PAPER)
 
@@ -81,7 +93,7 @@ def _written(pixels: np.ndarray, text: str, x: int, y: int, size: float) -> np.n
     return cv2.putText(pixels, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
 
 
-def chosen_pairs(data: SaliencyDataModule, count: int) -> list[Pair]:
+def chosen_pairs(data: PairsDataModule, count: int) -> list[Pair]:
     """`count` pairs drawn with the data's seed: training ones, or of a set that is only scored its test pairs."""
     if data.train_sets:
         data.prepare_data()
@@ -102,6 +114,8 @@ def write_preview(cfg: DictConfig, path: Path) -> None:
         check_whole_number(cfg, name, 1)
     if path.suffix.lower() != ".png":
         raise UserError(f"out={path}: the picture is a PNG; give a name that ends in .png.")
+    if "manifest" in cfg.data:  # a picture leaves no list of validation images
+        cfg.data.manifest = None
     data = instantiate(cfg.data)
     pairs = chosen_pairs(data, cfg.images)
     sheet = preview(pairs, data.size, data.augment, cfg.seed, cfg.draws, cfg.title)

@@ -1,4 +1,6 @@
-"""Augmentation recipes: each maps a uint8 image and mask (S, S) to uint8 ones of side round(S * crop).
+"""Augmentation recipes: each maps a uint8 image and mask to uint8 ones of another size.
+
+Those for saliency take squares of side S to squares of side round(S * crop).
 
 Every random number comes from the state that `set_random_state` sets, so that a sample is a function of it.
 """
@@ -12,7 +14,10 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from src.data.labels import IGNORE
 from src.errors import UserError
+from src.preprocess import IMAGENET_MEAN
+from src.sizes import sides
 
 Range = Sequence[float]  # lowest and highest
 
@@ -154,6 +159,40 @@ def strong(
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).partition(" [type=")[0].split())
         raise UserError(f"data.augment has a wrong setting: {reason}. See conf/augment/strong.yaml.") from error
+
+
+def scene(
+    crop: Sequence[int] = (720, 720), mirror: bool = True, scaling: bool = True, scales: Range = (0.5, 2.0)
+) -> A.Compose:
+    """ICNet's recipe, for labels: a random scale, mirroring sideways (p = 0.5), and a random crop.
+
+    Args:
+        crop: (height, width) of what is made. Where a scaled image is smaller, ImageNet's mean colour is added below
+            and to the right of it, as pixels of no class.
+        mirror, scaling: leave one out.
+        scales: the lowest and highest factor, drawn evenly.
+
+    Raises:
+        UserError: a setting is out of its range.
+    """
+    height, width = sides(crop, "data.crop")
+    if not 0 < min(scales) <= max(scales):
+        raise UserError(f"data.augment.scales={list(scales)}: give the lowest and the highest factor, above 0.")
+    transforms = [
+        A.HorizontalFlip(p=0.5 * bool(mirror)),
+        A.RandomCrop(
+            height,
+            width,
+            pad_if_needed=True,
+            pad_position="top_left",
+            fill=tuple(255 * share for share in IMAGENET_MEAN),
+            fill_mask=IGNORE,
+        ),
+    ]
+    if scaling:
+        limits = tuple(scale - 1 for scale in scales)
+        transforms.insert(0, A.RandomScale(limits, cv2.INTER_LINEAR, cv2.INTER_NEAREST_EXACT, p=1))
+    return A.Compose(transforms)
 
 
 class Noise(A.ImageOnlyTransform):

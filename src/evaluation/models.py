@@ -20,6 +20,7 @@ from src.images import EXTENSIONS
 from src.refine import Refine
 from src.results import ModelFacts
 from src.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
+from src.sizes import Size, sides
 from src.weights import fetch, published_net
 
 PUBLISHED = {"u2net": "full", "u2netp": "lite"}
@@ -73,18 +74,18 @@ def open_models(what: str | Sequence[str] | Mapping[str, str], runtime: str = "a
     return {name: _open(str(item), runtime) for name, item in what.items()}
 
 
-def net_model(net: nn.Module, size: int, runtime: str = "auto", megabytes: float | None = None) -> Model:
+def net_model(net: nn.Module, size: Size, runtime: str = "auto", megabytes: float | None = None) -> Model:
     """A net in memory; `megabytes` is its weights' size unless its file's is given."""
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values() if t.is_floating_point())
     facts = ModelFacts(sum(p.numel() for p in net.parameters()), megabytes or weights / 1e6, net_gmac(net, size))
     return _with(facts, net_segmenter(net, size, runtime))
 
 
-def net_gmac(net: nn.Module, size: int) -> float:
-    """1e9 multiply-accumulates of one image (3, size, size), counted without computing anything."""
+def net_gmac(net: nn.Module, size: Size) -> float:
+    """1e9 multiply-accumulates of one image of that size, counted without computing anything."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        copy.deepcopy(net).to("meta")(torch.empty(1, 3, size, size, device="meta"))
+        copy.deepcopy(net).to("meta")(torch.empty(1, 3, *sides(size, "size"), device="meta"))
     return counter.get_total_flops() / 2e9
 
 
@@ -119,7 +120,7 @@ def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model
             segmenter = models[name].segmenter
             image = np.random.default_rng(0).integers(0, 256, (*segmenter.size, 3)).astype(np.float32)
             start = time.perf_counter()
-            segmenter.probability(image)
+            segmenter.infer(image)
             times.append(time.perf_counter() - start)
     medians = {name: 1000 * median(times[1:]) for name, times in seconds.items() if times[1:]}
     return {

@@ -12,8 +12,10 @@ from src import checkpoint as checkpoints
 from src.errors import UserError
 from src.runtime.onnx_segmenters import OnnxRuntimeSegmenter, OpenCVSegmenter, OpenVINOSegmenter
 from src.runtime.segmenter import Segmenter, TorchSegmenter
+from src.sizes import Size, sides
 
 __all__ = [
+    "ONNX_RUNTIMES",
     "OnnxRuntimeSegmenter",
     "OpenCVSegmenter",
     "OpenVINOSegmenter",
@@ -33,7 +35,7 @@ def open_segmenter(
     checkpoint: str | None,
     model: Mapping[str, Any] | None = None,
     init: Callable[[nn.Module], nn.Module] | None = None,
-    size: int = 320,
+    size: Size = 320,
     runtime: str = "auto",
     stretch: bool = True,
     streams: int = 1,
@@ -58,12 +60,12 @@ def onnx_segmenter(path: Path, runtime: str = "auto", stretch: bool = True, stre
 
 
 def net_segmenter(
-    net: nn.Module, size: int, runtime: str = "auto", stretch: bool = True, streams: int = 1
+    net: nn.Module, size: Size, runtime: str = "auto", stretch: bool = True, streams: int = 1
 ) -> Segmenter:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
     check_runtime(runtime)
     if runtime in ("auto", "torch"):
-        return TorchSegmenter(net, (size, size), stretch, streams=streams)
+        return TorchSegmenter(net, sides(size, "size"), stretch, streams=streams)
     from src.export.graph import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:

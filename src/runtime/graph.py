@@ -1,6 +1,7 @@
 """What an ONNX file says of itself, checked before any runtime allocates what it asks for."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,19 +12,24 @@ from onnx import TensorProto
 from src.errors import UserError
 
 MOST_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
+MOST_CLASSES = 254  # of a class map, whose largest number is for no class
 MOST_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as much
 DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the published nets'
 
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file with one image input: its bytes, names, (height, width), and whether it normalises its input."""
+    """An ONNX file with one image input: its bytes, names, (height, width), and whether it normalises its input.
+
+    `labels` are the `names` and `palette` of a semantic net, whose output are logits.
+    """
 
     data: bytes
     input: str
     output: str
     size: tuple[int, int]
     embedded: bool
+    labels: dict[str, list] | None = None
 
 
 def read_graph(path: Path) -> Graph:
@@ -57,14 +63,28 @@ def read_graph(path: Path) -> Graph:
     if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
     named = metadata.get("u2slim.size", "")
-    height, width = (side or (int(named) if named.isdecimal() else DEFAULT_SIDE) for side in shape[2:])
+    sides = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else [DEFAULT_SIDE]
+    height, width = (side or own for side, own in zip(shape[2:], (sides[0], sides[-1]), strict=True))
     if height * width > MOST_PIXELS or largest > MOST_BYTES:
         raise UserError(
             f"{path} asks for images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "
             "use a net for smaller images."
         )
     output = "mask" if "mask" in outputs else outputs[0]
-    return Graph(data, name, output, (height, width), metadata.get("u2slim.preprocess") == "embedded")
+    labels = _labels(path, metadata)
+    return Graph(data, name, output, (height, width), metadata.get("u2slim.preprocess") == "embedded", labels)
+
+
+def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:
+    if "u2slim.classes" not in metadata:
+        return None
+    names = metadata["u2slim.classes"].split(",")
+    colours = re.findall(r"#([0-9a-f]{6})\b", metadata.get("u2slim.palette", ""))
+    if len(names) != len(colours) or len(names) > MOST_CLASSES:
+        raise UserError(
+            f"{path} names {len(names)} classes and {len(colours)} colours. Export it again with export.py."
+        )
+    return {"names": names, "palette": [list(bytes.fromhex(colour)) for colour in colours]}
 
 
 def _foreign(path: Path, reason: str) -> UserError:

@@ -27,7 +27,7 @@ class OnnxSegmenter(Segmenter):
 
     def __init__(self, path: str | Path, stretch: bool = True, streams: int = 1):
         graph = read_graph(Path(path))
-        super().__init__(graph.size, stretch)
+        super().__init__(graph.size, stretch, graph.labels)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
         self.preprocess = None if graph.embedded else Preprocess()
         self.own = threading.local()  # what each thread that calls needs for itself
@@ -37,6 +37,10 @@ class OnnxSegmenter(Segmenter):
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.runtime} cannot run {path}: {reason}") from error
+        if self.labels:
+            if mask.shape != (1, len(self.labels["names"]), *self.size):
+                raise UserError(f"{path} has no logits of its {len(self.labels['names'])} classes; export it again.")
+            return
         if mask.size != self.size[0] * self.size[1]:
             raise UserError(
                 f"{path} has no fused mask: its output {self.output} is of shape {mask.shape} for an image of "
@@ -52,10 +56,16 @@ class OnnxSegmenter(Segmenter):
         return f"{self.runtime} {self.digest}"
 
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
+        return self._output(image_HW3).reshape(self.size)
+
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        return self._output(image_HW3)[0]
+
+    def _output(self, image_HW3: np.ndarray) -> np.ndarray:
         blob = np.ascontiguousarray(image_HW3.transpose(2, 0, 1)[None], dtype=np.float32)
         if self.preprocess is not None:
             blob = self.preprocess(torch.from_numpy(blob)).numpy()
-        return np.asarray(self.run(blob), dtype=np.float32).reshape(self.size)
+        return np.asarray(self.run(blob), dtype=np.float32)
 
     @abstractmethod
     def load(self, data: bytes, streams: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -20,12 +21,13 @@ class Segmenter(ABC):
     Args:
         size: (height, width) that the net takes.
         stretch: stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does.
+        labels: the `names` and `palette` of what a semantic net tells apart; it makes class maps instead of masks.
     """
 
     runtime: str
 
-    def __init__(self, size: tuple[int, int], stretch: bool = True):
-        self.size, self.stretch = size, stretch
+    def __init__(self, size: tuple[int, int], stretch: bool = True, labels: Mapping[str, Sequence] | None = None):
+        self.size, self.stretch, self.labels = size, stretch, labels
 
     def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
         """The soft mask (H, W) float32 in 0..1 of an RGB uint8 photo, at the photo's own size."""
@@ -38,12 +40,32 @@ class Segmenter(ABC):
         Raises:
             UserError: the net gives NaN or infinite values for this photo.
         """
+        return self._finite(self.probability(self._resized(image_HW3)))
+
+    def class_map(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The most likely class of each pixel (H, W) uint8 of an RGB uint8 photo, at the photo's own size.
+
+        Raises:
+            UserError: the net gives NaN or infinite values for this photo.
+        """
+        logits = self._finite(self.logits(self._resized(image_HW3)))
+        # One class after the other, since all of a large photo's would not fit into memory.
+        best = np.full(image_HW3.shape[:2], -np.inf, np.float32)
+        classes = np.zeros(image_HW3.shape[:2], np.uint8)
+        for number, small in enumerate(logits):
+            large = cv2.resize(small, image_HW3.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            classes[large > best] = number
+            np.maximum(best, large, out=best)
+        return classes
+
+    def _resized(self, image_HW3: np.ndarray) -> np.ndarray:
         # In float and without antialiasing, as U2-Net's own test script resizes.
-        small = cv2.resize(image_HW3.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR)
-        mask = self.probability(small)
-        if not np.isfinite(mask).all():
+        return cv2.resize(image_HW3.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR)
+
+    def _finite(self, output: np.ndarray) -> np.ndarray:
+        if not np.isfinite(output).all():
             raise UserError(f"the net gives NaN or infinite values on {self.runtime}; no mask was made.")
-        return mask
+        return output
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -52,6 +74,14 @@ class Segmenter(ABC):
     @abstractmethod
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
         """The net's own mask (H, W) float32, not stretched, of an RGB image, 0..255, of `self.size`."""
+
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        """A semantic net's main output (classes, H, W) float32 for such an image."""
+        raise NotImplementedError
+
+    def infer(self, image_HW3: np.ndarray) -> np.ndarray:
+        """Of these two what the net makes."""
+        return self.logits(image_HW3) if self.labels else self.probability(image_HW3)
 
 
 class TorchSegmenter(Segmenter):
@@ -67,7 +97,7 @@ class TorchSegmenter(Segmenter):
         device: str | None = None,
         streams: int = 1,
     ):
-        super().__init__(size, stretch)
+        super().__init__(size, stretch, getattr(net, "labels", None))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = nn.Sequential(Preprocess(), net).to(self.device).eval()
         if streams > 1:
@@ -83,6 +113,11 @@ class TorchSegmenter(Segmenter):
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
         image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
         return self.net(image)[0][0, 0].sigmoid().cpu().numpy()
+
+    @torch.inference_mode()
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
+        return self.net(image)[0][0].float().cpu().numpy()
 
 
 def threads_each(streams: int) -> int:

@@ -1,11 +1,14 @@
-// From a photo to its soft mask, by a net that export.py wrote, in OpenCV's dnn module.
+// From a photo to its soft mask, or to the classes of its pixels, by a net that export.py wrote, in OpenCV's dnn module.
 #pragma once
 
 #include <opencv2/core.hpp>
 
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace u2slim {
 
@@ -14,6 +17,8 @@ class Error : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
 };
+
+using Colour = std::array<std::uint8_t, 3>;  // RGB
 
 enum class Backend { cpu, cuda };
 
@@ -36,6 +41,12 @@ class Segmenter {
     // The soft mask, CV_32F in 0..1 and of the photo's own size, of a photo in OpenCV's order, CV_8UC3.
     // Throws Error for another kind of picture, and where the net gives NaN, infinite values or no mask.
     cv::Mat segment(const cv::Mat& bgr8);
+
+    // The colours of the classes that the net tells apart; empty of a net that makes masks.
+    const std::vector<Colour>& palette() const;
+
+    // The likeliest class of each pixel, CV_8U and of the photo's own size, by a net with a palette. Throws as segment.
+    cv::Mat classes(const cv::Mat& bgr8);
 
   private:
     struct Net;
