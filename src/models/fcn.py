@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from src.models.conv import StandardConv
 from src.models.resnet import Classifier, ConvFactory, SemanticNet
 
 
@@ -27,17 +26,12 @@ class FCN(SemanticNet):
     Input, arguments and output as `SemanticNet` says: one output, always of the input's size.
     """
 
-    def __init__(
-        self,
-        classes: int = 19,
-        conv: ConvFactory = StandardConv,
-        width: float = 1.0,
-        backbone: str = "resnet50",
-    ):
-        super().__init__(classes, conv, width, backbone, dilated=False)
-        self.scores = nn.ModuleList(Classifier(channels, classes) for channels in self.backbone.channels[1:])
-        self.doubling = nn.ModuleList(LearnedUpsampling(classes, 2) for _ in range(2))
-        self.enlarge = LearnedUpsampling(classes, 8)
+    dilated = False
+
+    def build(self, conv: ConvFactory) -> None:
+        self.scores = nn.ModuleList(Classifier(channels, self.classes) for channels in self.backbone.channels[1:])
+        self.doubling = nn.ModuleList(LearnedUpsampling(self.classes, 2) for _ in range(2))
+        self.enlarge = LearnedUpsampling(self.classes, 8)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
         eighth, sixteenth, total = (

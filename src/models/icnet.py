@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from src.models.conv import StandardConv
 from src.models.pyramid import BINS, context
 from src.models.resize import upsample
 from src.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
@@ -40,16 +39,9 @@ class ICNet(SemanticNet):
     1/16 of the input's size (rounded up).
     """
 
-    def __init__(
-        self,
-        classes: int = 19,
-        conv: ConvFactory = StandardConv,
-        width: float = 1.0,
-        backbone: str = "resnet50",
-    ):
-        super().__init__(classes, conv, width, backbone, dilated=True)
+    def build(self, conv: ConvFactory) -> None:
         medium, deep = self.backbone.channels[1], self.backbone.channels[3]
-        small, large = (max(1, round(channels * width)) for channels in (32, 64))
+        small, large = (max(1, round(channels * self.width)) for channels in (32, 64))
         self.high = nn.Sequential(
             # Three channels leave a variant nothing to save.
             ConvBN(nn.Conv2d(3, small, 3, stride=2, padding=1, bias=False), small),
@@ -58,9 +50,9 @@ class ICNet(SemanticNet):
         )
         low, out = max(1, deep // 4), max(1, deep // 8)
         self.reduce = ConvBN(nn.Conv2d(deep, low, 1, bias=False), low)
-        self.fuse_low = CascadeFusion(low, medium, out, classes, conv)
-        self.fuse_high = CascadeFusion(out, large, out, classes, conv)
-        self.classify = Classifier(out, classes)
+        self.fuse_low = CascadeFusion(low, medium, out, self.classes, conv)
+        self.fuse_high = CascadeFusion(out, large, out, self.classes, conv)
+        self.classify = Classifier(out, self.classes)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
         size = x_BCHW.shape[2:]

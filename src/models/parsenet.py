@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from src.models.conv import StandardConv
 from src.models.resize import upsample
 from src.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
 
@@ -28,20 +27,13 @@ class ParseNet(SemanticNet):
     up).
     """
 
-    def __init__(
-        self,
-        classes: int = 19,
-        conv: ConvFactory = StandardConv,
-        width: float = 1.0,
-        backbone: str = "resnet50",
-    ):
-        super().__init__(classes, conv, width, backbone, dilated=True)
+    def build(self, conv: ConvFactory) -> None:
         deep = self.backbone.channels[3]
         quarter = max(1, deep // 4)
         self.head = ConvBN(conv(deep, quarter, dilation=1, stride=1, bias=False), quarter)
         self.norm, self.context_norm = L2Norm(quarter), L2Norm(quarter)
-        self.classify = Classifier(quarter, classes)
-        self.classify_context = Classifier(quarter, classes, bias=False)
+        self.classify = Classifier(quarter, self.classes)
+        self.classify_context = Classifier(quarter, self.classes, bias=False)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
         features = self.head(self.backbone(x_BCHW)[3])

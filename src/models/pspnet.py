@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from src.models.conv import StandardConv
 from src.models.pyramid import BINS, pooled
 from src.models.resize import upsample
 from src.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
@@ -16,25 +15,18 @@ class PSPNet(SemanticNet):
     input's size (rounded up).
     """
 
-    def __init__(
-        self,
-        classes: int = 19,
-        conv: ConvFactory = StandardConv,
-        width: float = 1.0,
-        backbone: str = "resnet50",
-    ):
-        super().__init__(classes, conv, width, backbone, dilated=True)
+    def build(self, conv: ConvFactory) -> None:
         third, deep = self.backbone.channels[2:]
         quarter = max(1, deep // 4)
         self.pyramid = nn.ModuleList(ConvBN(nn.Conv2d(deep, quarter, 1, bias=False), quarter) for _ in BINS)
         joined = deep + len(BINS) * quarter
         self.head = ConvBN(conv(joined, quarter, dilation=1, stride=1, bias=False), quarter)
         self.dropout = nn.Dropout2d(0.1)
-        self.classify = Classifier(quarter, classes)
+        self.classify = Classifier(quarter, self.classes)
         self.auxiliary_head = ConvBN(
             conv(third, max(1, third // 4), dilation=1, stride=1, bias=False), max(1, third // 4)
         )
-        self.auxiliary = Classifier(max(1, third // 4), classes)
+        self.auxiliary = Classifier(max(1, third // 4), self.classes)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
         *_, third, deep = self.backbone(x_BCHW)

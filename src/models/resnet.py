@@ -157,19 +157,31 @@ class SemanticNet(nn.Module):
             `conv(in, out, dilation=d, stride=s, bias=False)`: a class of `src.models.conv` or a partial of one.
         width: times the published channels, heads included.
         backbone: `resnet50` or `resnet18`.
-        dilated: see `ResNet`.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of logits (B, classes, h, w), the main output
     first; (h, w) is the input's size, or with `upsampled=False` the size at which each is made.
     """
 
-    def __init__(self, classes: int, conv: ConvFactory, width: float, backbone: str, dilated: bool):
+    dilated: ClassVar[bool] = True  # see `ResNet`
+
+    def __init__(
+        self,
+        classes: int = 19,
+        conv: ConvFactory = StandardConv,
+        width: float = 1.0,
+        backbone: str = "resnet50",
+    ):
         super().__init__()
         if type(classes) is not int or classes < 1:
             raise UserError(f"model.classes={classes}: give a whole number from 1.")
         self.classes, self.width, self.depth = classes, width, backbone
         self.pruned = False
-        self.backbone = ResNet(backbone, conv, width, dilated)
+        self.backbone = ResNet(backbone, conv, width, self.dilated)
+        self.build(conv)
+
+    def build(self, conv: ConvFactory) -> None:
+        """Add what comes after the backbone."""
+        raise NotImplementedError
 
     @property
     def name(self) -> str:
