@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from src.cli import door, output_dir
 from src.data.datamodule import SemanticDataModule
@@ -21,6 +20,7 @@ from src.evaluation.settings import checked, configured_models, fresh
 from src.evaluation.store import Store
 from src.evaluation.tables import as_terminal, write_images, write_tables
 from src.report.page import write_page
+from src.terminal import print_whole
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> float:
     folder, facts = output_dir(), {name: model.facts for name, model in models.items()}
     table = as_terminal(facts, results)
     # Too wide a line can be scrolled or piped into a file; a squeezed table cannot be read.
-    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+    print_whole(table)
     for result in results:
         if result.left_out and result.stretch == stretches[0]:
             some = "; ".join(f"{image}: {reason}" for image, reason in list(result.left_out.items())[:3])
@@ -68,8 +68,7 @@ def score_semantic(cfg: DictConfig, models: Mapping[str, Model], sets: Mapping[s
     results = score_classes(models, sets)
     facts = {name: model.facts for name, model in with_latencies(models, cfg.latency).items()}
     for rows in tables(facts, results):
-        table = as_table(rows)
-        Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+        print_whole(as_table(rows))
     write_results(output_dir(), facts, results)
     log.info("wrote metrics.json, table.md and pictures of the confusion matrices to %s", output_dir())
     return results[0].scores["mIoU"]

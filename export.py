@@ -8,7 +8,6 @@ import hydra
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -23,6 +22,7 @@ from src.images import read_image
 from src.models import SemanticNet
 from src.photos import find_photos
 from src.sizes import sides
+from src.terminal import print_whole
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,11 @@ def main(cfg: DictConfig) -> float:
         photos = photos_of(settings, "calibration", settings.calibrate_on)
         if not settings.calibration:
             log.warning("generated images tell the activations' range; export.calibration=FOLDER of photos is better")
+    extreme = extremes()
     deployment = Deployment(
         net,
         size,
-        images=images + extremes(),
+        images=images + extreme,
         photos=photos,
         gate=Gate(pairs_of(cfg), images, settings.most_loss),
         outputs=settings.outputs,
@@ -51,15 +52,14 @@ def main(cfg: DictConfig) -> float:
         least_iou=settings.least_iou,
         metadata={"weights": origin(cfg.checkpoint, cfg.init)},
     )
-    rows: list[Row] = []
+    rows = [deployment.reference.row]
     for (preprocess, precision), path in paths.items():
         log.info("exporting %s at %dx%d, %s, input %s", net.name, *sides(size, "size"), precision, preprocess)
-        made = deployment.write(path, preprocess, precision)
-        rows += made if not rows else made[1:]
+        rows += deployment.write(path, preprocess, precision)
     if settings.weights:
         write_net(net, size, Path(settings.weights).expanduser())
         log.info("wrote %s", settings.weights)
-    print_table(rows, f"{net.name} on {len(images)} photos and {len(extremes())} extreme images")
+    print_table(rows, f"{net.name} on {len(images)} photos and {len(extreme)} extreme images")
     for (preprocess, _), path in paths.items():
         log.info("wrote %s (%.2f MB, input: %s)", path, path.stat().st_size / 1e6, preprocess)
     return max(row.largest for row in rows if not row.error)
@@ -124,8 +124,7 @@ def print_table(rows: list[Row], title: str) -> None:
         ratio = rows[0].milliseconds / row.milliseconds
         cells = f"{row.largest:.1e} {row.mean:.1e} {row.iou:.4f} {row.milliseconds:.0f} {ratio:.1f}".split()
         table.add_row(*about, row.runtime, *cells)
-    width = Console(width=1000).measure(table).maximum
-    Console(width=max(Console().width, width)).print(table)
+    print_whole(table)
 
 
 if __name__ == "__main__":

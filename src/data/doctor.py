@@ -15,7 +15,6 @@ import hydra
 import numpy as np
 from omegaconf import DictConfig
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from src.cli import check_whole_number, door, output_dir, plain, write_json
@@ -28,6 +27,7 @@ from src.data.twins import Twins
 from src.errors import UserError
 from src.files import write_whole
 from src.images import read_mask
+from src.terminal import print_whole
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def print_table(cells: Sequence[Sequence[str]]) -> None:
         table.add_column(title, justify="right" if index else "left", no_wrap=True)
     for row in cells[1:]:
         table.add_row(*row)
-    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+    print_whole(table)
 
 
 def diagnose(

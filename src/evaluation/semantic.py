@@ -16,12 +16,12 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from src.confusion import class_ious, draw_confusion, scores
 from src.data.catalog import CATALOG
+from src.data.dataset import load_pair
 from src.data.labels import IGNORE, Labels
 from src.data.pairs import Pair
 from src.errors import UserError
 from src.evaluation.models import Model
 from src.files import write_whole
-from src.images import read_image
 from src.results import ModelFacts
 
 log = logging.getLogger(__name__)
@@ -72,10 +72,8 @@ def _score(name: str, model: Model, data: str, pairs: Sequence[Pair]) -> ClassRe
     left_out = {}
     for pair in track(pairs, escape(f"{name} on {CATALOG[data].title}")):
         try:
-            image, truth = read_image(pair.image), labels.read(pair.mask)
+            image, truth = load_pair(pair)
             predicted = model.segmenter.class_map(image)
-            if predicted.shape != truth.shape:
-                raise UserError(f"{pair.image} is {image.shape[:2]}, its labels {truth.shape} (height, width).")
         except UserError as error:
             left_out[pair.name] = str(error)
             continue

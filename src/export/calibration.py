@@ -4,19 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 
+from src.data.dataset import load_pair
 from src.data.pairs import Pair
 from src.evaluation.scoring import score
-from src.images import read_image, read_mask
 from src.masks import to_8bit
-from src.preprocess import Preprocess
 from src.results import CURVES
-from src.runtime.graph import read_graph
 from src.runtime.onnx_segmenters import OnnxRuntimeSegmenter
 
 
@@ -51,7 +47,7 @@ class Gate:
 
     def _scored(self, float_net: OnnxRuntimeSegmenter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if self.pairs:
-            yield from ((read_image(pair.image), read_mask(pair.mask)) for pair in self.pairs)
+            yield from map(load_pair, self.pairs)
             return
         for image in self.images:
             truth = 255 * (float_net(image) > 0.5).astype(np.uint8)
@@ -60,15 +56,9 @@ class Gate:
 
 
 def input_blobs(path: Path, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """What onnxruntime is given for RGB images of any size by a file of ours."""
-    graph = read_graph(path)
-    height, width = graph.size
-    blobs = []
-    for image in images:
-        square = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        blob = np.ascontiguousarray(square.transpose(2, 0, 1)[None])
-        blobs.append({graph.input: blob if graph.embedded else Preprocess()(torch.from_numpy(blob)).numpy()})
-    return blobs
+    """What onnxruntime is given by a file of ours for RGB images of any size."""
+    segmenter = OnnxRuntimeSegmenter(path)
+    return [{segmenter.input: segmenter.blob(segmenter.resized(image))} for image in images]
 
 
 def largest_values(model: onnx.ModelProto, blobs: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import nn
 from src.export.calibration import Gate, input_blobs
 from src.export.graph import convert, write_onnx
 from src.export.int8 import quantise
-from src.export.parity import Row, check_parity
-from src.export.precision import compute_in_half
+from src.export.parity import Reference, Row, check_parity, reference_of
+from src.export.precision import compute_in_half, store_in_half
 from src.files import write_whole
 from src.sizes import Size
 
@@ -56,14 +56,11 @@ class Deployment:
 
         def make(partial_path: Path) -> None:
             self._make(partial_path, preprocess, precision)
-            exact = precision == "fp32"
             rows.extend(
                 check_parity(
-                    self.net,
+                    self.reference,
                     partial_path,
-                    self.images,
-                    self.size,
-                    self.tolerance if exact else 1.0,
+                    self.tolerance if precision == "fp32" else 1.0,
                     self.least_iou if precision in ("fp16", "fp16_compute") else 0.0,
                     self.dynamic,
                     name=path.name,
@@ -75,13 +72,25 @@ class Deployment:
         write_whole(path, make)
         return rows
 
+    @cached_property
+    def reference(self) -> Reference:
+        """What all files are compared with."""
+        return reference_of(self.net, self.images, self.size)
+
+    @cached_property
+    def _float_files(self) -> dict[str, bytes]:
+        """By the kind of input: all precisions are made of one graph."""
+        return {}
+
     def _make(self, path: Path, preprocess: str, precision: str) -> None:
-        stored = precision if precision == "fp16" else "fp32"
-        write_onnx(self.net, self.size, path, preprocess, self.opset, self.outputs, self.dynamic, stored, self.metadata)
-        if precision == stored:
-            return
-        blobs = input_blobs(path, self.photos)
-        if precision == "int8":
-            convert(path, partial(quantise, blobs=blobs, gate=self.gate), precision)
-        else:
-            convert(path, partial(compute_in_half, blobs=[*blobs, *input_blobs(path, self.images)]), precision)
+        if preprocess not in self._float_files:
+            write_onnx(self.net, self.size, path, preprocess, self.opset, self.outputs, self.dynamic, self.metadata)
+            self._float_files[preprocess] = path.read_bytes()
+        path.write_bytes(self._float_files[preprocess])
+        if precision == "fp16":
+            convert(path, store_in_half, precision)
+        elif precision == "int8":
+            convert(path, partial(quantise, blobs=input_blobs(path, self.photos), gate=self.gate), precision)
+        elif precision == "fp16_compute":
+            blobs = input_blobs(path, [*self.photos, *self.images])
+            convert(path, partial(compute_in_half, blobs=blobs), precision)

@@ -12,17 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.export.precision import halve_weights
 from src.models import SemanticNet
 from src.preprocess import Preprocess
 from src.sizes import Size, sides
 
-log = logging.getLogger(__name__)
-
 KINDS = ("embedded", "external")
 OUTPUTS = {"fused": ["mask"], "all": ["mask", *(f"side{n}" for n in range(1, 7))]}
-
-PRECISIONS = ("fp32", "fp16")
 
 
 class DeployedNet(nn.Module):
@@ -53,7 +48,6 @@ def write_onnx(
     opset: int = 18,
     outputs: str = "fused",
     dynamic: bool = False,
-    precision: str = "fp32",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `net` as a graph with BatchNorm folded into the convolutions and names that follow its modules.
@@ -62,13 +56,12 @@ def write_onnx(
         size: side of the square images that the net was trained for, or [height, width].
         outputs: `fused`, one output `mask`, or `all`, with `side1` ... `side6` after it.
         dynamic: leave height and width open, from 32 on, instead of fixing them at `size`.
-        precision: of the weights in the file, `fp32`, or `fp16` for half the bytes.
         metadata: entries for the file, added to those that name the net, its input, its outputs and the size.
 
     Raises:
-        UserError: an unknown `preprocess`, `outputs` or `precision`.
+        UserError: an unknown `preprocess` or `outputs`.
     """
-    settings = {"preprocess": (preprocess, KINDS), "outputs": (outputs, OUTPUTS), "precision": (precision, PRECISIONS)}
+    settings = {"preprocess": (preprocess, KINDS), "outputs": (outputs, OUTPUTS)}
     for setting, (value, known) in settings.items():
         if value not in known:
             raise UserError(f"export.{setting}={value} is not known; choose one of: {', '.join(known)}.")
@@ -97,17 +90,13 @@ def write_onnx(
     model = program.model_proto
     _rename(model.graph)
     _strip(model)
-    if precision == "fp16":
-        kept = halve_weights(model)
-        if kept:
-            log.warning("%d weights are too large for float16 and stay in float32: %s", len(kept), ", ".join(kept[:3]))
     entries = {
         "net": getattr(net, "name", type(net).__name__),
         "preprocess": preprocess,
         "size": str(height) if height == width else f"{height}x{width}",
         "input": "RGB, 0..255" if preprocess == "embedded" else "normalised",
         "outputs": " ".join(names),
-        "precision": precision,
+        "precision": "fp32",
     }
     if labels:
         entries["classes"] = ",".join(labels["names"])

@@ -16,14 +16,16 @@ HALF_MAX = 65504.0
 MARGIN = 16  # between the largest activation seen and what float16 holds: other photos, and sums on the way
 
 
-def halve_weights(model: onnx.ModelProto) -> list[str]:
-    """Store weights as float16 that every runtime widens when it loads the file: half the bytes, computed in float32.
+def store_in_half(whole: Path, small: Path) -> list[str]:
+    """Write the float file `whole` with weights in float16, `small`: half the bytes, computed in float32.
 
-    Kept in float32: single numbers per channel (biases), which weigh nothing, and what float16 cannot hold.
+    Every runtime widens them when it loads the file. Kept in float32: single numbers per channel (biases), which weigh
+    nothing, and what float16 cannot hold.
 
     Returns:
         the names of weights that were too large for float16.
     """
+    model = onnx.load(whole)
     graph, kept = model.graph, []
     widened = []
     for weight in graph.initializer:
@@ -39,6 +41,9 @@ def halve_weights(model: onnx.ModelProto) -> list[str]:
     nodes = [*widened, *graph.node]
     graph.ClearField("node")
     graph.node.extend(nodes)
+    onnx.save(model, small)
+    if kept:
+        log.warning("%d weights are too large for float16 and stay in float32: %s", len(kept), ", ".join(kept[:3]))
     return kept
 
 

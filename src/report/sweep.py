@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from src.errors import UserError
 from src.files import write_whole
 from src.report.curves import write_report
 from src.report.runs import read_runs
+from src.terminal import print_whole
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def report(folder: Path) -> bool:
     write_whole(folder / "sweep.csv", lambda partial: partial.write_text(as_csv(head, rows)))
     write_whole(folder / "sweep.md", lambda partial: partial.write_text(as_markdown(head, rows)))
     table = as_terminal(head, rows)
-    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+    print_whole(table)
     written = ["sweep.md", "sweep.csv", *draw(folder, rows)]
     failed = [row for row in rows if row["status"] != "finished"]
     for row in failed:

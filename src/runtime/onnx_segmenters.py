@@ -62,10 +62,14 @@ class OnnxSegmenter(Segmenter):
         return self._output(image_HW3)[0]
 
     def _output(self, image_HW3: np.ndarray) -> np.ndarray:
+        return np.asarray(self.run(self.blob(image_HW3)), dtype=np.float32)
+
+    def blob(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The input (1, 3, H, W) float32 that the file takes for an RGB image, 0..255, of `self.size`."""
         blob = np.ascontiguousarray(image_HW3.transpose(2, 0, 1)[None], dtype=np.float32)
         if self.preprocess is not None:
             blob = self.preprocess(torch.from_numpy(blob)).numpy()
-        return np.asarray(self.run(blob), dtype=np.float32)
+        return blob
 
     @abstractmethod
     def load(self, data: bytes, streams: int) -> None:

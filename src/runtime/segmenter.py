@@ -40,7 +40,7 @@ class Segmenter(ABC):
         Raises:
             UserError: the net gives NaN or infinite values for this photo.
         """
-        return self._finite(self.probability(self._resized(image_HW3)))
+        return self._finite(self.probability(self.resized(image_HW3)))
 
     def class_map(self, image_HW3: np.ndarray) -> np.ndarray:
         """The most likely class of each pixel (H, W) uint8 of an RGB uint8 photo, at the photo's own size.
@@ -48,7 +48,7 @@ class Segmenter(ABC):
         Raises:
             UserError: the net gives NaN or infinite values for this photo.
         """
-        logits = self._finite(self.logits(self._resized(image_HW3)))
+        logits = self._finite(self.logits(self.resized(image_HW3)))
         # One class after the other, since all of a large photo's would not fit into memory.
         best = np.full(image_HW3.shape[:2], -np.inf, np.float32)
         classes = np.zeros(image_HW3.shape[:2], np.uint8)
@@ -58,8 +58,8 @@ class Segmenter(ABC):
             np.maximum(best, large, out=best)
         return classes
 
-    def _resized(self, image_HW3: np.ndarray) -> np.ndarray:
-        # In float and without antialiasing, as U2-Net's own test script resizes.
+    def resized(self, image_HW3: np.ndarray) -> np.ndarray:
+        """At the net's size, in float and without antialiasing, as U2-Net's own test script resizes."""
         return cv2.resize(image_HW3.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR)
 
     def _finite(self, output: np.ndarray) -> np.ndarray:
