@@ -8,8 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.cli import door, output_dir
-from src.data.datamodule import SemanticDataModule
 from src.data.pairs import Pair
+from src.data.semantic import SemanticDataModule
 from src.errors import UserError
 from src.evaluation.models import Model, with_latencies
 from src.evaluation.pictures import worst_and_median

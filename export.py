@@ -13,9 +13,9 @@ from torch import nn
 
 from src.checkpoint import load_net, origin, write_net
 from src.cli import door, output_dir, plain
-from src.data.datamodule import SemanticDataModule
 from src.data.pairs import Pair
 from src.data.sample import render
+from src.data.semantic import SemanticDataModule
 from src.errors import UserError
 from src.export import KINDS, PRECISIONS, Deployment, Gate, Row
 from src.images import read_image

@@ -1,8 +1,9 @@
 """What breaks a net in half precision: PyTorch's own half kernels, one condition at a time, beside float32.
 
-    python -m benchmarks.half --photos DIR [--weights u2netp.pth] [--count 8]
+    python -m benchmarks.half --photos DIR [--weights u2netp.pth] [--random full] [--count 8]
 
 Each row is the published lite net, computed wholly in float16: weights, activations and what BatchNorm divides by.
+With --random, a net of random weights instead, its BatchNorm measured on the photos.
 Columns: its largest activation, photos whose mask is not finite (cast to 8 bits, black), and of the others the mask's
 largest difference from float32's and the IoU of both. docs/fp16.md draws the conclusions.
 """
@@ -15,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.optim.swa_utils import update_bn
 
-from src.models.u2net import RSU, ConvBNReLU
+from src.models.u2net import RSU, ConvBNReLU, U2Net
 from src.photos import Photos
 from src.preprocess import Preprocess
 from src.weights import published_net
@@ -67,6 +69,13 @@ def same(net: nn.Module) -> nn.Module:
     return net
 
 
+def random_net(width: str, photos: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    net = U2Net(width)
+    update_bn(list(photos.split(2)), net)
+    return net.eval()
+
+
 # Name, what is done to the net, and what the input is multiplied by after normalisation.
 CONDITIONS = (
     ("as published", same, 1.0),
@@ -101,17 +110,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--photos", required=True)
     parser.add_argument("--weights", type=Path, help="the published lite net; by default downloaded")
+    parser.add_argument("--random", choices=("lite", "full"), help="no weights, but a net of this width")
     parser.add_argument("--count", type=int, default=8)
     options = parser.parse_args()
-    published = published_net("lite", options.weights)
     photos = Preprocess()(Photos.below(options.photos, SIDE).squares(options.count, 0))
+    original = random_net(options.random, photos) if options.random else published_net("lite", options.weights)
 
-    variances = torch.cat([norm.running_var for norm in published.modules() if isinstance(norm, nn.BatchNorm2d)])
+    variances = torch.cat([norm.running_var for norm in original.modules() if isinstance(norm, nn.BatchNorm2d)])
     lost = int((variances.half() == 0).sum())
     print(f"BatchNorm's variances: {variances.min():.1e} to {variances.max():.1f}, {lost} are 0 in float16.")
     print("| net and input | largest activation | not finite | largest difference | mask IoU |\n|---|---|---|---|---|")
     for name, change, gain in CONDITIONS:
-        net = change(copy.deepcopy(published))
+        net = change(copy.deepcopy(original))
         half = copy.deepcopy(net).half()
         broken, worst, both, either, largest = 0, 0.0, 0, 0, 0.0
         for photo in photos.split(1):

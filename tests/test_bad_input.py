@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 
 from src.data.cache import SquareCache
 from src.data.check import examine
-from src.data.datamodule import SaliencyDataModule
 from src.data.dataset import PairDataset, StreamSampler, TrainStream, load_pair
 from src.data.pairs import Pair, find_pairs, list_pairs
+from src.data.saliency import SaliencyDataModule
 from src.data.transforms import u2net
 from src.errors import UserError
 from src.images import image_size, read_image, read_mask

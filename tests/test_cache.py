@@ -14,9 +14,9 @@ from PIL import Image
 
 from src.data import dataset
 from src.data.cache import SquareCache
-from src.data.datamodule import SaliencyDataModule
 from src.data.dataset import TrainStream
 from src.data.pairs import content_of, find_pairs
+from src.data.saliency import SaliencyDataModule
 from src.errors import UserError
 from tests.conftest import REPO, SIZE, assert_same_samples, two_passes, write_set
 

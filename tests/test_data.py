@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from src.data.datamodule import SaliencyDataModule
 from src.data.dataset import PairDataset, StreamSampler, TrainStream
 from src.data.pairs import Pair, find_pairs
+from src.data.saliency import SaliencyDataModule
 from src.data.transforms import u2net
 from src.errors import UserError
 from tests.conftest import write_set

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from src.callbacks import EMA, StepCheckpoint
 from src.callbacks.losses import LossMeans
 from src.data.cache import SquareCache
-from src.data.datamodule import SaliencyDataModule
+from src.data.saliency import SaliencyDataModule
 from src.distill import Distillation, feature_loss
 from src.errors import UserError
 from src.losses import DeepSupervision

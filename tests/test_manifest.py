@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from src.data.check import Record, examine
-from src.data.datamodule import SaliencyDataModule
 from src.data.pairs import Pair
+from src.data.saliency import SaliencyDataModule
 from src.data.sample import render
 from src.data.twins import Twins
 from src.errors import UserError

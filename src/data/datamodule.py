@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from src.data import manifest, sample, scenes
+from src.data import manifest
 from src.data.cache import SquareCache
 from src.data.catalog import CATALOG
 from src.data.check import Record, examine_all
@@ -25,7 +24,6 @@ from src.data.pairs import (
     find_pairs,
     known_shards,
     list_pairs,
-    list_unlabelled,
     refuse,
 )
 from src.data.transforms import Augment
@@ -247,110 +245,6 @@ class PairsDataModule(pl.LightningDataModule):
         fetch = f"To download: python -m src.data.fetch set={names[0]} root={self.root}"
         remedy = fetch if data_set.archives or not data_set.labels else f"{data_set.by_hand} {data_set.home_page}"
         return f"No data under data.root={self.root}. Expected (folders in any case): {places}. {remedy}"
-
-
-class SaliencyDataModule(PairsDataModule):
-    """Pairs of image and mask, validated on images drawn from the `val` sets that show nothing of training.
-
-    Args:
-        unlabelled: a folder of further training images, without masks; `limit_train` takes as many of them, too.
-        manifest: the file that lists the validation images: used where it is there, else drawn and written.
-        options: as `PairsDataModule` says, which come first.
-    """
-
-    def __init__(self, *args, manifest: str | None = None, unlabelled: str | None = None, **options):
-        super().__init__(*args, **options)
-        self.manifest = Path(manifest).expanduser() if manifest else None
-        self.unlabelled = Path(unlabelled).expanduser() if unlabelled else None
-
-    def prepare_data(self) -> None:
-        if self.generate:
-            sample.write_sample_set(self.root)
-
-    def _has_training(self) -> bool:
-        return bool(self.train_sets or self.unlabelled)
-
-    def _without_masks(self) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
-        return self._usable(list_unlabelled(self.unlabelled), "unlabelled images") if self.unlabelled else ([], [])
-
-    def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
-        if self.manifest and self.manifest.is_file():
-            pairs = manifest.read(self.manifest, [*val, *train], [*train, *bare])
-            log.info("validation images as listed in %s", self.manifest)
-            return pairs
-        count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
-        pairs = manifest.draw(val or train, [*train, *bare], count, self.seed)
-        if not pairs:
-            raise UserError("No images with masks are left to validate on; name a set that is on disk in data.val.")
-        if self.manifest:
-            manifest.write(self.manifest, pairs, dict(val or train))
-        return pairs
-
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Images (B, 3, H, W) uint8 and masks (B, 1, H, W) in 0..1: batches cross to the device as bytes."""
-        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"].float() / 255}
-
-
-class SemanticDataModule(PairsDataModule):
-    """Pairs of image and label image, whose pixels are the numbers of classes; all of the `val` sets validates.
-
-    Args:
-        classes: how many the sets have, which all must have the same.
-        crop, random_mirror, random_scaling: what `augment` was made of, which the stream of samples depends on.
-        options: as `PairsDataModule` says; without a `val` set, `val_count` training images are held out.
-    """
-
-    def __init__(
-        self,
-        *args,
-        classes: int,
-        crop: Sequence[int] | None = None,
-        random_mirror: bool = True,
-        random_scaling: bool = True,
-        **options,
-    ):
-        super().__init__(*args, **options)
-        self.recipe = {"crop": list(crop or ()), "mirror": random_mirror, "scaling": random_scaling}
-        names = [*self.train_sets, *self.val_sets, *self.test_sets]
-        if strange := [name for name in names if name in CATALOG and not CATALOG[name].labels]:
-            raise UserError(f"{CATALOG[strange[0]].title} has masks, not classes: it is for task=saliency.")
-        found = {CATALOG[name].labels for name in names if name in CATALOG}
-        if len(found) != 1:
-            raise UserError(f"The sets {', '.join(names) or '(none)'} must have the same classes; give one of a kind.")
-        (self.labels,) = found
-        if classes != len(self.labels.names):
-            raise UserError(f"data.classes={classes}, but {', '.join(names)} have {len(self.labels.names)}.")
-
-    def prepare_data(self) -> None:
-        if self.generate:
-            scenes.write_scenes(self.root)
-
-    def for_task(self) -> dict:
-        named = {"names": list(self.labels.names), "palette": [list(colour) for colour in self.labels.palette]}
-        return super().for_task() | {"classes": named}
-
-    def state_dict(self) -> dict:
-        return super().state_dict() | {f"augmentation {name}": value for name, value in self.recipe.items()}
-
-    def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
-        self._name_missing(train, "training")
-        if val:
-            self._name_missing(val, "validation")
-            return [pair for pair, _ in val]
-        pairs = [pair for pair, _ in train]
-        order = np.random.default_rng([self.seed, 2]).permutation(len(pairs))
-        return [pairs[index] for index in sorted(order[: min(self.val_count, max(1, len(pairs) // 10))])]
-
-    def _name_missing(self, checked: manifest.Checked, use: str) -> None:
-        counts = np.sum([record.classes for _, record in checked], axis=0)
-        if missing := [name for name, count in zip(self.labels.names, counts[:-1], strict=True) if not count]:
-            log.warning("no %s image shows %s", use, ", ".join(missing))
-        if not counts[:-1].any():
-            raise UserError(f"No {use} image shows any class: all of their pixels are to be ignored. Mend the labels.")
-
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Images (B, 3, H, W) uint8 and labels (B, H, W) int64: batches cross to the device as bytes."""
-        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"][:, 0].long()}
 
 
 def _hash(pairs: Sequence[Pair]) -> str:
