@@ -10,6 +10,7 @@ import sys
 
 import albumentations as A
 import cv2
+import hydra
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from src.data.labels import SCENES
 from src.data.preview import write_preview
 from src.data.sample import render
 from src.data.transforms import strong, u2net
@@ -213,6 +215,13 @@ def test_preview_shows_every_image_with_its_samples(tmp_path):
     assert np.array_equal(*sheets)
     samples = sheets[0][:, 2 * (320 + 8) :]
     assert ((samples == (255, 0, 255)).all(-1)).sum() > 1000  # the outlines
+    scenes = ("data=sample_semantic", f"data.root={tmp_path}", "title=classes")
+    colours = {tuple(colour) for colour in SCENES.palette}
+    write_preview(configured("preview", *scenes, "augment=scene"), tmp_path / "c.png")
+    classes = np.array(Image.open(tmp_path / "c.png"))[30 : 30 + 2 * 96, 2 * 128 + 16 : 4 * 128 + 16]
+    assert len(colours & set(map(tuple, classes.reshape(-1, 3)))) >= 3, "the first image's classes in their colours"
+    with pytest.raises(hydra.errors.InstantiationException, match="augment=scene crops any shape"):
+        write_preview(configured("preview", *scenes), tmp_path / "c.png")
     with pytest.raises(UserError, match="draws=0"):
         write_preview(configured("preview", "draws=0", "title=strong"), tmp_path / "c.png")
     with pytest.raises(UserError, match="ends in .png"):

@@ -262,10 +262,17 @@ def test_it_resumes_bit_for_bit_and_two_processes_score_as_one(trained):
         assert torch.equal(tensor, again["state_dict"][name]), name
     # From the last step on there is only validation: 16 images as 5, 5, 5, 1 or by two processes as 5, 3 each.
     last = (*OPTIONS, "model=icnet", "data.random_scaling=false", "ckpt_path=run/checkpoints/step_000004.ckpt")
-    run("train.py", *last, "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=two", cwd=folder)
+    wandb = ("logger=wandb", "logger.wandb.offline=true")
+    run("train.py", *last, "trainer=ddp", "trainer.accelerator=cpu", *wandb, "hydra.run.dir=two", cwd=folder)
     one, two = (json.loads((folder / d / "metrics.json").read_text()) for d in ("run", "two"))
     names = [name for name in one if "IoU" in name or name == "val/accuracy"]
     assert len(names) >= 4 and {n: one[n] for n in names} == pytest.approx({n: two[n] for n in names}, abs=1e-4)
+    # W&B has the classes' numbers to lay over the images, and the confusion matrix.
+    (images,) = (folder / "two/wandb").glob("offline-run-*/files/media/images")
+    scenes_ = folder / "data/sample_semantic/scenes"
+    maps = [np.asarray(Image.open(path)) for path in images.glob("mask/val/masks_*.png")]
+    assert any(np.array_equal(found, np.asarray(Image.open(scenes_ / "valannot/0064.png"))) for found in maps)
+    assert len(maps) == 2 * 8 and len(list(images.glob("val/confusion_*.png"))) == 1
 
 
 def test_a_checkpoint_alone_is_scored_and_predicts_with_names_and_colours(trained):
@@ -382,6 +389,17 @@ def test_the_doctor_knows_camvid_and_names_bad_labels(tmp_path):
         (("task=semantic", "data=sample_semantic", "data.size=[96]"), "data.size=[96]: give a side in pixels, or"),
         (("task=semantic", "data=sample_semantic", "model.classes=7"), "model.classes=7, but the data have 5"),
         (("task=semantic", "data=sample_semantic", "data.train=[duts_tr]"), "DUTS-TR has masks, not classes"),
+        (
+            (
+                "task=semantic",
+                "data=sample_semantic",
+                "model=pspnet",
+                *SMALL,
+                "data.batch_size=1",
+                "data.num_workers=0",
+            ),
+            "each process needs two images. Raise data.batch_size",
+        ),
         (("task=semantic", "data=sample_semantic", "distill=teacher"), "distill=teacher is for nets that make masks"),
     ],
 )

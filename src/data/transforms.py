@@ -224,6 +224,8 @@ class Noise(A.ImageOnlyTransform):
 
 
 def _cropped(size: int, crop: float) -> int:
+    if not isinstance(size, int):
+        raise UserError(f"This augmentation makes squares, not data.size={list(size)}; augment=scene crops any shape.")
     side = round(size * crop)
     if not 0 < crop <= 1 or side < 1:
         raise UserError(f"data.augment.crop={crop} must be a share of the side, above 0 and at most 1.")

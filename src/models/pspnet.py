@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from src.errors import UserError
 from src.models.pyramid import BINS, pooled
 from src.models.resize import upsample
 from src.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
@@ -13,6 +14,9 @@ class PSPNet(SemanticNet):
 
     Input and arguments as `SemanticNet` says. Output: `[main, auxiliary]`, with `upsampled=False` both at 1/8 of the
     input's size (rounded up).
+
+    Raises:
+        UserError: it trains on a single image, whose mean over all pixels BatchNorm cannot normalise.
     """
 
     def build(self, conv: ConvFactory) -> None:
@@ -29,6 +33,11 @@ class PSPNet(SemanticNet):
         self.auxiliary = Classifier(max(1, third // 4), self.classes)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
+        if len(x_BCHW) == 1 and self.pyramid[0].bn.training:
+            raise UserError(
+                "PSPNet normalises each image's mean over the batch: each process needs two images. Raise "
+                "data.batch_size, or keep BatchNorm's statistics with task.freeze_batchnorm=true."
+            )
         *_, third, deep = self.backbone(x_BCHW)
         parts = [
             upsample(reduce(pooled(deep, bins)), deep.shape[2:])
