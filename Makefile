@@ -11,7 +11,7 @@ DEMO := outputs/demo
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
 
-setup: $(BIN)/.ready ## Make the virtual environment .venv with all requirements
+setup: $(BIN)/.ready ## Make the virtual environment .venv with all requirements but Ray's
 
 $(BIN)/.ready: requirements.txt requirements-dev.txt requirements-wandb.txt requirements-matting.txt requirements-prune.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,5 +63,5 @@ cpp-fuzz: setup ## Feed broken files to the C++ program: make cpp-fuzz SECONDS=6
 	PYTHON=$(CURDIR)/$(BIN)/python cpp/fuzz.sh $(SECONDS)
 
 clean: ## Remove the environment, caches, builds and generated data (outputs/ and dist/ stay)
-	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample build
+	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample data/sample_semantic build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
