@@ -18,9 +18,10 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from src.data.labels import CITYSCAPES
-from src.evaluation.models import Model, net_model, with_latencies
+from src.evaluation.models import net_model, with_latencies
 from src.models import build_net
 from src.prune import prune, widths
+from src.results import ModelFacts
 from src.runtime import ONNX_RUNTIMES
 
 RUNTIMES = ("torch", *ONNX_RUNTIMES)
@@ -41,8 +42,8 @@ def built(name: str) -> nn.Module:
 
 def timed(
     nets: dict[str, nn.Module], runtime: str, size: tuple[int, int], rounds: int, wanted: dict[str, np.ndarray]
-) -> dict[str, Model]:
-    """The nets in a runtime, and how long they took; `wanted` gets the first runtime's logits, for the others."""
+) -> dict[str, ModelFacts]:
+    """What the nets cost in a runtime; `wanted` gets the first runtime's logits, for the others."""
     models = {name: net_model(net, size, runtime) for name, net in nets.items()}
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.float32)
     for name, model in models.items():
@@ -50,12 +51,9 @@ def timed(
         error = np.abs(logits - wanted.setdefault(name, logits)).max() / np.abs(wanted[name]).max()
         if runtime != "torch":
             print(f"{name} in {runtime}: {error:.1e} of the largest logit off", flush=True)
-    models = with_latencies(models, rounds)
-    print(
-        f"{runtime}: " + ", ".join(f"{name} {model.facts.milliseconds:.0f} ms" for name, model in models.items()),
-        flush=True,
-    )
-    return models
+    facts = {name: model.facts for name, model in with_latencies(models, rounds).items()}
+    print(f"{runtime}: " + ", ".join(f"{name} {fact.milliseconds:.0f} ms" for name, fact in facts.items()), flush=True)
+    return facts
 
 
 @torch.inference_mode()
@@ -94,14 +92,14 @@ def main() -> None:
     print(f"| {size[0]}x{size[1]} | M parameters | GMAC | {' | '.join(tables)} |")
     print("|---" * (3 + len(tables)) + "|")
     for name in nets:
-        facts = next(iter(tables.values()))[name].facts
+        facts = next(iter(tables.values()))[name]
         cells = " | ".join(cell(table, name) for table in tables.values())
         print(f"| {name} | {facts.params / 1e6:.2f} | {facts.gmac:.1f} | {cells} |")
 
 
-def cell(table: dict[str, Model], name: str) -> str:
-    own = table[name].facts.milliseconds
-    return f"{own:.0f}" + (f" ({table['pspnet'].facts.milliseconds / own:.1f}x)" if "pspnet" in table else "")
+def cell(table: dict[str, ModelFacts], name: str) -> str:
+    own = table[name].milliseconds
+    return f"{own:.0f}" + (f" ({table['pspnet'].milliseconds / own:.1f}x)" if "pspnet" in table else "")
 
 
 if __name__ == "__main__":
