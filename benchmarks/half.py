@@ -78,7 +78,7 @@ def random_net(width: str, photos: Tensor) -> nn.Module:
 
 # Name, what is done to the net, and what the input is multiplied by after normalisation.
 CONDITIONS = (
-    ("as published", same, 1.0),
+    ("as it is", same, 1.0),
     ("BatchNorm folded", folded, 1.0),
     ("input 100 times too large", same, 100.0),
     ("deepest maps x 10", scaled(10.0), 1.0),
