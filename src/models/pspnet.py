@@ -33,7 +33,8 @@ class PSPNet(SemanticNet):
         self.auxiliary = Classifier(max(1, third // 4), self.classes)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
-        if len(x_BCHW) == 1 and self.pyramid[0].bn.training:
+        norm = self.pyramid[0].bn
+        if norm.training and isinstance(norm, nn.BatchNorm2d) and len(x_BCHW) == 1:  # not the synchronised one
             raise UserError(
                 "PSPNet normalises each image's mean over the batch: each process needs two images. Raise "
                 "data.batch_size, or keep BatchNorm's statistics with task.freeze_batchnorm=true."
