@@ -14,13 +14,12 @@ from src.errors import UserError
 from src.evaluation.models import Model, with_latencies
 from src.evaluation.pictures import worst_and_median
 from src.evaluation.run import score_all, summarise
-from src.evaluation.semantic import as_terminal as as_table
 from src.evaluation.semantic import score_classes, tables, write_results
 from src.evaluation.settings import checked, configured_models, fresh
 from src.evaluation.store import Store
 from src.evaluation.tables import as_terminal, write_images, write_tables
 from src.report.page import write_page
-from src.terminal import print_whole
+from src.terminal import print_rows, print_whole
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def score_semantic(cfg: DictConfig, models: Mapping[str, Model], sets: Mapping[s
     results = score_classes(models, sets)
     facts = {name: model.facts for name, model in with_latencies(models, cfg.latency).items()}
     for rows in tables(facts, results):
-        print_whole(as_table(rows))
+        print_rows(rows)
     write_results(output_dir(), facts, results)
     log.info("wrote metrics.json, table.md and pictures of the confusion matrices to %s", output_dir())
     return results[0].scores["mIoU"]

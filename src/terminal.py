@@ -1,9 +1,28 @@
-"""What the doors print."""
+"""Tables of words, in a terminal and as Markdown."""
 
+from collections.abc import Sequence
+
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
 def print_whole(table: Table) -> None:
     """A table with all of its words, even where the terminal is too narrow and breaks its lines."""
     Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+
+
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first row is its head, and whose first column names what the numbers are of."""
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, title in enumerate(rows[0]):
+        table.add_column(escape(title), justify="right" if index else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*map(escape, row))
+    print_whole(table)
+
+
+def rows_as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

@@ -14,8 +14,6 @@ from functools import partial
 import hydra
 import numpy as np
 from omegaconf import DictConfig
-from rich import box
-from rich.table import Table
 
 from src.cli import check_whole_number, door, output_dir, plain, write_json
 from src.data.catalog import CATALOG
@@ -27,7 +25,7 @@ from src.data.twins import Twins
 from src.errors import UserError
 from src.files import write_whole
 from src.images import read_mask
-from src.terminal import print_whole
+from src.terminal import print_rows, rows_as_markdown
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ def main(cfg: DictConfig) -> None:
     tables = [cells for cells in (rows(reports), label_rows(reports)) if len(cells) > 1]
     tables += class_rows({name: report.usable for name, report in reports.items() if CATALOG[name].labels})
     for cells in tables:
-        print_table(cells)
+        print_rows(cells)
     sentences = as_sentences(across)
     for sentence in sentences:
         log.info("%s", sentence)
@@ -92,15 +90,6 @@ def main(cfg: DictConfig) -> None:
         write_sheet(folder / "doctor.png", shown, cfg.examples)
         made.append("doctor.png")
     log.info("%d findings in %d sets: %s in %s", len(findings), len(reports), ", ".join(made), folder)
-
-
-def print_table(cells: Sequence[Sequence[str]]) -> None:
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, title in enumerate(cells[0]):
-        table.add_column(title, justify="right" if index else "left", no_wrap=True)
-    for row in cells[1:]:
-        table.add_row(*row)
-    print_whole(table)
 
 
 def diagnose(
@@ -240,9 +229,7 @@ def as_sentences(across: Sequence[Problem]) -> list[str]:
 
 
 def as_markdown(cells: Sequence[Sequence[str]], sentences: Sequence[str]) -> str:
-    lines = [cells[0], ["---", *["---:"] * (len(cells[0]) - 1)], *cells[1:]]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return "\n".join([table, *(f"- {sentence}" for sentence in sentences)])
+    return "\n".join([rows_as_markdown(cells), *(f"- {sentence}" for sentence in sentences)])
 
 
 def _deciles(values: Sequence[float]) -> list[float]:

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich import box
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from src.confusion import class_ious, draw_confusion, scores
@@ -23,6 +21,7 @@ from src.errors import UserError
 from src.evaluation.models import Model
 from src.files import write_whole
 from src.results import ModelFacts
+from src.terminal import rows_as_markdown
 
 log = logging.getLogger(__name__)
 
@@ -105,15 +104,6 @@ def tables(models: Mapping[str, ModelFacts], results: Sequence[ClassResult]) -> 
         yield rows
 
 
-def as_terminal(rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, title in enumerate(rows[0]):
-        table.add_column(escape(title), justify="right" if index else "left", no_wrap=True)
-    for row in rows[1:]:
-        table.add_row(*map(escape, row))
-    return table
-
-
 def write_results(folder: Path, models: Mapping[str, ModelFacts], results: Sequence[ClassResult]) -> None:
     """`metrics.json`, `table.md`, and `confusion_SET_MODEL.png` of each."""
     content = {
@@ -126,14 +116,9 @@ def write_results(folder: Path, models: Mapping[str, ModelFacts], results: Seque
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_whole(folder / "metrics.json", lambda partial: partial.write_text(text))
-    markdown = "\n".join(_as_markdown(rows) for rows in tables(models, results))
+    markdown = "\n".join(rows_as_markdown(rows) for rows in tables(models, results))
     write_whole(folder / "table.md", lambda partial: partial.write_text(markdown))
     for result in results:
         name = "".join(c if c.isalnum() or c in "-." else "_" for c in f"{result.data}_{result.model}")
         title = f"{result.model} on {result.data}: % of each true class"
         draw_confusion(folder / f"confusion_{name}.png", result.confusion, result.names, title)
-
-
-def _as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

@@ -1,6 +1,6 @@
 """What a conversion may cost: photos to look at activations on, and the maxF that a file loses beside its float net."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,22 +33,20 @@ class Gate:
             return f"{len(self.pairs)} images of {' and '.join(dict.fromkeys(pair.set for pair in self.pairs))}"
         return f"the float net's own masks of {len(self.images)} images"
 
-    def loss(self, whole: Path, small: Path) -> float:
-        """maxF of the file `whole` less that of `small`, both in onnxruntime."""
-        float_net, net = OnnxRuntimeSegmenter(whole), OnnxRuntimeSegmenter(small)
-        curves = []
-        for image, truth in self._scored(float_net):
-            masks = (to_8bit(segmenter(image)) for segmenter in (float_net, net))
-            curves.append([score(mask, truth).curves[CURVES.index("F")] for mask in masks])
-        if not curves:  # no mask has anything in it
-            return 0.0
-        before, after = np.mean(curves, 0).max(1)
-        return float(before - after)
+    def loss_beside(self, whole: Path) -> Callable[[Path], float]:
+        """What gives the maxF of the file `whole`, computed once, less that of another, both in onnxruntime."""
+        float_net = OnnxRuntimeSegmenter(whole)
+        own = [] if self.pairs else list(self._own_masks(float_net))
 
-    def _scored(self, float_net: OnnxRuntimeSegmenter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if self.pairs:
-            yield from map(load_pair, self.pairs)
-            return
+        def max_f(net: OnnxRuntimeSegmenter) -> float:
+            scored = map(load_pair, self.pairs) if self.pairs else own
+            curves = [score(to_8bit(net(image)), truth).curves[CURVES.index("F")] for image, truth in scored]
+            return float(np.mean(curves, 0).max()) if curves else 0.0  # none: no mask has anything in it
+
+        before = max_f(float_net)
+        return lambda small: before - max_f(OnnxRuntimeSegmenter(small))
+
+    def _own_masks(self, float_net: OnnxRuntimeSegmenter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for image in self.images:
             truth = 255 * (float_net(image) > 0.5).astype(np.uint8)
             if truth.any():

@@ -31,13 +31,13 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Blob], gate: Gate) -> lis
     Returns:
         the layers that stay in float32.
     """
-    layers = _layers(whole)
+    layers, loss_of = _layers(whole), gate.loss_beside(whole)
     with TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges.json"
 
         def write(path: Path, floats: Collection[str] = ()) -> float:
             _quantise(whole, path, blobs, ranges, but=[node for layer in floats for node in layers[layer]])
-            return gate.loss(whole, path)
+            return loss_of(path)
 
         loss = write(small)
         if loss <= gate.most:
