@@ -74,7 +74,7 @@ def train(cfg: DictConfig) -> float | None:
     if cfg.trainer.max_steps > 0:  # not an endless run
         log_every = min(log_every, cfg.trainer.max_steps)
     trainer = instantiate(cfg.trainer)(
-        precision=choose_precision(cfg.trainer.precision, device),
+        precision=choose_precision(cfg.trainer.precision, device, task.net),
         plugins=[WholeCheckpointIO()],
         log_every_n_steps=log_every,
         # Lightning counts batches here.

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -307,15 +308,41 @@ def test_between_log_points_nothing_waits_for_the_device(tmp_path):
 
 
 def test_precision_is_chosen_by_device_and_only_where_it_is_left_open(monkeypatch):
+    net = torch.nn.Conv2d(3, 4, 3)
     for amx, expected in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert choose_precision("auto", "cpu") == expected
-        assert choose_precision("16-mixed", "cpu") == "16-mixed"
+        assert choose_precision("auto", "cpu", net) == expected
+        assert choose_precision("16-mixed", "cpu", net) == "16-mixed"
     for bf16, expected in ((True, "bf16-mixed"), (False, "16-mixed")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda bf16=bf16, **_: bf16)
-        assert choose_precision("auto", "cuda") == expected
+        assert choose_precision("auto", "cuda", net) == expected
     with pytest.raises(UserError, match="trainer.precision=64 is not known"):
-        choose_precision("64", "cpu")
+        choose_precision("64", "cpu", net)
+
+
+@pytest.mark.parametrize("channels", [28, 32])
+def test_bf16_is_refused_exactly_where_it_makes_wrong_gradients(channels, monkeypatch, caplog):
+    conv = torch.nn.Conv2d(channels, 28, 3, padding=2, dilation=2, bias=False)
+    image = torch.randn(4, channels, 23, 30).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            made = conv.to(memory_format=torch.channels_last)(image)
+        torch.manual_seed(0)
+        gradients += torch.autograd.grad(made, conv.weight, torch.randn(made.shape).to(made.dtype))
+    right = bool((gradients[0] - gradients[1]).norm() < 0.1 * gradients[1].norm())
+    assert right or channels % 16, "the fault that is looked for is one of other numbers of channels"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    net = torch.nn.Sequential(conv)
+    assert choose_precision("auto", "cpu", net) == ("bf16-mixed" if right else "32-true")
+    assert ("training in float32" in caplog.text) == (not right)
+    with (
+        nullcontext()
+        if right
+        else pytest.raises(UserError, match="gradient of 0 .28, 28.*use trainer.precision=32-true")
+    ):
+        assert choose_precision("bf16-mixed", "cpu", net) == "bf16-mixed"
+    assert choose_precision("32-true", "cpu", net) == "32-true"
 
 
 @pytest.mark.parametrize(
