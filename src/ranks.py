@@ -2,8 +2,8 @@
 
     python -m src.ranks --weights u2netp.pth --photos DIR --share 0.5 conf/model/NAME.yaml
 
-Some of the dense net's convolutions make outputs that a few directions span, others do not: one share for all wastes
-on the former what the latter lack. Masks are not looked at.
+Some of the dense net's convolutions make outputs that a few directions span, others do not, and of some the mask hardly
+depends: one share for all wastes on these what the others lack. Masks are not looked at.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from src.weights import published_net
 def choose_ranks(
     errors: Mapping[str, Sequence[float]], channels: Mapping[str, tuple[int, int]], share: float
 ) -> dict[str, int]:
-    """The ranks whose squared errors have about the least sum with that share of the dense weights; 0 for dense.
+    """The ranks whose errors have about the least sum with that share of the dense weights; 0 for dense.
 
-    Starting at rank 1, always the step is taken that lowers a squared error most for each weight that it adds.
+    Starting at rank 1, always the step is taken that lowers an error most for each weight that it adds.
 
     Args:
-        errors: of each convolution, by rank from 1.
+        errors: of each convolution, by rank from 1, such as add up: squares.
         channels: (in, out) of each.
 
     Raises:
@@ -51,7 +51,7 @@ def choose_ranks(
     def best_step(name: str) -> tuple[float, str, int]:
         weights, error, _ = offers[name][taken[name]]
         steps = [
-            ((further**2 - error**2) / (more - weights), name, index)
+            ((further - error) / (more - weights), name, index)
             for index, (more, further, _) in enumerate(offers[name])
             if index > taken[name] and more - weights <= left and further < error
         ]
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of the dense convolutions' weights")
     parser.add_argument("--width", choices=WIDTHS, default="lite")
     parser.add_argument("--weights", help="the published net of that width; by default downloaded")
-    parser.add_argument("--count", type=int, default=16, help="photos to look at")
+    parser.add_argument("--count", type=int, default=32, help="photos to look at")
     parser.add_argument("--size", type=int, default=320, help="their side in pixels")
     options = parser.parse_args()
     try:
@@ -100,7 +100,7 @@ def write(options: argparse.Namespace) -> None:
     blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
     channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
     ranks = choose_ranks(errors, channels, options.share)
-    error = sum(errors[name][rank - 1] if rank else 0 for name, rank in ranks.items()) / len(ranks)
+    error = sum(errors[name][rank - 1] if rank else 0 for name, rank in ranks.items()) ** 0.5
     line = " ".join(str(ranks.get(name, 0)) for name in blocks)
     how = f"--share {options.share:g} --count {len(photos)} --size {options.size}"
     text = f"""# Low rank, each convolution its own: src.ranks --width {options.width} {how}
@@ -113,7 +113,7 @@ ranks:
   {options.width}: {line}
 """
     write_whole(options.config, lambda partial: partial.write_text(text))
-    print(f"{len(ranks)} convolutions, mean error {error:.3f} behind BatchNorm and ReLU: {options.config}")
+    print(f"{len(ranks)} convolutions, the mask's logits {error:.2f} off by estimate: {options.config}")
 
 
 if __name__ == "__main__":

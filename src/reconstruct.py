@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from src.errors import UserError
 from src.models.conv import ConvVariant
 from src.models.lstsq import Goal, principal_directions
+from src.sensitivity import metrics, square_root
 
 log = logging.getLogger(__name__)
 
 ORDERS = ("sequential", "independent")
+JUDGES = 16  # photos that say what counts; the matrices hardly change with more
 
 
 @torch.no_grad()
@@ -30,6 +32,7 @@ def reconstruct(
     relu: bool = True,
     alternate: bool = True,
     order: str = "sequential",
+    weigh: bool = True,
     seed: int = 0,
 ) -> dict[str, float]:
     """Refill every 3x3 convolution of `net` that is not dense itself, in forward order, without any gradient.
@@ -48,6 +51,7 @@ def reconstruct(
         relu: aim at outputs behind ReLU (negative values are all alike) rather than before it.
         alternate: solve for depthwise weights too, not for pointwise ones only.
         order: `sequential` as above; `independent`: each convolution gets the dense net's input.
+        weigh: let errors count by what they do to the dense net's output (`src.sensitivity`), not all alike.
 
     Returns:
         each convolution's error behind BatchNorm (and ReLU), relative to the variance there.
@@ -62,13 +66,15 @@ def reconstruct(
         return {}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
     dense, net = dense.eval(), net.eval()
+    weighed = {name: twins[name].bn for name, block in blocks.items() if weigh and block.conv.weighs}
+    roots = _roots(dense, weighed, input_N3HW, seed)
     errors: dict[str, float] = {}
     with Progress(transient=True) as bar:
         task = bar.add_task("least squares", total=len(blocks))
 
         def refill(name: str, x_NIHW: Tensor, output_PO: Tensor) -> None:
             twin = twins[name]
-            goal = _goal(twin.bn, output_PO, relu and twin.relu)
+            goal = _goal(twin.bn, output_PO, relu and twin.relu, roots.get(name))
             patches = positions[name].patches(x_NIHW, twin.conv.dilation[0], twin.conv.stride[0])
             made = blocks[name].conv.fit(patches, goal, ridge, rounds, alternate)
             _settle(blocks[name].bn, goal, made)
@@ -96,22 +102,25 @@ def reconstruct(
 
 @torch.no_grad()
 def errors_by_rank(dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, seed: int = 0) -> dict[str, list[float]]:
-    """What the best outputs of rank 1, 2, ... of each 3x3 convolution with more than three inputs are off.
+    """What the best outputs of rank 1, 2, ... of each 3x3 convolution with more than three inputs cost.
 
-    By the block's name; errors as `reconstruct` returns them, with the dense net's own inputs.
+    By the block's name: the mean squared change of the net's output, as `src.sensitivity` estimates it for the errors
+    of that convolution alone, behind BatchNorm and ReLU.
     """
+    dense = dense.eval()
     blocks = {name: block for name, block in _blocks(dense).items() if block.conv.in_channels > 3}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
-    outputs = _outputs(dense.eval(), blocks, input_N3HW, positions)
+    roots = _roots(dense, {name: block.bn for name, block in blocks.items()}, input_N3HW, seed)
+    outputs = _outputs(dense, blocks, input_N3HW, positions)
     errors = {}
     for name, block in blocks.items():
-        goal = _goal(block.bn, outputs.pop(name), block.relu)
-        mean_O, directions_OO = principal_directions(goal.target_PO)
+        goal = _goal(block.bn, outputs.pop(name), block.relu, roots[name])
+        mean_O, taking_OO, putting_OO = principal_directions(goal.target_PO, goal.root_OO)
         centred_PO = goal.target_PO - mean_O
         made, errors[name] = mean_O.expand_as(centred_PO).clone(), []
-        for direction_O in directions_OO.T.flip(0).float():
-            made += (centred_PO @ direction_O)[:, None] * direction_O
-            errors[name].append(_error(goal, made))
+        for taking_O, putting_O in zip(taking_OO.T.flip(0).float(), putting_OO.T.flip(0).float(), strict=True):
+            made += (centred_PO @ taking_O)[:, None] * putting_O
+            errors[name].append(float(goal.error(made)))
     return errors
 
 
@@ -199,6 +208,13 @@ def _outputs(
     return {name: torch.cat(found) for name, found in parts.items()}
 
 
+def _roots(dense: nn.Module, layers: dict[str, nn.Module], input_N3HW: Tensor, seed: int) -> dict[str, Tensor]:
+    """The square root of the metric in which each layer's errors count."""
+    if not layers:
+        return {}
+    return {name: square_root(metric) for name, metric in metrics(dense, layers, input_N3HW[:JUDGES], seed).items()}
+
+
 def _run(net: Callable[[Tensor], object], input_N3HW: Tensor, hooks: list) -> None:
     try:
         net(input_N3HW)
@@ -211,13 +227,13 @@ def _weights(conv: nn.Module) -> list[tuple[int, ...]]:
     return [tuple(p.shape) for p in conv.parameters()]
 
 
-def _goal(bn: nn.BatchNorm2d, output_PO: Tensor, relu: bool) -> Goal:
+def _goal(bn: nn.BatchNorm2d, output_PO: Tensor, relu: bool, root_OO: Tensor | None) -> Goal:
     scale = bn.weight / (bn.running_var + bn.eps).sqrt()
     shift = bn.bias - bn.running_mean * scale
     target = output_PO * scale + shift
     # A channel that BatchNorm all but mutes must not get weights that blow up rounding errors.
     floor = 1e-4 * scale.abs().mean() + 1e-12
-    return Goal(target, torch.where(scale.abs() < floor, floor, scale), shift, relu)
+    return Goal(target, torch.where(scale.abs() < floor, floor, scale), shift, relu, root_OO)
 
 
 def _settle(bn: nn.BatchNorm2d, goal: Goal, made_PO: Tensor) -> None:

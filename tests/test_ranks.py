@@ -11,6 +11,7 @@ from src.models import LowRankConv, StandardConv, U2Net, build_net
 from src.models.u2net import ConvBNReLU
 from src.ranks import choose_ranks
 from src.reconstruct import errors_by_rank
+from src.sensitivity import metrics
 from tests.conftest import random_net, run, write_set
 
 CONVOLUTIONS = 112
@@ -43,7 +44,7 @@ def test_wrong_ranks_are_refused(ranks, sentence):
         U2Net("lite", LowRankConv, ranks=ranks)
 
 
-def test_the_error_of_a_rank_is_that_of_the_principal_components_behind_batchnorm_and_relu():
+def test_the_error_of_a_rank_is_that_of_the_weighted_principal_components_behind_batchnorm_and_relu():
     net, name = random_net(), "encoder.0.encoder.1"
     input_N3HW = torch.randn(2, 3, 32, 32)
     outputs = []
@@ -52,15 +53,18 @@ def test_the_error_of_a_rank_is_that_of_the_principal_components_behind_batchnor
         net(input_N3HW)
     handle.remove()
     rows = outputs[0].permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+    metric = metrics(net, {name: net.get_submodule(name).bn}, input_N3HW)[name].numpy()
+    factor = np.linalg.cholesky(metric)  # |e @ factor|^2 is what an error e costs
     mean = rows.mean(0)
-    _, _, directions = np.linalg.svd(rows - mean, full_matrices=False)
-    wanted = np.maximum(rows, 0)
+    _, _, directions = np.linalg.svd((rows - mean) @ factor, full_matrices=False)
     errors = errors_by_rank(net, input_N3HW)[name]
     assert len(errors) == 16
+    nothing = (((np.maximum(mean, 0) - np.maximum(rows, 0)) @ factor) ** 2).sum(1).mean()
     for rank, error in enumerate(errors, 1):
-        made = mean + (rows - mean) @ directions[:rank].T @ directions[:rank]
-        by_hand = ((np.maximum(made, 0) - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
-        assert error == pytest.approx(by_hand, rel=1e-2, abs=1e-4)
+        projected = (rows - mean) @ factor @ directions[:rank].T @ directions[:rank]
+        made = mean + np.linalg.solve(factor.T, projected.T).T
+        by_hand = (((np.maximum(made, 0) - np.maximum(rows, 0)) @ factor) ** 2).sum(1).mean()
+        assert error == pytest.approx(by_hand, rel=1e-2, abs=1e-4 * nothing)
 
 
 def test_weights_go_where_they_lower_the_errors_most():
@@ -75,12 +79,12 @@ def test_weights_go_where_they_lower_the_errors_most():
         choose_ranks(errors, channels, 0.05)
 
 
-def test_it_is_squared_errors_that_count_over_several_ranks_and_none_is_paid_for_nothing():
+def test_a_step_may_be_of_several_ranks_and_none_is_paid_for_nothing():
     channels = {"a": (16, 16), "b": (16, 16)}
     dense, each = 9 * 16 * 16, 9 * 16 + 16
     two_more = 4.5 * each / (2 * dense)  # than rank 1 each
-    # For two ranks a falls by .15, b by .2; squared, by .2475 and .12.
-    a, b = [0.9, 0.9, *[0.75] * 14], [0.4, 0.4, *[0.2] * 14]
+    # The first further rank lowers neither; two lower a by .25, b by .2.
+    a, b = [0.9, 0.9, *[0.65] * 14], [0.4, 0.4, *[0.2] * 14]
     assert choose_ranks({"a": a, "b": b}, channels, two_more) == {"a": 3, "b": 1}
     flat, rising = [0.9] * 16, [0.5, 0.6, 0.7, *[0.8] * 13]
     assert choose_ranks({"a": flat, "b": rising}, channels, two_more) == {"a": 1, "b": 1}
@@ -89,7 +93,7 @@ def test_it_is_squared_errors_that_count_over_several_ranks_and_none_is_paid_for
 def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
     write_set(tmp_path, "photos", "masks", 3)
     options = ("--photos=photos", f"--weights={published}", "--size=64", "--share=0.3", "sub/third.yaml")
-    assert "111 convolutions, mean error" in run("src.ranks", *options, cwd=tmp_path)
+    assert "111 convolutions, the mask's logits" in run("src.ranks", *options, cwd=tmp_path)
     net = build_net(OmegaConf.to_container(OmegaConf.load(tmp_path / "sub/third.yaml")))
 
     def weights(of: nn.Module) -> int:

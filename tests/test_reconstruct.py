@@ -1,11 +1,13 @@
 """Initialisation by least squares, against formulas written out and nets whose answer is known."""
 
+import copy
 import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from src import init
 from src.errors import UserError
@@ -14,6 +16,7 @@ from src.models.lstsq import Goal, Regression
 from src.photos import Photos
 from src.preprocess import Preprocess
 from src.reconstruct import reconstruct
+from src.sensitivity import metrics, square_root
 from tests.conftest import random_net, write_set
 
 VARIANTS = {
@@ -105,6 +108,60 @@ def test_what_a_variant_can_express_is_found_again(variant, order):
     assert distance(fused(net, input_N3HW), wanted) > 0.5
     reconstruct(dense, net, input_N3HW, ridge=1e-9, rounds=1, order=order)
     assert distance(fused(net, input_N3HW), wanted) < 0.02
+
+
+class Small(nn.Module):
+    """A layer, ReLU in its place, and a head for `classes` logits."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.layer, self.relu = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(4, classes, 3, stride=2, padding=1)
+
+    def forward(self, x_B3HW: torch.Tensor) -> list[torch.Tensor]:
+        return [self.head(self.relu(self.layer(x_B3HW)))]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_errors_count_by_what_they_do_to_the_output(classes):
+    torch.manual_seed(0)
+    net, input_N3HW = Small(classes), photos(2, 8)
+    maps_NCHW = net.relu(net.layer(input_N3HW)).detach()
+    expected = torch.zeros(4, 4)
+    for map_CHW in maps_NCHW:
+        logits = net.head(map_CHW[None])[0] / 4
+        chance = logits.sigmoid() if classes == 1 else logits.softmax(0)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x: net.head(x[None])[0], map_CHW
+        )  # (classes, 4, 4, 4, 8, 8)
+        weight = (chance * (1 - chance))[..., None, None, None]
+        rows = jacobian * weight.sqrt()
+        expected += torch.einsum("qabchw,qabdhw->cd", rows, rows) / logits[0].numel() / 2
+    found = metrics(net, {"layer": net.layer}, input_N3HW, draws=3000)["layer"].float()
+    assert float((found - expected).norm() / expected.norm()) < 0.03
+    torch.testing.assert_close(square_root(found) @ square_root(found), found)
+
+
+def test_what_the_output_does_not_depend_on_is_what_a_low_rank_gives_up():
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(3000, 9, 2, generator=generator)
+    target = patches.flatten(1) @ torch.randn(18, 4, generator=generator)
+    root = torch.diag(torch.tensor([1.0, 0.03, 1.0, 0.03])).double()
+    errors = {}
+    for name, weighed in {"alike": None, "weighed": root}.items():
+        conv = LowRankConv(2, 4, rank=2)
+        with torch.no_grad():
+            made = conv.fit(patches, Goal(target, torch.ones(4), torch.zeros(4), False, weighed), 0, 3, True)
+        errors[name] = (made - target).square().mean(0).sqrt() / target.std(0)
+    assert errors["weighed"][[0, 2]].max() < 0.05 < errors["alike"][[0, 2]].max()
+    assert errors["weighed"][[1, 3]].min() > 0.3
+    # Of a depthwise convolution, kernels serve all outputs and pointwise weights one each.
+    conv = DepthwiseSeparableConv(2, 4)
+    alike = Goal(target, torch.ones(4), torch.zeros(4), False)
+    weighed = Goal(target, torch.ones(4), torch.zeros(4), False, root)
+    with torch.no_grad():
+        costs = [float(weighed.error(copy.deepcopy(conv).fit(patches, goal, 0, 12, True))) for goal in (alike, weighed)]
+    assert costs[1] < 0.9 * costs[0]
 
 
 def test_depthwise_and_pointwise_weights_are_found_from_near_by():

@@ -20,6 +20,7 @@ class ConvVariant:
     """
 
     variant: ClassVar[str]
+    weighs: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         """Set every parameter to averages of the dense ones: the plan's initialisation."""
@@ -146,6 +147,7 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
     """
 
     variant = "dwsep"
+    weighs = True
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
         super().__init__()
@@ -179,7 +181,9 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
                 pointwise = regression()
                 coefficients = pointwise.solve(target)
                 target = goal.nearest(pointwise.predict(coefficients))
-                kernels_9I = _depthwise(patches_P9I, gram, target, coefficients, kernels_9I, ridge)
+                wrong = coefficients if goal.root_OO is None else coefficients @ goal.root_OO
+                wanted = target if goal.root_OO is None else target @ goal.root_OO.float()
+                kernels_9I = _depthwise(patches_P9I, gram, wanted, wrong, kernels_9I, ridge)
             pointwise = regression()
             coefficients = pointwise.solve(target)
             made = pointwise.predict(coefficients)
@@ -205,6 +209,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
     """
 
     variant = "lowrank"
+    weighs = True
 
     def __init__(
         self,
@@ -243,14 +248,14 @@ class LowRankConv(ConvVariant, nn.Sequential):
         for _ in range(rounds + 1 if goal.relu else 1):
             coefficients = regression.solve(target)
             made = regression.predict(coefficients)
-            mean_O, directions = principal_directions(made)
-            directions_OR = directions[:, -rank:]
-            made = mean_O + (made - mean_O) @ (directions_OR @ directions_OR.T).float()
+            mean_O, taking_OO, putting_OO = principal_directions(made, goal.root_OO)
+            taking_OR, putting_OR = taking_OO[:, -rank:], putting_OO[:, -rank:]
+            made = mean_O + (made - mean_O) @ (taking_OR @ putting_OR.T).float()
             target = goal.nearest(made)
-        reduce_IR = coefficients[:-1] @ directions_OR
+        reduce_IR = coefficients[:-1] @ taking_OR
         # The constant moves what the rank takes from the mean.
-        offset_O = mean_O + ((coefficients[-1] - mean_O) @ directions_OR) @ directions_OR.T
-        expand_RO, bias_O = goal.before_batchnorm(torch.cat((directions_OR.T, offset_O[None])))
+        offset_O = mean_O + ((coefficients[-1] - mean_O) @ taking_OR) @ putting_OR.T
+        expand_RO, bias_O = goal.before_batchnorm(torch.cat((putting_OR.T, offset_O[None])))
         self.reduce.weight.copy_(reduce_IR.T.reshape(rank, 3, 3, in_channels).permute(0, 3, 1, 2))
         self.expand.weight.copy_(expand_RO.T[:, :, None, None])
         self.expand.bias.copy_(bias_O)

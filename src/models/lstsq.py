@@ -16,16 +16,24 @@ LEAST_RIDGE = 1e-9  # lets channels that repeat each other pass
 class Goal:
     """What should come out of a convolution's BatchNorm (x * scale + shift), and whether a ReLU follows.
 
-    No scale may be 0.
+    No scale may be 0. `root` is the square root of the metric in which errors count (`src.sensitivity`); None: all
+    outputs alike. It matters only where one parameter serves several outputs.
     """
 
     target_PO: Tensor
     scale_O: Tensor
     shift_O: Tensor
     relu: bool = True
+    root_OO: Tensor | None = None
 
     def __getitem__(self, outputs: slice) -> "Goal":
+        """The same for some of the outputs, whose errors count alike."""
         return Goal(self.target_PO[:, outputs], self.scale_O[outputs], self.shift_O[outputs], self.relu)
+
+    def error(self, made_PO: Tensor) -> Tensor:
+        """What it costs to make that instead (and behind ReLU), the squares' mean over positions."""
+        wrong_PO = made_PO.relu() - self.target_PO.relu() if self.relu else made_PO - self.target_PO
+        return (wrong_PO if self.root_OO is None else wrong_PO @ self.root_OO.float()).square().sum(1).mean()
 
     def nearest(self, made_PO: Tensor) -> Tensor:
         """The target nearest to what is made: below zero, where ReLU makes all alike, any value is as good."""
@@ -74,7 +82,17 @@ def product(a_PI: Tensor, b_PO: Tensor) -> Tensor:
     return sum(a.double().T @ b.double() for a, b in zip(a_PI.split(8192), b_PO.split(8192), strict=True))
 
 
-def principal_directions(rows_PO: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (O) of rows, and the directions (O, O) of their spread about it: columns, the widest last, float64."""
+def principal_directions(rows_PO: Tensor, root_OO: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean (O) of rows, and what takes the principal components (O, O) of their spread and what puts them back.
+
+    Columns, the widest component's last, float64: (rows - mean) @ taking[:, -r:] @ putting[:, -r:].T is the nearest of
+    rank r, in the metric whose square root is given.
+    """
     mean_O = rows_PO.mean(0)
-    return mean_O, torch.linalg.eigh(product(rows_PO - mean_O, rows_PO - mean_O))[1]
+    spread_PO = rows_PO - mean_O
+    gram_OO = product(spread_PO, spread_PO)
+    if root_OO is None:
+        directions_OO = torch.linalg.eigh(gram_OO)[1]
+        return mean_O, directions_OO, directions_OO
+    directions_OO = torch.linalg.eigh(root_OO @ gram_OO @ root_OO)[1]
+    return mean_O, root_OO @ directions_OO, torch.linalg.solve(root_OO, directions_OO)
