@@ -135,7 +135,7 @@ def test_errors_count_by_what_they_do_to_the_output(classes):
             lambda x: net.head(x[None])[0], map_CHW
         )  # (classes, 4, 4, 4, 8, 8)
         weight = (chance * (1 - chance))[..., None, None, None]
-        rows = jacobian * weight.sqrt()
+        rows = (jacobian * weight.sqrt()).detach()
         expected += torch.einsum("qabchw,qabdhw->cd", rows, rows) / logits[0].numel() / 2
     found = metrics(net, {"layer": net.layer}, input_N3HW, draws=3000)["layer"].float()
     assert float((found - expected).norm() / expected.norm()) < 0.03
