@@ -1,7 +1,6 @@
 """Learning from the outputs of a trained net, the teacher, which needs no masks."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch.linalg import vector_norm
 
 from src.checkpoint import load_net
 from src.errors import UserError
+from src.outputs import outputs_of
 from src.weights import published_net
 
 
@@ -73,13 +73,13 @@ class Distillation:
             weights: of the outputs in the logit term.
         """
         watched = bool(self.features)
-        with _outputs(student.stages if watched else ()) as own:
+        with outputs_of(student.stages if watched else ()) as own:
             logits = student(image_BCHW, upsampled=False)
-        with torch.no_grad(), _outputs(self.teacher.stages if watched else ()) as wanted:
+        with torch.no_grad(), outputs_of(self.teacher.stages if watched else ()) as wanted:
             targets = self.teacher(image_BCHW, upsampled=False)
         terms = {"distill": logit_loss(logits, targets, weights)}
         if watched:
-            terms["features"] = feature_loss(own, wanted)
+            terms["features"] = feature_loss(list(own.values()), list(wanted.values()))
         return logits, terms
 
     def total(self, supervised: Tensor, terms: dict[str, Tensor]) -> Tensor:
@@ -106,18 +106,6 @@ def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
     pairs = [(x.float(), t.float()) for x, t in zip(features, targets, strict=True)]
     ratios = [vector_norm(x - t, dim=(1, 2, 3)) / vector_norm(t, dim=(1, 2, 3)).clamp(min=1e-6) for x, t in pairs]
     return torch.stack(ratios).square().mean()
-
-
-@contextmanager
-def _outputs(stages: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collects what stages return, in the order in which they run."""
-    found: list[Tensor] = []
-    hooks = [stage.register_forward_hook(lambda module, inputs, output: found.append(output)) for stage in stages]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _load(teacher: str | None, width: str) -> nn.Module:

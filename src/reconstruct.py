@@ -246,5 +246,5 @@ def _settle(bn: nn.BatchNorm2d, goal: Goal, made_PO: Tensor) -> None:
 
 
 def _error(goal: Goal, made_PO: Tensor) -> float:
-    target, made = (goal.target_PO.relu(), made_PO.relu()) if goal.relu else (goal.target_PO, made_PO)
+    target, made = goal.passed_on(goal.target_PO), goal.passed_on(made_PO)
     return float(((made - target) ** 2).sum() / ((target - target.mean(0)) ** 2).sum().clamp(min=1e-12))

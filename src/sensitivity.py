@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from src.outputs import outputs_of
+
 # Logits are looked at through a softened sigmoid, so that confident pixels count, too, though less than undecided ones.
 TEMPERATURE = 4.0
 
@@ -27,26 +29,18 @@ def metrics(
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     for input_B3HW in input_N3HW.split(run):
-        outputs: dict[str, Tensor] = {}
-        hooks = [
-            layer.register_forward_hook(lambda _, x, y, name=name, outputs=outputs: outputs.update({name: y}))
-            for name, layer in layers.items()
-        ]
-        try:
+        with outputs_of(layers.values()) as outputs:
             logits_BCHW = net(input_B3HW.clone().requires_grad_())[0]
-        finally:
-            for hook in hooks:
-                hook.remove()
         weight_BCHW = _slope(logits_BCHW.detach() / TEMPERATURE).sqrt()
         for draw in range(draws):
             signs_BCHW = 2.0 * torch.randint(0, 2, logits_BCHW.shape, generator=generator) - 1
             gradients = torch.autograd.grad(
                 (logits_BCHW * weight_BCHW * signs_BCHW).sum(),
-                list(outputs.values()),
+                [outputs[layer] for layer in layers.values()],
                 retain_graph=draw < draws - 1,
                 materialize_grads=True,
             )
-            for name, gradient_BCHW in zip(outputs, gradients, strict=True):
+            for name, gradient_BCHW in zip(layers, gradients, strict=True):
                 rows_PC = gradient_BCHW.permute(0, 2, 3, 1).flatten(0, 2).double()
                 sums[name] = sums.get(name, 0) + rows_PC.T @ rows_PC / logits_BCHW[0, 0].numel()
     return {name: _definite(total / (draws * len(input_N3HW))) for name, total in sums.items()}

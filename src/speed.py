@@ -37,17 +37,19 @@ def choose_precision(precision: str, device: str, net: nn.Module) -> str:
     """
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision={precision} is not known; choose one of: {', '.join(PRECISIONS)}.")
-    if device == "cuda" and precision == "auto":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    chosen = precision
-    if precision == "auto":
-        chosen = "bf16-mixed" if device == "cpu" and torch.cpu._is_amx_tile_supported() else "32-true"
+    chosen = _fastest_precision(device) if precision == "auto" else precision
     if device == "cpu" and chosen == "bf16-mixed" and (fault := bf16_fault(net)):
         if precision != "auto":
             raise UserError(f"{fault}; use trainer.precision=32-true, or channels in multiples of 16.")
         log.warning("%s; training in float32", fault)
         return "32-true"
     return chosen
+
+
+def _fastest_precision(device: str) -> str:
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if device == "cpu" and torch.cpu._is_amx_tile_supported() else "32-true"
 
 
 def bf16_fault(net: nn.Module) -> str | None:

@@ -131,9 +131,8 @@ def test_errors_count_by_what_they_do_to_the_output(classes):
     for map_CHW in maps_NCHW:
         logits = net.head(map_CHW[None])[0] / 4
         chance = logits.sigmoid() if classes == 1 else logits.softmax(0)
-        jacobian = torch.autograd.functional.jacobian(
-            lambda x: net.head(x[None])[0], map_CHW
-        )  # (classes, 4, 4, 4, 8, 8)
+        # (classes, 4, 4, 4, 8, 8)
+        jacobian = torch.autograd.functional.jacobian(lambda x: net.head(x[None])[0], map_CHW)
         weight = (chance * (1 - chance))[..., None, None, None]
         rows = (jacobian * weight.sqrt()).detach()
         expected += torch.einsum("qabchw,qabdhw->cd", rows, rows) / logits[0].numel() / 2

@@ -181,9 +181,8 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
                 pointwise = regression()
                 coefficients = pointwise.solve(target)
                 target = goal.nearest(pointwise.predict(coefficients))
-                wrong = coefficients if goal.root_OO is None else coefficients @ goal.root_OO
-                wanted = target if goal.root_OO is None else target @ goal.root_OO.float()
-                kernels_9I = _depthwise(patches_P9I, gram, wanted, wrong, kernels_9I, ridge)
+                weighed = goal.weighed(target), goal.weighed(coefficients)
+                kernels_9I = _depthwise(patches_P9I, gram, *weighed, kernels_9I, ridge)
             pointwise = regression()
             coefficients = pointwise.solve(target)
             made = pointwise.predict(coefficients)

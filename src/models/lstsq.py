@@ -32,8 +32,15 @@ class Goal:
 
     def error(self, made_PO: Tensor) -> Tensor:
         """What it costs to make that instead (and behind ReLU), the squares' mean over positions."""
-        wrong_PO = made_PO.relu() - self.target_PO.relu() if self.relu else made_PO - self.target_PO
-        return (wrong_PO if self.root_OO is None else wrong_PO @ self.root_OO.float()).square().sum(1).mean()
+        return self.weighed(self.passed_on(made_PO) - self.passed_on(self.target_PO)).square().sum(1).mean()
+
+    def passed_on(self, rows_PO: Tensor) -> Tensor:
+        """What of the rows gets to the next layer."""
+        return rows_PO.relu() if self.relu else rows_PO
+
+    def weighed(self, rows_PO: Tensor) -> Tensor:
+        """Rows as long as they count, if they are errors."""
+        return rows_PO if self.root_OO is None else rows_PO @ self.root_OO.to(rows_PO.dtype)
 
     def nearest(self, made_PO: Tensor) -> Tensor:
         """The target nearest to what is made: below zero, where ReLU makes all alike, any value is as good."""
