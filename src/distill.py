@@ -23,11 +23,12 @@ class Distillation:
         teacher: a published `.pth` or one of our training checkpoints; None downloads the published net of `width`.
         width: of a published teacher; a checkpoint brings its own.
         weight: of the logit term, see `logit_loss`.
+        temperature: by which the logit term divides both nets' logits.
         labels: of the loss against masks.
         features: of the feature term, see `feature_loss`; 0 spares its time and memory.
 
     Raises:
-        UserError: the file is not there or holds no such net, or a weight is negative.
+        UserError: the file is not there or holds no such net, a weight is negative, or the temperature is not positive.
     """
 
     def __init__(
@@ -37,11 +38,15 @@ class Distillation:
         weight: float = 1.0,
         labels: float = 1.0,
         features: float = 0.0,
+        temperature: float = 1.0,
     ):
         self.weight, self.labels, self.features = weight, labels, features
+        self.temperature = temperature
         for name, value in {"weight": weight, "labels": labels, "features": features}.items():
             if not value >= 0:
                 raise UserError(f"task.distill.{name}={value}: give a weight from 0 on.")
+        if not temperature > 0:
+            raise UserError(f"task.distill.temperature={temperature}: give a number above 0.")
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
             self.teacher = _load(teacher, width).requires_grad_(False)
 
@@ -77,7 +82,7 @@ class Distillation:
             logits = student(image_BCHW, upsampled=False)
         with torch.no_grad(), outputs_of(self.teacher.stages if watched else ()) as wanted:
             targets = self.teacher(image_BCHW, upsampled=False)
-        terms = {"distill": logit_loss(logits, targets, weights)}
+        terms = {"distill": logit_loss(logits, targets, weights, self.temperature)}
         if watched:
             terms["features"] = feature_loss(list(own.values()), list(wanted.values()))
         return logits, terms
@@ -88,14 +93,18 @@ class Distillation:
         return total + self.features * terms["features"] if self.features else total
 
 
-def logit_loss(logits: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def logit_loss(
+    logits: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0
+) -> Tensor:
     """Binary cross-entropy of logits against the sigmoid of the teacher's, pixels' mean, summed over the outputs.
 
-    Each output is compared at the size (B, 1, h, w) at which both nets make it. The least possible value is not 0 but
-    the entropy of the teacher's probabilities.
+    Both are divided by the temperature T, and the sum is multiplied by T^2, so that the gradient's size hardly depends
+    on it (Hinton et al., 2015). Each output is compared at the size (B, 1, h, w) at which both nets make it. The least
+    possible value is not 0 but the entropy of the teacher's probabilities.
     """
-    pairs = zip(weights, logits, targets, strict=True)
-    return sum(w * F.binary_cross_entropy_with_logits(x.float(), t.float().sigmoid()) for w, x, t in pairs)
+    t = temperature
+    pairs = [(w, x.float() / t, y.float() / t) for w, x, y in zip(weights, logits, targets, strict=True)]
+    return t**2 * sum(w * F.binary_cross_entropy_with_logits(x, y.sigmoid()) for w, x, y in pairs)
 
 
 def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

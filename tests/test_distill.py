@@ -45,15 +45,16 @@ def bare(tmp_path) -> Path:
     return (tmp_path / "made/images").rename(tmp_path / "bare")
 
 
-def test_the_logit_term_is_cross_entropy_of_each_output_at_its_own_size(published, image):
+@pytest.mark.parametrize("temperature", [1, 4])
+def test_the_logit_term_is_cross_entropy_of_each_output_at_its_own_size(published, image, temperature):
     student = random_net(conv=DepthwiseSeparableConv)
-    logits, terms = Distillation(str(published), "lite")(student, image, WEIGHTS)
+    logits, terms = Distillation(str(published), "lite", temperature=temperature)(student, image, WEIGHTS)
     targets = random_net()(image, upsampled=False)
     assert [tuple(each.shape[2:]) for each in logits] == [(side, side) for side in (64, 64, 32, 16, 8, 4, 2)]
     by_hand = 0
     for weight, x, t in zip(WEIGHTS, logits, targets, strict=True):
-        x, t = (each.detach().double().numpy() for each in (x, t))
-        by_hand += weight * np.mean(np.logaddexp(0, x) - x / (1 + np.exp(-t)))
+        x, t = (each.detach().double().numpy() / temperature for each in (x, t))
+        by_hand += temperature**2 * weight * np.mean(np.logaddexp(0, x) - x / (1 + np.exp(-t)))
     assert terms.keys() == {"distill"}
     assert terms["distill"].item() == pytest.approx(by_hand, rel=1e-5)
 

@@ -163,6 +163,27 @@ def test_what_the_output_does_not_depend_on_is_what_a_low_rank_gives_up():
     assert costs[1] < 0.9 * costs[0]
 
 
+def test_both_factors_of_a_low_rank_are_of_a_size_at_which_they_learn():
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(3000, 9, 8, generator=generator)
+    target = patches.flatten(1) @ torch.randn(72, 6, generator=generator)
+    conv = LowRankConv(8, 6, rank=6)
+    goal = Goal(target, torch.ones(6), torch.zeros(6), False, 1e-4 * torch.eye(6).double())
+    with torch.no_grad():
+        conv.fit(patches, goal, 0, 0, True)
+        torch.testing.assert_close((patches.flatten(1) @ _rows(conv.reduce.weight)).std(0), torch.ones(6))
+        # 1e-3 is Adam's usual step.
+        for factor in (conv.reduce, conv.expand):
+            factor.weight += 1e-3 * torch.randn(factor.weight.shape, generator=generator).sign()
+        made = patches.flatten(1) @ _rows(conv.reduce.weight) @ conv.expand.weight[:, :, 0, 0].T + conv.expand.bias
+    assert float((made - target).std() / target.std()) < 0.02
+
+
+def _rows(weight_OI33: torch.Tensor) -> torch.Tensor:
+    """As patches (P, 9, I) have them, flattened: (9 I, O)."""
+    return weight_OI33.permute(2, 3, 1, 0).flatten(0, 2)
+
+
 def test_depthwise_and_pointwise_weights_are_found_from_near_by():
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(3000, 9, 5, generator=generator)

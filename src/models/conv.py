@@ -252,10 +252,14 @@ class LowRankConv(ConvVariant, nn.Sequential):
             made = mean_O + (made - mean_O) @ (taking_OR @ putting_OR.T).float()
             target = goal.nearest(made)
         reduce_IR = coefficients[:-1] @ taking_OR
+        # Only the product of the two is given. With variance 1 between them both learn at usual rates; in the metric's
+        # units one is thousands of times as large as the other, and Adam's steps wreck the smaller.
+        deviation_R = regression.predict(torch.nn.functional.pad(reduce_IR, (0, 0, 0, 1))).std(0).double()
+        deviation_R.clamp_(min=1e-3 * deviation_R.max() + 1e-12)
         # The constant moves what the rank takes from the mean.
         offset_O = mean_O + ((coefficients[-1] - mean_O) @ taking_OR) @ putting_OR.T
-        expand_RO, bias_O = goal.before_batchnorm(torch.cat((putting_OR.T, offset_O[None])))
-        self.reduce.weight.copy_(reduce_IR.T.reshape(rank, 3, 3, in_channels).permute(0, 3, 1, 2))
+        expand_RO, bias_O = goal.before_batchnorm(torch.cat(((putting_OR * deviation_R).T, offset_O[None])))
+        self.reduce.weight.copy_((reduce_IR / deviation_R).T.reshape(rank, 3, 3, in_channels).permute(0, 3, 1, 2))
         self.expand.weight.copy_(expand_RO.T[:, :, None, None])
         self.expand.bias.copy_(bias_O)
         return made
