@@ -60,7 +60,7 @@ def ours(options: argparse.Namespace) -> Callable[[], None]:
     model = {"_target_": "src.models.U2Net", "width": options.width, "conv": conv}
     task = SaliencyTask(model, recompute=options.recompute, compiled=options.compile).to(options.device).train()
     optimizer = torch.optim.Adam(task.net.parameters(), lr=1e-3, fused=True)
-    dtype = DTYPES[choose_precision(options.precision, options.device)]
+    dtype = DTYPES[choose_precision(options.precision, options.device, task.net)]
     scaler = torch.amp.GradScaler(options.device, enabled=dtype == torch.float16)
     image, mask = batch_of(options.batch, options.size, options.device)
 
@@ -178,7 +178,7 @@ def largest_batch(make: Callable, options: argparse.Namespace) -> int:
     return fits
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", default="lite", choices=u2net.WIDTHS)
     parser.add_argument("--variant", choices=VARIANTS, help="all, one after the other, if not given")
@@ -191,7 +191,11 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", help="of ours")
     parser.add_argument("--recompute", action="store_true", help="ours with activation checkpointing")
     parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
     titles = ["net", "batch", "plain, images/s", "ours, images/s", "ratio", "plain, GiB", "ours, GiB"]
     if options.device == "cuda":
         print(torch.cuda.get_device_name())

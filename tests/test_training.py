@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import train_step
 from src.callbacks import BaseRate, Progress, StepCheckpoint, StopAtNonFinite, Throughput
 from src.callbacks.checkpoint import moments
 from src.callbacks.losses import base_rate_entropy
 from src.checkpoint import WholeCheckpointIO, load_net
 from src.errors import UserError
 from src.losses import DeepSupervision
+from src.models import u2net
 from src.schedules import Factor, schedule
 from src.speed import choose_precision
 from src.tasks import SaliencyTask
@@ -318,6 +320,15 @@ def test_precision_is_chosen_by_device_and_only_where_it_is_left_open(monkeypatc
         assert choose_precision("auto", "cuda", net) == expected
     with pytest.raises(UserError, match="trainer.precision=64 is not known"):
         choose_precision("64", "cpu", net)
+
+
+def test_the_step_that_is_timed_runs_beside_the_plain_one(monkeypatch):
+    monkeypatch.setattr(u2net, "upsample", u2net.upsample)  # which the plain one replaces
+    monkeypatch.setattr(train_step, "keep_memory", lambda: None)  # as it is for the rest of the process
+    monkeypatch.setattr("sys.argv", ["train_step", "--batch=2", "--size=64", "--variant=dwsep", "--device=cpu"])
+    options = train_step.parse()
+    for make in (train_step.plain, train_step.ours):
+        make(options)()
 
 
 @pytest.mark.parametrize("channels", [28, 32])
