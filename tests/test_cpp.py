@@ -140,9 +140,9 @@ def cut_out(segmenter: Segmenter, source: Path, output: Path) -> Outcome:
     return predict(Cutter(segmenter, output), source, find_photos(source))
 
 
-def agree(ours: Path, python: Path, levels: int = 1) -> bool:
+def agree(ours: Path, python: Path) -> bool:
     a, b = (np.asarray(Image.open(path)).astype(int) for path in (ours, python))
-    return a.shape == b.shape and (abs(a - b) <= levels).mean() >= 0.999
+    return a.shape == b.shape and (abs(a - b) <= 1).mean() >= 0.999
 
 
 def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, exported, tmp_path):
@@ -157,15 +157,17 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
     assert written == sorted(path.relative_to(tmp_path / "ours") for path in (tmp_path / "ours").rglob("*.*"))
     assert [str(path) for path in written if not agree(tmp_path / "ours" / path, tmp_path / "python" / path)] == []
 
-    # OpenCV turns inks into colours with another rounding.
+    # OpenCV turns inks into colours with another rounding, which the net passes on to the mask.
     Image.fromarray(render(7, 3)[0]).convert("CMYK").save(tmp_path / "cmyk.jpg")
     cut_out(open_segmenter("lite-dwsep"), tmp_path / "cmyk.jpg", tmp_path / "python")
     assert program(tmp_path / "cmyk.jpg", *arguments[1:], "--cutout")[0] == 0
-    assert agree(tmp_path / "ours" / "cutouts" / "cmyk.png", tmp_path / "python" / "cutouts" / "cmyk.png", levels=2)
+    pair = (np.asarray(Image.open(tmp_path / home / "cutouts/cmyk.png")).astype(int) for home in ("ours", "python"))
+    difference = abs(np.subtract(*pair)).reshape(-1, 4)
+    assert (difference[:, :3] <= 1).mean() >= 0.999 and (difference[:, 3] <= 5).mean() >= 0.999
 
     # The stretch is felt, and a comparison that fails says so. Results of an earlier run are no photos.
     status, out, err = program(
-        tmp_path / "photos" / "plain.bmp", *arguments[1:], "--no-stretch", "--compare", tmp_path / "python" / "masks"
+        tmp_path / "photos" / "black.png", *arguments[1:], "--no-stretch", "--compare", tmp_path / "python" / "masks"
     )
     assert status == 1 and "the mask differs from" in err
     status, out, _ = program(tmp_path / "ours", "-m", exported, "-o", tmp_path / "ours")
