@@ -254,7 +254,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
         reduce_IR = coefficients[:-1] @ taking_OR
         # Only the product of the two is given. With variance 1 between them both learn at usual rates; in the metric's
         # units one is thousands of times as large as the other, and Adam's steps wreck the smaller.
-        deviation_R = regression.predict(torch.nn.functional.pad(reduce_IR, (0, 0, 0, 1))).std(0).double()
+        deviation_R = (made.double() @ taking_OR).std(0)
         deviation_R.clamp_(min=1e-3 * deviation_R.max() + 1e-12)
         # The constant moves what the rank takes from the mean.
         offset_O = mean_O + ((coefficients[-1] - mean_O) @ taking_OR) @ putting_OR.T
