@@ -100,6 +100,7 @@ def _quantise(
             nodes_to_quantize=list(only),
             nodes_to_exclude=list(but),
             calibration_cache_path=ranges,
+            extra_options={"QuantizeBias": False},  # no runtime is faster by it, and the file larger
         )
     finally:
         logging.getLogger().disabled = disabled
