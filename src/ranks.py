@@ -1,15 +1,16 @@
-"""Choose a rank for each convolution, so that a low-rank net of a given size loses least: a config for `model=`.
+"""Choose ranks for each convolution, so that a low-rank net of a given size loses least: a config for `model=`.
 
     python -m src.ranks --weights u2netp.pth --photos DIR --share 0.5 conf/model/NAME.yaml
 
-Some of the dense net's convolutions make outputs that a few directions span, others do not, and of some the mask hardly
-depends: one share for all wastes on these what the others lack. Masks are not looked at.
+Of some of the dense net's convolutions a few directions span the outputs, or all of the inputs that matter, of others
+not, and on some the mask hardly depends: one share for all wastes on these what the others lack. Masks are not
+looked at.
 """
 
 import argparse
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,41 +20,57 @@ from src.files import write_whole
 from src.models.u2net import WIDTHS, ConvBNReLU
 from src.photos import Photos
 from src.preprocess import Preprocess
-from src.reconstruct import errors_by_rank
+from src.reconstruct import errors_by_form
 from src.weights import published_net
+
+Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
+DENSE: Form = (None, 0)
+
+
+def weights(form: Form, inputs: int, outputs: int) -> int:
+    """How many a convolution of that form has, biases not counted."""
+    narrow, rank = form
+    if form == DENSE:
+        return 9 * inputs * outputs
+    seen = inputs if narrow is None else narrow
+    return inputs * (narrow or 0) + 9 * seen * rank + rank * outputs
 
 
 def choose_ranks(
-    errors: Mapping[str, Sequence[float]], channels: Mapping[str, tuple[int, int]], share: float
-) -> dict[str, int]:
-    """The ranks whose errors have about the least sum with that share of the dense weights; 0 for dense.
+    errors: Mapping[str, Mapping[Form, float]], channels: Mapping[str, tuple[int, int]], share: float
+) -> dict[str, Form]:
+    """The forms whose errors have about the least sum with that share of the dense weights.
 
-    Starting at rank 1, always the step is taken that lowers an error most for each weight that it adds.
+    Starting at the fewest weights, always the step is taken that lowers an error most for each weight that it adds.
 
     Args:
-        errors: of each convolution, by rank from 1, such as add up: squares.
+        errors: of each convolution by its form, such as add up: squares. That of the dense one is 0.
         channels: (in, out) of each.
 
     Raises:
-        UserError: the share is above 1 or below what rank 1 takes.
+        UserError: the share is above 1 or below what the smallest forms take.
     """
-    offers: dict[str, list[tuple[int, float, int]]] = {}  # (weights, error, rank)
+    offers: dict[str, list[tuple[int, float, Form]]] = {}  # (weights, error, form), the more weights the less error
     for name, (inputs, outputs) in channels.items():
-        dense, each = 9 * inputs * outputs, 9 * inputs + outputs
-        lower = [(each * rank, error, rank) for rank, error in enumerate(errors[name], 1) if each * rank < dense]
-        offers[name] = [*lower, (dense, 0.0, 0)]
-    least, most = (sum(offer[i][0] for offer in offers.values()) for i in (0, -1))
+        known = [(weights(form, inputs, outputs), error, form) for form, error in {**errors[name], DENSE: 0.0}.items()]
+        offers[name] = []
+        for offer in sorted(known, key=lambda offer: offer[:2]):
+            if offer[0] <= 9 * inputs * outputs and (not offers[name] or offer[1] < offers[name][-1][1]):
+                offers[name].append(offer)
+    least = sum(offer[0][0] for offer in offers.values())
+    most = sum(9 * inputs * outputs for inputs, outputs in channels.values())
     if not least / most <= share <= 1:
         bound = math.ceil(1000 * least / most) / 1000
-        raise UserError(f"--share {share:g}: give a share from {bound} (rank 1 everywhere) to 1.")
+        raise UserError(f"--share {share:g}: give a share from {bound} (the lowest ranks everywhere) to 1.")
     taken, left = dict.fromkeys(offers, 0), share * most - least
 
     def best_step(name: str) -> tuple[float, str, int]:
-        weights, error, _ = offers[name][taken[name]]
+        at = taken[name]
+        size, error, _ = offers[name][at]
         steps = [
-            ((further - error) / (more - weights), name, index)
-            for index, (more, further, _) in enumerate(offers[name])
-            if index > taken[name] and more - weights <= left and further < error
+            ((further - error) / (more - size), name, index)
+            for index, (more, further, _) in enumerate(offers[name][at + 1 :], at + 1)
+            if more - size <= left
         ]
         return min(steps, default=(0.0, name, -1))
 
@@ -96,12 +113,12 @@ def write(options: argparse.Namespace) -> None:
         )
     photos = Photos.below(options.photos, options.size, "--photos").squares(options.count, seed=0)
     dense = published_net(options.width, options.weights)
-    errors = errors_by_rank(dense, Preprocess()(photos).contiguous(memory_format=torch.channels_last))
+    errors = errors_by_form(dense, Preprocess()(photos).contiguous(memory_format=torch.channels_last))
     blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
     channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
     ranks = choose_ranks(errors, channels, options.share)
-    error = sum(errors[name][rank - 1] if rank else 0 for name, rank in ranks.items()) ** 0.5
-    line = " ".join(str(ranks.get(name, 0)) for name in blocks)
+    error = sum(errors[name].get(form, 0) for name, form in ranks.items()) ** 0.5
+    line = " ".join(_word(ranks.get(name, DENSE)) for name in blocks)
     how = f"--share {options.share:g} --count {len(photos)} --size {options.size}"
     text = f"""# Low rank, each convolution its own: src.ranks --width {options.width} {how}
 _target_: src.models.U2Net
@@ -114,6 +131,11 @@ ranks:
 """
     write_whole(options.config, lambda partial: partial.write_text(text))
     print(f"{len(ranks)} convolutions, the mask's logits {error:.2f} off by estimate: {options.config}")
+
+
+def _word(form: Form) -> str:
+    narrow, rank = form
+    return str(rank) if narrow is None else f"{narrow}:{rank}"
 
 
 if __name__ == "__main__":

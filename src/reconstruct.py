@@ -1,7 +1,7 @@
 """Layer-by-layer least squares: each new convolution is solved for what the dense net's made of the same photos."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.models.conv import ConvVariant
-from src.models.lstsq import Goal, principal_directions
+from src.models.lstsq import Goal, Narrowing, Regression, principal_directions
 from src.sensitivity import metrics, square_root
 
 log = logging.getLogger(__name__)
@@ -101,27 +101,60 @@ def reconstruct(
 
 
 @torch.no_grad()
-def errors_by_rank(dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, seed: int = 0) -> dict[str, list[float]]:
-    """What the best outputs of rank 1, 2, ... of each 3x3 convolution with more than three inputs cost.
+def errors_by_form(
+    dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, seed: int = 0
+) -> dict[str, dict[tuple[int | None, int], float]]:
+    """What each 3x3 convolution with more than three inputs costs if inputs are narrowed and outputs of low rank.
 
-    By the block's name: the mean squared change of the net's output, as `src.sensitivity` estimates it for the errors
-    of that convolution alone, behind BatchNorm and ReLU.
+    By the block's name and (narrow, rank), as `LowRankConv` has them: the mean squared change of the net's output, as
+    `src.sensitivity` estimates it for the errors of that convolution alone, behind BatchNorm and ReLU.
     """
     dense = dense.eval()
     blocks = {name: block for name, block in _blocks(dense).items() if block.conv.in_channels > 3}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
     roots = _roots(dense, {name: block.bn for name, block in blocks.items()}, input_N3HW, seed)
-    outputs = _outputs(dense, blocks, input_N3HW, positions)
     errors = {}
-    for name, block in blocks.items():
-        goal = _goal(block.bn, outputs.pop(name), block.relu, roots[name])
-        mean_O, taking_OO, putting_OO = principal_directions(goal.target_PO, goal.root_OO)
-        centred_PO = goal.target_PO - mean_O
-        made, errors[name] = mean_O.expand_as(centred_PO).clone(), []
-        for taking_O, putting_O in zip(taking_OO.T.flip(0).float(), putting_OO.T.flip(0).float(), strict=True):
-            made += (centred_PO @ taking_O)[:, None] * putting_O
-            errors[name].append(float(goal.error(made)))
+    with Progress(transient=True) as bar:
+        task = bar.add_task("what each rank costs", total=len(blocks))
+
+        def measure(name: str, x_NIHW: Tensor, y_NOHW: Tensor) -> None:
+            block = blocks[name]
+            goal = _goal(block.bn, positions[name].rows(y_NOHW), block.relu, roots[name])
+            patches = positions[name].patches(x_NIHW, block.conv.dilation[0], block.conv.stride[0])
+            errors[name] = _errors_of_forms(patches, goal)
+            bar.advance(task)
+
+        hooks = [
+            block.conv.register_forward_hook(lambda _, x, y, name=name: measure(name, x[0], y))
+            for name, block in blocks.items()
+        ]
+        _run(dense, input_N3HW, hooks)
     return errors
+
+
+def _errors_of_forms(patches_P9I: Tensor, goal: Goal) -> dict[tuple[int | None, int], float]:
+    inputs = patches_P9I.shape[2]
+    errors = {(None, rank): error for rank, error in _errors_by_rank(goal.target_PO, goal)}
+    narrowing = Narrowing(Regression(patches_P9I.flatten(1), 1e-6), goal, goal.target_PO)
+    directions_II = narrowing.directions()
+    for channels in range(max(1, inputs // 8), inputs, max(1, inputs // 16)):
+        narrow_IN = directions_II[:, -channels:]
+        behind_CO = goal.unweighed(narrowing.behind(narrow_IN).flatten(0, 1)).float()
+        made_PO = (patches_P9I @ narrow_IN.float()).flatten(1) @ behind_CO
+        made_PO += (goal.target_PO - made_PO).mean(0)
+        errors |= {(channels, rank): error for rank, error in _errors_by_rank(made_PO, goal)}
+    return errors
+
+
+def _errors_by_rank(best_PO: Tensor, goal: Goal) -> Iterator[tuple[int, float]]:
+    """What the principal components of the best outputs cost, the first, the first two, ..."""
+    mean_O, taking_OO, putting_OO = principal_directions(best_PO, goal.root_OO)
+    centred_PO = best_PO - mean_O
+    made_PO = mean_O.expand_as(centred_PO).clone()
+    pairs = zip(taking_OO.T.flip(0).float(), putting_OO.T.flip(0).float(), strict=True)
+    for rank, (taking_O, putting_O) in enumerate(pairs, 1):
+        made_PO += (centred_PO @ taking_O)[:, None] * putting_O
+        yield rank, float(goal.error(made_PO))
 
 
 def check_settings(pixels: int = 1, ridge: float = 0, rounds: int = 0, order: str = ORDERS[0], **_: object) -> None:

@@ -82,6 +82,11 @@ def test_variants_compute_their_convolutions(dilation):
     kernel = torch.einsum("rihw,or->oihw", low.reduce.weight, low.expand.weight[:, :, 0, 0])
     torch.testing.assert_close(low(x), F.conv2d(x, kernel, low.expand.bias, **options))
 
+    low = LowRankConv(4, 6, dilation, rank=5, narrow=2)
+    kernel = torch.einsum("rnhw,or->onhw", low.reduce.weight, low.expand.weight[:, :, 0, 0])
+    kernel = torch.einsum("onhw,ni->oihw", kernel, low.narrow.weight[:, :, 0, 0])
+    torch.testing.assert_close(low(x), F.conv2d(x, kernel, low.expand.bias, **options))
+
     separable = DepthwiseSeparableConv(4, 6, dilation)
     kernel = torch.einsum("ihw,oi->oihw", separable.depthwise.weight[:, 0], separable.pointwise.weight[:, :, 0, 0])
     bias = separable.pointwise.bias + separable.pointwise.weight[:, :, 0, 0] @ separable.depthwise.bias

@@ -8,10 +8,11 @@ from torch import nn
 
 from src.errors import UserError
 from src.models import LowRankConv, StandardConv, U2Net, build_net
+from src.models.lstsq import Goal
 from src.models.u2net import ConvBNReLU
-from src.ranks import choose_ranks
-from src.reconstruct import errors_by_rank
-from src.sensitivity import metrics
+from src.ranks import DENSE, choose_ranks, weights
+from src.reconstruct import errors_by_form
+from src.sensitivity import metrics, square_root
 from tests.conftest import random_net, run, write_set
 
 CONVOLUTIONS = 112
@@ -22,10 +23,16 @@ def convolutions(net: nn.Module) -> list[nn.Module]:
 
 
 def test_ranks_are_taken_in_order_and_zero_is_dense():
-    ranks = [0, *(index % 16 for index in range(1, CONVOLUTIONS))]
-    net = U2Net("lite", LowRankConv, ranks={"lite": " ".join(map(str, ranks))})
-    found = [len(conv.reduce.weight) if isinstance(conv, LowRankConv) else 0 for conv in convolutions(net)]
-    assert found == ranks
+    ranks = ["0", *(str(index % 16) if index % 3 else f"{index % 7 + 2}:5" for index in range(1, CONVOLUTIONS))]
+    net = U2Net("lite", LowRankConv, ranks={"lite": " ".join(ranks)})
+
+    def form(conv: nn.Module) -> str:
+        if isinstance(conv, StandardConv):
+            return "0"
+        narrowed = f"{len(conv.narrow.weight)}:" if conv.narrows else ""
+        return narrowed + str(len(conv.reduce.weight))
+
+    assert [form(conv) for conv in convolutions(net)] == ranks
     assert net.name == "u2net-lite-ranked-lowrank"
 
 
@@ -36,6 +43,10 @@ def test_ranks_are_taken_in_order_and_zero_is_dense():
         ({"lite": " ".join(["1"] * (CONVOLUTIONS + 1))}, "more numbers than"),
         ({"lite": "1 -2"}, "lite holds -2: give whole numbers from 0"),
         ({"lite": "0 65"}, "64 -> 16 channels cannot have rank 65"),
+        ({"lite": "0 65:4"}, "64 -> 16 channels cannot have rank 65:4"),
+        ({"lite": "0 1:10"}, "64 -> 16 channels cannot have rank 1:10"),
+        ({"lite": "0 4:0"}, "64 -> 16 channels cannot have rank 4:0"),
+        ({"lite": "0 8:"}, "lite holds 8:: give whole numbers from 0, or two as in 24:10"),
         ({"full": "1 2"}, "has no lite: .* src.ranks --width lite"),
     ],
 )
@@ -57,24 +68,57 @@ def test_the_error_of_a_rank_is_that_of_the_weighted_principal_components_behind
     factor = np.linalg.cholesky(metric)  # |e @ factor|^2 is what an error e costs
     mean = rows.mean(0)
     _, _, directions = np.linalg.svd((rows - mean) @ factor, full_matrices=False)
-    errors = errors_by_rank(net, input_N3HW)[name]
-    assert len(errors) == 16
+    errors = errors_by_form(net, input_N3HW)[name]
     nothing = (((np.maximum(mean, 0) - np.maximum(rows, 0)) @ factor) ** 2).sum(1).mean()
-    for rank, error in enumerate(errors, 1):
+    for rank in range(1, 17):
         projected = (rows - mean) @ factor @ directions[:rank].T @ directions[:rank]
         made = mean + np.linalg.solve(factor.T, projected.T).T
         by_hand = (((np.maximum(made, 0) - np.maximum(rows, 0)) @ factor) ** 2).sum(1).mean()
-        assert error == pytest.approx(by_hand, rel=1e-2, abs=1e-4 * nothing)
+        assert errors[None, rank] == pytest.approx(by_hand, rel=1e-2, abs=1e-4 * nothing)
+
+
+def test_the_error_of_a_narrowed_form_is_what_its_fit_comes_to():
+    """Of the convolution alone; the fit has further turns to do better in."""
+    net, name = random_net(), "decoder.4.decoder.2"
+    smooth = torch.nn.functional.interpolate(torch.randn(4, 3, 12, 12), size=64, mode="bicubic")
+    errors, block = errors_by_form(net, smooth)[name], net.get_submodule(name)
+    inputs, outputs = [], []
+
+    def keep(_: nn.Module, x: tuple[torch.Tensor], y: torch.Tensor) -> None:
+        inputs.append(x[0].clone())
+        outputs.append(y.clone())
+
+    handle = block.conv.register_forward_hook(keep)
+    with torch.no_grad():
+        net(smooth)
+    handle.remove()
+    patches = torch.nn.functional.unfold(inputs[0], 3, padding=1).unflatten(1, (-1, 9))
+    patches = patches.permute(0, 3, 2, 1).flatten(0, 1)
+    behind = block.bn(outputs[0]).permute(0, 2, 3, 1).flatten(0, 2).detach()
+    root = square_root(metrics(net, {name: block.bn}, smooth)[name])
+    scale = (block.bn.weight / (block.bn.running_var + block.bn.eps).sqrt()).detach()
+    goal = Goal(behind, scale, (block.bn.bias - block.bn.running_mean * scale).detach(), True, root)
+    for form in ((8, 4), (12, 10), (24, 14)):
+        conv = LowRankConv(32, 16, narrow=form[0], rank=form[1])
+        with torch.no_grad():
+            fitted = float(goal.error(conv.fit(patches, goal, 1e-6, 0, True)))
+        assert 0.5 * errors[form] < fitted < 1.02 * errors[form]
+        assert errors[None, form[1]] < 1.001 * errors[form]
+
+
+def by_rank(errors) -> dict[tuple[None, int], float]:
+    return {(None, rank): float(error) for rank, error in enumerate(errors, 1)}
 
 
 def test_weights_go_where_they_lower_the_errors_most():
     # The outputs of `easy` lie on a line, those of `hard` fill their space.
-    errors = {"easy": [0.01, *[0.0] * 15], "hard": list(np.linspace(0.9, 0, 16))}
+    errors = {"easy": by_rank([0.01, *[0.0] * 15]), "hard": by_rank(np.linspace(0.9, 0, 16))}
     channels = {"easy": (16, 16), "hard": (16, 16)}
     dense, each = 9 * 16 * 16, 9 * 16 + 16
     ranks = choose_ranks(errors, channels, 0.5)
-    assert ranks == {"easy": 1, "hard": (dense - each) // each}
-    assert choose_ranks(errors, channels, 1.0) == {"easy": 2, "hard": 0}, "more weights for easy lower nothing"
+    assert ranks == {"easy": (None, 1), "hard": (None, (dense - each) // each)}
+    best = {"easy": (None, 2), "hard": DENSE}
+    assert choose_ranks(errors, channels, 1.0) == best, "more weights for easy lower nothing"
     with pytest.raises(UserError, match="give a share from 0.07 .* to 1"):
         choose_ranks(errors, channels, 0.05)
 
@@ -85,9 +129,19 @@ def test_a_step_may_be_of_several_ranks_and_none_is_paid_for_nothing():
     two_more = 4.5 * each / (2 * dense)  # than rank 1 each
     # The first further rank lowers neither; two lower a by .25, b by .2.
     a, b = [0.9, 0.9, *[0.65] * 14], [0.4, 0.4, *[0.2] * 14]
-    assert choose_ranks({"a": a, "b": b}, channels, two_more) == {"a": 3, "b": 1}
+    assert choose_ranks({"a": by_rank(a), "b": by_rank(b)}, channels, two_more) == {"a": (None, 3), "b": (None, 1)}
     flat, rising = [0.9] * 16, [0.5, 0.6, 0.7, *[0.8] * 13]
-    assert choose_ranks({"a": flat, "b": rising}, channels, two_more) == {"a": 1, "b": 1}
+    assert set(choose_ranks({"a": by_rank(flat), "b": by_rank(rising)}, channels, two_more).values()) == {(None, 1)}
+
+
+def test_inputs_are_narrowed_where_that_lowers_more_for_its_weights():
+    channels = {"a": (64, 16)}
+    assert weights((8, 4), *channels["a"]) == 64 * 8 + 9 * 8 * 4 + 4 * 16
+    assert weights((None, 4), *channels["a"]) == 9 * 64 * 4 + 4 * 16
+    errors = {"a": by_rank([0.8, 0.4, 0.2, 0.1]) | {(8, 4): 0.3, (32, 4): 0.15}}
+    dense = 9 * 64 * 16
+    assert choose_ranks(errors, channels, 870 / dense) == {"a": (8, 4)}
+    assert choose_ranks(errors, channels, 1800 / dense) == {"a": (None, 3)}
 
 
 def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):

@@ -197,6 +197,16 @@ def test_project_lowrank_is_the_nearest_of_its_rank():
         torch.testing.assert_close(low.expand.bias, source.bias, rtol=0, atol=0)
 
 
+def test_project_narrowed_drops_the_inputs_least_directions():
+    weight, low = torch.randn(6, 8, 3, 3), LowRankConv(8, 6, rank=6, narrow=5)
+    with torch.no_grad():
+        low.fill_project(weight, None)
+    expand, narrow = low.expand.weight[:, :, 0, 0], low.narrow.weight[:, :, 0, 0]
+    made = torch.einsum("rnhw,or,ni->oihw", low.reduce.weight, expand, narrow)
+    lost = np.linalg.svd(weight.transpose(0, 1).flatten(1).numpy(), compute_uv=False)[5:]
+    assert float((made - weight).norm().detach()) == pytest.approx(np.sqrt((lost**2).sum()), rel=1e-4)
+
+
 def test_the_plans_averages_are_no_low_rank_net(published):
     with pytest.raises(UserError, match="use project or lstsq"):
         init.pretrained(U2Net("lite", LowRankConv), weights=published, method="mean")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.models.lstsq import LEAST_RIDGE, Goal, Regression, principal_directions, product
+from src.models.lstsq import LEAST_RIDGE, Goal, Narrowing, Regression, principal_directions, product
 
 
 class ConvVariant:
@@ -202,9 +202,12 @@ class LowRankConv(ConvVariant, nn.Sequential):
     Args:
         share: of the dense convolution's weights, from which the number of channels in between follows.
         rank: that number itself, instead.
+        narrow: to so many channels a 1x1 convolution brings the inputs first (a Tucker decomposition: Kim et al.,
+            arXiv 1511.06530); None: the 3x3 convolution sees them all.
 
-    `project`: the dense weights' best approximation of that rank. `fit`: reduced-rank regression, that is the
-    principal components of what the best dense convolution would make.
+    `project`: the dense weights' best approximation of that rank, or with `narrow` the one by their singular vectors
+    for inputs and outputs. `fit`: reduced-rank regression, that is the principal components of what the best dense
+    convolution would make, of inputs narrowed by least squares, too.
     """
 
     variant = "lowrank"
@@ -219,22 +222,37 @@ class LowRankConv(ConvVariant, nn.Sequential):
         bias: bool = True,
         share: float = 0.5,
         rank: int | None = None,
+        narrow: int | None = None,
     ):
         if not 0 < share <= 1:
             raise UserError(f"model.conv.share={share}: give a share of the dense weights, above 0 and at most 1.")
         if rank is None:
             rank = max(1, round(share * 9 * in_channels * out_channels / (9 * in_channels + out_channels)))
-        if not 0 < rank <= min(9 * in_channels, out_channels):
-            raise UserError(f"A convolution of {in_channels} -> {out_channels} channels cannot have rank {rank}.")
+        seen = in_channels if narrow is None else narrow
+        if not (0 < seen <= in_channels and 0 < rank <= min(9 * seen, out_channels)):
+            form = rank if narrow is None else f"{narrow}:{rank}"
+            raise UserError(f"A convolution of {in_channels} -> {out_channels} channels cannot have rank {form}.")
         super().__init__()
-        self.reduce = nn.Conv2d(in_channels, rank, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        if narrow is not None:
+            self.narrow = nn.Conv2d(in_channels, narrow, 1, bias=False)
+        self.reduce = nn.Conv2d(seen, rank, 3, stride, padding=dilation, dilation=dilation, bias=False)
         self.expand = nn.Conv2d(rank, out_channels, 1)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a 1x1 convolution comes first."""
+        return len(self) == 3
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         raise UserError("init.method=mean is the plan's, for grouped and dwsep; use project or lstsq.")
 
     def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         rank = len(self.reduce.weight)
+        if self.narrows:
+            rows = weight_OI33.transpose(0, 1).flatten(1).double()
+            narrow_NI = torch.linalg.eigh(rows @ rows.T)[1].T[-len(self.narrow.weight) :]
+            self.narrow.weight.copy_(narrow_NI[:, :, None, None])
+            weight_OI33 = torch.einsum("oihw,ni->onhw", weight_OI33.double(), narrow_NI)
         left, singular, right = torch.linalg.svd(weight_OI33.flatten(1).double(), full_matrices=False)
         self.reduce.weight.copy_((singular[:rank, None] * right[:rank]).reshape(self.reduce.weight.shape))
         self.expand.weight.copy_(left[:, :rank, None, None])
@@ -242,6 +260,12 @@ class LowRankConv(ConvVariant, nn.Sequential):
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         rank, in_channels = self.reduce.weight.shape[:2]
+        if self.narrows:
+            wide = Regression(patches_P9I.flatten(1), ridge)
+            target = goal.nearest(wide.towards(goal, rounds)[1])
+            narrow_IN = Narrowing(wide, goal, target).solve(in_channels, rank)
+            self.narrow.weight.copy_(narrow_IN.T[:, :, None, None])
+            patches_P9I = patches_P9I @ narrow_IN.float()
         regression = Regression(patches_P9I.flatten(1), ridge)
         target = goal.target_PO
         for _ in range(rounds + 1 if goal.relu else 1):

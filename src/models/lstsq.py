@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 LEAST_RIDGE = 1e-9  # lets channels that repeat each other pass
+MOST_UNKNOWNS = 8192  # of one system of equations: half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Goal:
         """Rows as long as they count, if they are errors."""
         return rows_PO if self.root_OO is None else rows_PO @ self.root_OO.to(rows_PO.dtype)
 
+    def unweighed(self, rows_PO: Tensor) -> Tensor:
+        """Rows whose lengths were as they count, as they were before."""
+        return rows_PO if self.root_OO is None else torch.linalg.solve(self.root_OO, rows_PO, left=False)
+
     def nearest(self, made_PO: Tensor) -> Tensor:
         """The target nearest to what is made: below zero, where ReLU makes all alike, any value is as good."""
         return torch.where(self.target_PO > 0, self.target_PO, made_PO.clamp(max=0)) if self.relu else self.target_PO
@@ -60,9 +65,9 @@ class Regression:
 
     def __init__(self, rows_PI: Tensor, ridge: float):
         self.rows = torch.cat((rows_PI, rows_PI.new_ones(len(rows_PI), 1)), 1)
-        gram = product(self.rows, self.rows)
-        gram.diagonal()[:-1] += max(ridge, LEAST_RIDGE) * gram.diagonal()[:-1].mean() + 1e-9
-        self.factor = torch.linalg.cholesky(gram)
+        self.gram = product(self.rows, self.rows)
+        self.gram.diagonal()[:-1] += max(ridge, LEAST_RIDGE) * self.gram.diagonal()[:-1].mean() + 1e-9
+        self.factor = torch.linalg.cholesky(self.gram)
 
     def solve(self, target_PO: Tensor) -> Tensor:
         """Coefficients (I + 1, O), the constant's last."""
@@ -103,3 +108,61 @@ def principal_directions(rows_PO: Tensor, root_OO: Tensor | None = None) -> tupl
         return mean_O, directions_OO, directions_OO
     directions_OO = torch.linalg.eigh(root_OO @ gram_OO @ root_OO)[1]
     return mean_O, root_OO @ directions_OO, torch.linalg.solve(root_OO, directions_OO)
+
+
+class Narrowing:
+    """A 1x1 convolution to fewer channels (I, N) before a 3x3 one (9, N, O), for the rows (P, 9 * I) of a regression.
+
+    Both by means over the positions alone, in which targets are weighed as their errors count.
+    """
+
+    def __init__(self, regression: Regression, goal: Goal, target_PO: Tensor):
+        count = regression.gram[-1, -1]
+        mean_C = regression.gram[-1, :-1] / count
+        gram = regression.gram[:-1, :-1] / count - torch.outer(mean_C, mean_C)
+        cross = goal.weighed(product(regression.rows[:, :-1], target_PO - target_PO.mean(0)) / count)
+        inputs = len(gram) // 9
+        self.gram_9I9I, self.cross_9IO = gram.reshape(9, inputs, 9, inputs), cross.reshape(9, inputs, -1)
+        self.spread_II = sum(self.gram_9I9I[k, :, k] for k in range(9)) / 9
+
+    def directions(self) -> Tensor:
+        """Of the inputs (I, I), what the best dense convolution uses most last, each tap looked at by itself."""
+        best_9IO = self.behind(torch.eye(len(self.spread_II), dtype=torch.float64))
+        values, vectors = torch.linalg.eigh(self.spread_II)
+        deviation = values.clamp(min=1e-9 * values.max()).sqrt()
+        root, inverse = (vectors * deviation) @ vectors.T, (vectors / deviation) @ vectors.T
+        used = torch.einsum("kio,kjo->ij", best_9IO, best_9IO)
+        return inverse @ torch.linalg.eigh(root @ used @ root)[1]
+
+    def behind(self, narrow_IN: Tensor, rank: int | None = None) -> Tensor:
+        """The best 3x3 convolution of inputs so narrowed (9, N, O), of that rank in its outputs."""
+        channels = narrow_IN.shape[1]
+        gram = torch.einsum("kilj,in,jm->knlm", self.gram_9I9I, narrow_IN, narrow_IN).reshape(9 * channels, -1)
+        gram.diagonal().add_(LEAST_RIDGE * gram.diagonal().mean())
+        cross = torch.einsum("kio,in->kno", self.cross_9IO, narrow_IN).reshape(9 * channels, -1)
+        best = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+        if rank is not None:
+            directions = torch.linalg.eigh(cross.T @ best)[1][:, -rank:]
+            best = best @ directions @ directions.T
+        return best.reshape(9, channels, -1)
+
+    def before(self, behind_9NO: Tensor) -> Tensor:
+        """The best narrowing (I, N) for what follows it."""
+        inputs, channels = len(self.spread_II), behind_9NO.shape[1]
+        taps = torch.einsum("kno,lmo->klnm", behind_9NO, behind_9NO)
+        gram = torch.einsum("kilj,klnm->injm", self.gram_9I9I, taps).reshape(inputs * channels, -1)
+        gram.diagonal().add_(1e-6 * gram.diagonal().mean())
+        cross = torch.einsum("kio,kno->in", self.cross_9IO, behind_9NO).reshape(-1, 1)
+        return torch.cholesky_solve(cross, torch.linalg.cholesky(gram)).reshape(inputs, channels)
+
+    def solve(self, channels: int, rank: int, turns: int = 3) -> Tensor:
+        """A narrowing (I, N) for a convolution of that rank, with variance 1 in each channel.
+
+        Both are solved for in turns, but for I * N of more than 8,192: there it stays with `directions`.
+        """
+        narrow_IN = self.directions()[:, -channels:]
+        solvable = narrow_IN.numel() <= MOST_UNKNOWNS and bool(self.cross_9IO.any())  # not of outputs that are constant
+        for _ in range(turns if solvable else 0):
+            narrow_IN = self.before(self.behind(narrow_IN, rank))
+        variance_N = ((narrow_IN.T @ self.spread_II) * narrow_IN.T).sum(1)
+        return narrow_IN / variance_N.clamp(min=1e-12 * variance_N.max()).sqrt()

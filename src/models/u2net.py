@@ -1,5 +1,6 @@
 """U2-Net (Qin et al., Pattern Recognition 2020, arXiv 2005.09007) with exchangeable 3x3 convolutions."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -87,8 +88,8 @@ class U2Net(nn.Module):
             `src.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
         ranks: by width, numbers with spaces between, one for each 3x3 convolution from the first to the last of the
-            encoder and then of the decoder, the side heads not counted: `conv` is called with `rank=` that; 0: a
-            dense one. `src.ranks` chooses them.
+            encoder and then of the decoder, the side heads not counted: `conv` is called with `rank=` that, and where
+            there are two, `24:10`, with `narrow=` the first; 0: a dense one. `src.ranks` chooses them.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
     `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
@@ -162,25 +163,30 @@ class U2Net(nn.Module):
         return [sum(parts, self.fuse.bias), *sides]
 
 
-def _numbers(ranks: Mapping[str, str], width: str) -> Iterator[int]:
+def _numbers(ranks: Mapping[str, str], width: str) -> Iterator[tuple[int | None, int]]:
     if not isinstance(ranks, Mapping) or ranks.get(width) is None:
         raise UserError(f"model.ranks has no {width}: ranks suit one width; make them with src.ranks --width {width}.")
     words = str(ranks[width]).split()
     for word in words:
-        if not word.isdecimal():
-            raise UserError(f"model.ranks.{width} holds {word}: give whole numbers from 0 with spaces between.")
-    return map(int, words)
+        if not re.fullmatch(r"(\d+:)?\d+", word):
+            raise UserError(
+                f"model.ranks.{width} holds {word}: give whole numbers from 0, or two as in 24:10, with spaces between."
+            )
+    pairs = (word.rpartition(":") for word in words)
+    return ((int(narrow) if narrow else None, int(rank)) for narrow, _, rank in pairs)
 
 
-def _ranked(conv: ConvFactory, ranks: Iterator[int]) -> ConvFactory:
+def _ranked(conv: ConvFactory, ranks: Iterator[tuple[int | None, int]]) -> ConvFactory:
     """A factory whose convolutions take the ranks in the order in which they are made."""
 
     def make(in_channels: int, out_channels: int, dilation: int) -> nn.Module:
-        rank = next(ranks, None)
-        if rank is None:
+        form = next(ranks, None)
+        if form is None:
             raise UserError("model.ranks has fewer numbers than the net has 3x3 convolutions; src.ranks makes them.")
-        if rank == 0:
+        narrow, rank = form
+        if narrow is None and rank == 0:
             return StandardConv(in_channels, out_channels, dilation)
-        return conv(in_channels, out_channels, dilation=dilation, rank=rank)
+        factors = {} if narrow is None else {"narrow": narrow}
+        return conv(in_channels, out_channels, dilation=dilation, rank=rank, **factors)
 
     return make
