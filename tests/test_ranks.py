@@ -69,6 +69,7 @@ def test_the_error_of_a_rank_is_that_of_the_weighted_principal_components_behind
     mean = rows.mean(0)
     _, _, directions = np.linalg.svd((rows - mean) @ factor, full_matrices=False)
     errors = errors_by_form(net, input_N3HW)[name]
+    assert [form for form in errors if form[0] is None] == [(None, rank) for rank in range(1, 17)]
     nothing = (((np.maximum(mean, 0) - np.maximum(rows, 0)) @ factor) ** 2).sum(1).mean()
     for rank in range(1, 17):
         projected = (rows - mean) @ factor @ directions[:rank].T @ directions[:rank]

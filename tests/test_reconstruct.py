@@ -109,7 +109,7 @@ def test_what_a_variant_can_express_is_found_again(variant, order):
         is_start = name.endswith("depthwise.weight")
         if ".conv." in name and dense_shapes.get(name) != parameter.shape and not is_start:
             parameter.data.zero_()
-    assert distance(fused(net, input_N3HW), wanted) > 0.1
+    assert distance(fused(net, input_N3HW), wanted) > (0.1 if variant == "narrowed" else 0.5)
     reconstruct(dense, net, input_N3HW, ridge=1e-9, rounds=1, order=order)
     assert distance(fused(net, input_N3HW), wanted) < 0.02
 
