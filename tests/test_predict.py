@@ -101,7 +101,13 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
         (source / f"{index}.jpg").symlink_to(photo)
     command = [sys.executable, str(REPO / "predict.py"), "input=photos", "output=cut", "checkpoint=lite-dwsep"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | THREADS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=tmp_path,
+        env=os.environ | THREADS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `make test &` has it ignored
     )
     wait_for(lambda: len(list(tmp_path.glob("cut/masks/*.png"))) > 3 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
