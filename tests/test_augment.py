@@ -7,6 +7,7 @@ import pickle
 import random
 import subprocess
 import sys
+from functools import partial
 
 import albumentations as A
 import cv2
@@ -197,6 +198,21 @@ def test_every_configured_augment_works(name):
 def test_wrong_settings_are_named(setting, message):
     with pytest.raises(UserError, match=message):
         strong(**setting)
+
+
+@pytest.mark.parametrize("recipe", [u2net, partial(strong, **OFF)])
+def test_photos_stay_upright_where_it_is_asked(recipe):
+    rows = np.tile(np.arange(64, dtype=np.uint8)[:, None], 64)
+    for p in (0, 1):
+        augment = recipe(64, 0.5, upside_down=p)
+        masks = [draw(augment, k, np.dstack([rows] * 3), rows)[1] for k in range(20)]
+        assert all((mask[0, 0] > mask[-1, 0]) == p for mask in masks)
+
+
+@pytest.mark.parametrize("recipe", [u2net, strong])
+def test_a_probability_above_one_is_refused(recipe):
+    with pytest.raises(UserError, match="upside_down=50"):
+        recipe(upside_down=50)
 
 
 def test_preview_shows_every_image_with_its_samples(tmp_path):

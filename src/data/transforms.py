@@ -31,10 +31,11 @@ class Augment(Protocol):
 
 
 class FlipsAndCrop:
-    """A flip each way (p = 0.5) and a random crop, in a third of the time that albumentations takes for it."""
+    """A flip each way and a random crop, in a third of the time that albumentations takes for it."""
 
-    def __init__(self, side: int):
+    def __init__(self, side: int, upside_down: float = 0.5):
         self.side = side
+        self.upside_down = upside_down
         self._generator = np.random.default_rng(0)
 
     def set_random_state(self, generator: np.random.Generator, py_random: random.Random) -> None:
@@ -44,13 +45,14 @@ class FlipsAndCrop:
         right, down, top, left = self._generator.random(4)
         y, x = (int(share * (length - self.side + 1)) for share, length in zip((top, left), mask.shape, strict=True))
         crops = (pixels[y : y + self.side, x : x + self.side] for pixels in (image, mask))
-        if right < 0.5 or down < 0.5:
-            around = -1 if right < 0.5 and down < 0.5 else int(right < 0.5)  # OpenCV: 1 sideways, 0 upside down
+        sideways, upside_down = right < 0.5, down < self.upside_down
+        if sideways or upside_down:
+            around = -1 if sideways and upside_down else int(sideways)  # OpenCV: 1 sideways, 0 upside down
             crops = (cv2.flip(pixels, around) for pixels in crops)
         return dict(zip(("image", "mask"), crops, strict=True))
 
 
-def u2net(size: int = 320, crop: float = 0.9) -> FlipsAndCrop:
+def u2net(size: int = 320, crop: float = 0.9, upside_down: float = 0.5) -> FlipsAndCrop:
     """U2-Net's recipe: flips both ways and a random crop, of an image that is a square already.
 
     The authors' loader flips vertically (p = 0.5); their horizontal flips were made beforehand, as copies.
@@ -58,16 +60,20 @@ def u2net(size: int = 320, crop: float = 0.9) -> FlipsAndCrop:
     Args:
         size: side S of the square in pixels.
         crop: side of the crop as a share of the square's; 0.9 of 320 are the authors' 288 pixels.
+        upside_down: probability of the vertical flip; 0 for photos that are all upright.
 
     Raises:
-        UserError: crop is not a share.
+        UserError: crop is not a share, or upside_down no probability.
     """
-    return FlipsAndCrop(_cropped(size, crop))
+    if not 0 <= upside_down <= 1:
+        raise UserError(f"data.augment.upside_down={upside_down}: give a probability, from 0 to 1.")
+    return FlipsAndCrop(_cropped(size, crop), upside_down)
 
 
 def strong(
     size: int = 320,
     crop: float = 0.9,
+    upside_down: float = 0.5,
     affine_p: float = 0.7,
     scale: Range = (0.8, 1.25),
     rotate: float = 15.0,
@@ -93,7 +99,7 @@ def strong(
     The values *_p are probabilities; the others are strengths, drawn evenly from their range at every use.
 
     Args:
-        size, crop: as in `u2net`.
+        size, crop, upside_down: as in `u2net`.
         scale, rotate: zoom (out and in equally often) and degrees either way, both about the centre; where the frame
             then reaches beyond the picture, image and mask go on as in a mirror.
         holes, hole_side: number of rectangles of one random colour each, and their sides as shares of the crop's.
@@ -109,7 +115,13 @@ def strong(
         UserError: a setting is out of its range.
     """
     chances = dict(
-        affine_p=affine_p, occlusion_p=occlusion_p, colour_p=colour_p, blur_p=blur_p, noise_p=noise_p, jpeg_p=jpeg_p
+        upside_down=upside_down,
+        affine_p=affine_p,
+        occlusion_p=occlusion_p,
+        colour_p=colour_p,
+        blur_p=blur_p,
+        noise_p=noise_p,
+        jpeg_p=jpeg_p,
     )
     side = _cropped(size, crop)
     try:
@@ -120,7 +132,7 @@ def strong(
         return A.Compose(
             [
                 A.HorizontalFlip(p=0.5),
-                A.VerticalFlip(p=0.5),
+                A.VerticalFlip(p=upside_down),
                 # The mirror leaves no filler to learn from, and a mask marks only what the image shows.
                 A.Affine(
                     scale=tuple(scale),
