@@ -17,7 +17,7 @@ from src.models import U2Net, build_net
 from src.runtime import ONNX_RUNTIMES
 
 RUNTIMES = (*ONNX_RUNTIMES, "torch")
-NETS = ("standard", "grouped", "lowrank", "lite_half", "dwsep")
+NETS = ("standard", "grouped", "lowrank", "lite_two_thirds", "lite_half", "dwsep")
 CONFIGS = Path(__file__).parents[1] / "conf" / "model"
 BASE = ("lite", "standard", "opencv")
 
