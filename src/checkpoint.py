@@ -15,7 +15,7 @@ from src.models import build_net
 from src.sizes import Size
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-DEFAULT = "lite-half"  # of the shipped nets
+DEFAULT = "lite-two-thirds"  # of the shipped nets
 
 
 def shipped() -> dict[str, Path]:
