@@ -100,6 +100,9 @@ class TorchSegmenter(Segmenter):
         super().__init__(size, stretch, getattr(net, "labels", None))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = nn.Sequential(Preprocess(), net).to(self.device).eval()
+        if self.device.type == "cpu":
+            # As the image comes (H, W, 3): otherwise torch copies from layout to layout around each convolution.
+            self.net.to(memory_format=torch.channels_last)
         if streams > 1:
             torch.set_num_threads(threads_each(streams))
 
