@@ -7,19 +7,19 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.cli import door, output_dir
-from src.data.pairs import Pair
-from src.data.semantic import SemanticDataModule
-from src.errors import UserError
-from src.evaluation.models import Model, with_latencies
-from src.evaluation.pictures import worst_and_median
-from src.evaluation.run import score_all, summarise
-from src.evaluation.semantic import score_classes, tables, write_results
-from src.evaluation.settings import checked, configured_models, fresh
-from src.evaluation.store import Store
-from src.evaluation.tables import as_terminal, write_images, write_tables
-from src.report.page import write_page
-from src.terminal import print_rows, print_whole
+from u2slim.cli import door, output_dir
+from u2slim.data.pairs import Pair
+from u2slim.data.semantic import SemanticDataModule
+from u2slim.errors import UserError
+from u2slim.evaluation.models import Model, with_latencies
+from u2slim.evaluation.pictures import worst_and_median
+from u2slim.evaluation.run import score_all, summarise
+from u2slim.evaluation.semantic import score_classes, tables, write_results
+from u2slim.evaluation.settings import checked, configured_models, fresh
+from u2slim.evaluation.store import Store
+from u2slim.evaluation.tables import as_terminal, write_images, write_tables
+from u2slim.report.page import write_page
+from u2slim.terminal import print_rows, print_whole
 
 log = logging.getLogger(__name__)
 

@@ -11,18 +11,18 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import nn
 
-from src.checkpoint import load_net, origin, write_net
-from src.cli import door, output_dir, plain
-from src.data.pairs import Pair
-from src.data.sample import render
-from src.data.semantic import SemanticDataModule
-from src.errors import UserError
-from src.export import KINDS, PRECISIONS, Deployment, Gate, Row
-from src.images import read_image
-from src.models import SemanticNet
-from src.photos import find_photos
-from src.sizes import sides
-from src.terminal import print_whole
+from u2slim.checkpoint import load_net, origin, write_net
+from u2slim.cli import door, output_dir, plain
+from u2slim.data.pairs import Pair
+from u2slim.data.sample import render
+from u2slim.data.semantic import SemanticDataModule
+from u2slim.errors import UserError
+from u2slim.export import KINDS, PRECISIONS, Deployment, Gate, Row
+from u2slim.images import read_image
+from u2slim.models import SemanticNet
+from u2slim.photos import find_photos
+from u2slim.sizes import sides
+from u2slim.terminal import print_whole
 
 log = logging.getLogger(__name__)
 

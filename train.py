@@ -12,17 +12,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from src.checkpoint import WholeCheckpointIO
-from src.cli import door, in_sweep, output_dir, plain, write_json
-from src.distributed import all_speak, join_run, lost_process_named
-from src.errors import UserError
-from src.files import write_whole
-from src.loggers import forget_run
-from src.lr_find import find_learning_rate
-from src.provenance import provenance
-from src.resume import checkpoint_for, finished_before
-from src.speed import choose_precision, device_of, keep_memory
-from src.sweep import run_job, stop_with_sweep
+from u2slim.checkpoint import WholeCheckpointIO
+from u2slim.cli import door, in_sweep, output_dir, plain, write_json
+from u2slim.distributed import all_speak, join_run, lost_process_named
+from u2slim.errors import UserError
+from u2slim.files import write_whole
+from u2slim.loggers import forget_run
+from u2slim.lr_find import find_learning_rate
+from u2slim.provenance import provenance
+from u2slim.resume import checkpoint_for, finished_before
+from u2slim.speed import choose_precision, device_of, keep_memory
+from u2slim.sweep import run_job, stop_with_sweep
 
 log = logging.getLogger(__name__)
 

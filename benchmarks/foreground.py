@@ -12,11 +12,11 @@ from time import perf_counter
 import cv2
 import numpy as np
 
-from src.data.pairs import find_pairs
-from src.data.sample import render
-from src.images import read_image, read_mask
-from src.masks import to_8bit
-from src.refine import ForegroundML
+from u2slim.data.pairs import find_pairs
+from u2slim.data.sample import render
+from u2slim.images import read_image, read_mask
+from u2slim.masks import to_8bit
+from u2slim.refine import ForegroundML
 
 GREEN = np.float32([0, 255, 0])
 

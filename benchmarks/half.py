@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import update_bn
 
-from src.models.u2net import RSU, ConvBNReLU, U2Net
-from src.photos import Photos
-from src.preprocess import Preprocess
-from src.weights import published_net
+from u2slim.models.u2net import RSU, ConvBNReLU, U2Net
+from u2slim.photos import Photos
+from u2slim.preprocess import Preprocess
+from u2slim.weights import published_net
 
 SIDE = 320
 

@@ -6,25 +6,24 @@ change no time.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 from torch.optim.swa_utils import update_bn
 
-from src.evaluation.models import Model, net_model, with_latencies
-from src.models import U2Net, build_net
-from src.runtime import ONNX_RUNTIMES
+from u2slim.evaluation.models import Model, net_model, with_latencies
+from u2slim.models import U2Net, build_net
+from u2slim.repository import CONFIGS
+from u2slim.runtime import ONNX_RUNTIMES
 
 RUNTIMES = (*ONNX_RUNTIMES, "torch")
 NETS = ("standard", "grouped", "lowrank", "lite_two_thirds", "lite_half", "dwsep")
-CONFIGS = Path(__file__).parents[1] / "conf" / "model"
 BASE = ("lite", "standard", "opencv")
 
 
 def built(width: str, variant: str) -> U2Net:
     torch.manual_seed(0)
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{variant}.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{variant}.yaml"))
     net = build_net(config | {"width": width})
     # Random layers shrink what passes through them, down to numbers that processors are slow with.
     update_bn([torch.randn(1, 3, 320, 320)], net)

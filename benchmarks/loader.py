@@ -25,10 +25,10 @@ import torch
 from skimage import io, transform
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.cache import SquareCache
-from src.data.dataset import StreamSampler, TrainStream
-from src.data.pairs import Pair, content_of, list_pairs
-from src.data.transforms import u2net
+from u2slim.data.cache import SquareCache
+from u2slim.data.dataset import StreamSampler, TrainStream
+from u2slim.data.pairs import Pair, content_of, list_pairs
+from u2slim.data.transforms import u2net
 
 SIZE, CROP, BATCH = 320, 288, 12
 

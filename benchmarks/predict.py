@@ -17,12 +17,12 @@ import torch
 from loky import cpu_count
 from PIL import Image
 
-from src.data.sample import render
-from src.images import read_gray, read_image, write_png
-from src.photos import find_photos
-from src.predict import Cutter, predict
-from src.runtime import ONNX_RUNTIMES, open_segmenter
-from src.runtime.segmenter import threads_each
+from u2slim.data.sample import render
+from u2slim.images import read_gray, read_image, write_png
+from u2slim.photos import find_photos
+from u2slim.predict import Cutter, predict
+from u2slim.runtime import ONNX_RUNTIMES, open_segmenter
+from u2slim.runtime.segmenter import threads_each
 
 SIZES = {"0.12": (300, 400), "2": (1200, 1600), "12": (3000, 4000)}
 

@@ -17,13 +17,13 @@ import numpy as np
 import py_sod_metrics as sod
 from loky import cpu_count
 
-from src.data.pairs import Pair
-from src.data.sample import render
-from src.evaluation.models import Model
-from src.evaluation.run import score_all, summarise
-from src.evaluation.scoring import field_scores, handlers
-from src.evaluation.store import Store
-from src.results import ModelFacts
+from u2slim.data.pairs import Pair
+from u2slim.data.sample import render
+from u2slim.evaluation.models import Model
+from u2slim.evaluation.run import score_all, summarise
+from u2slim.evaluation.scoring import field_scores, handlers
+from u2slim.evaluation.store import Store
+from u2slim.results import ModelFacts
 
 SIDES = ((300, 400), (400, 300), (267, 400), (400, 267))  # height and width of most of ECSSD
 

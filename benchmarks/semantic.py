@@ -8,7 +8,6 @@ is a row of frames per second of torch on it, in half precision and batches of o
 
 import argparse
 import time
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -17,21 +16,21 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from src.data.labels import CITYSCAPES
-from src.evaluation.models import net_model, with_latencies
-from src.models import build_net
-from src.prune import prune, widths
-from src.results import ModelFacts
-from src.runtime import ONNX_RUNTIMES
+from u2slim.data.labels import CITYSCAPES
+from u2slim.evaluation.models import net_model, with_latencies
+from u2slim.models import build_net
+from u2slim.prune import prune, widths
+from u2slim.repository import CONFIGS
+from u2slim.results import ModelFacts
+from u2slim.runtime import ONNX_RUNTIMES
 
 RUNTIMES = ("torch", *ONNX_RUNTIMES)
 NETS = ("pspnet", "icnet", "icnet, half", "fcn", "parsenet")
-CONFIGS = Path(__file__).parents[1] / "conf" / "model"
 
 
 def built(name: str) -> nn.Module:
     torch.manual_seed(0)
-    net = build_net(OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name.split(',')[0]}.yaml")))
+    net = build_net(OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name.split(',')[0]}.yaml")))
     if name.endswith("half"):
         prune(net, {layer: round(width / 2) for layer, width in widths(net).items()})
     # Random layers shrink what passes through them, down to numbers that processors are slow with.

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.models import U2Net, u2net
-from src.models.conv import DepthwiseSeparableConv, GroupedConv, StandardConv
-from src.speed import choose_precision, device_of, keep_memory
-from src.tasks import SaliencyTask
+from u2slim.models import U2Net, u2net
+from u2slim.models.conv import DepthwiseSeparableConv, GroupedConv, StandardConv
+from u2slim.speed import choose_precision, device_of, keep_memory
+from u2slim.tasks import SaliencyTask
 
 VARIANTS = {conv.variant: conv for conv in (StandardConv, GroupedConv, DepthwiseSeparableConv)}
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -56,8 +56,8 @@ def plain(options: argparse.Namespace) -> Callable[[], None]:
 def ours(options: argparse.Namespace) -> Callable[[], None]:
     if options.device == "cpu":
         keep_memory()
-    conv = {"_target_": f"src.models.{VARIANTS[options.variant].__name__}", "_partial_": True}
-    model = {"_target_": "src.models.U2Net", "width": options.width, "conv": conv}
+    conv = {"_target_": f"u2slim.models.{VARIANTS[options.variant].__name__}", "_partial_": True}
+    model = {"_target_": "u2slim.models.U2Net", "width": options.width, "conv": conv}
     task = SaliencyTask(model, recompute=options.recompute, compiled=options.compile).to(options.device).train()
     optimizer = torch.optim.Adam(task.net.parameters(), lr=1e-3, fused=True)
     dtype = DTYPES[choose_precision(options.precision, options.device, task.net)]

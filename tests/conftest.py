@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from src.data.cache import SquareCache
-from src.data.dataset import StreamSampler, TrainStream
-from src.data.pairs import Pair
-from src.data.sample import render
-from src.data.transforms import u2net
-from src.models import U2Net
-from src.weights import key_map
 from tests.forked import run_forked
+from u2slim.data.cache import SquareCache
+from u2slim.data.dataset import StreamSampler, TrainStream
+from u2slim.data.pairs import Pair
+from u2slim.data.sample import render
+from u2slim.data.transforms import u2net
+from u2slim.models import U2Net
+from u2slim.weights import key_map
 
 REPO = Path(__file__).parent.parent
 
@@ -88,9 +88,9 @@ THREADS = {"OMP_NUM_THREADS": "1"}  # another number adds in another order: othe
 
 
 def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
-    """Run a command-line door, `train.py` or `src.data.doctor`, in a process of its own; returns what it printed."""
+    """Run a command-line door, `train.py` or `u2slim.data.doctor`, in a process of its own; returns what it printed."""
     command = [str(REPO / door) if door.endswith(".py") else door, *overrides]
-    env = os.environ | {"COLUMNS": "160", "PYTHONPATH": str(REPO)} | THREADS
+    env = os.environ | {"COLUMNS": "160", "PYTHONPATH": str(REPO / "src")} | THREADS
     status, out, err = run_forked(command, cwd, env, timeout=600)
     printed = out + err
     assert (status == 0) == ok, printed

@@ -19,12 +19,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.data.labels import SCENES
-from src.data.preview import write_preview
-from src.data.sample import render
-from src.data.transforms import strong, u2net
-from src.errors import UserError
 from tests.conftest import REPO
+from u2slim.data.labels import SCENES
+from u2slim.data.preview import write_preview
+from u2slim.data.sample import render
+from u2slim.data.transforms import strong, u2net
+from u2slim.errors import UserError
 
 DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(strong).parameters.items()}
 PARTS = [name for name in DEFAULTS if name.endswith("_p")]
@@ -136,7 +136,7 @@ def digests(augment: A.Compose, order, image: np.ndarray, mask: np.ndarray) -> d
 
 ELSEWHERE = """
 import pickle, sys
-import src.data.transforms
+import u2slim.data.transforms
 from albumentations import check_version
 assert check_version.opener is None, "the import asked the network"
 from tests.test_augment import digests

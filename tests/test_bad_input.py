@@ -19,15 +19,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import DataLoader
 
-from src.data.cache import SquareCache
-from src.data.check import examine
-from src.data.dataset import PairDataset, StreamSampler, TrainStream, load_pair
-from src.data.pairs import Pair, find_pairs, list_pairs
-from src.data.saliency import SaliencyDataModule
-from src.data.transforms import u2net
-from src.errors import UserError
-from src.images import image_size, read_image, read_mask
 from tests.conftest import REPO, write_set
+from u2slim.data.cache import SquareCache
+from u2slim.data.check import examine
+from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_pair
+from u2slim.data.pairs import Pair, find_pairs, list_pairs
+from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.transforms import u2net
+from u2slim.errors import UserError
+from u2slim.images import image_size, read_image, read_mask
 
 HEIGHT, WIDTH = 48, 64
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
@@ -476,9 +476,9 @@ def test_a_picture_of_108_megapixels_is_trained_on_in_reasonable_memory(tmp_path
     del picture
     script = r"""
 import re, sys
-from src.data.check import examine
-from src.data.dataset import TrainStream
-from src.data.pairs import list_pairs
+from u2slim.data.check import examine
+from u2slim.data.dataset import TrainStream
+from u2slim.data.pairs import list_pairs
 peak = lambda: int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) / 1024
 before, pairs = peak(), list_pairs("duts_tr", sys.argv[1]).pairs
 stream = TrainStream(pairs, 320, None, seed=0)
@@ -564,11 +564,11 @@ def test_skipping_a_file_ruined_while_training_changes_no_other_sample(sixteen, 
     assert order.index(bad, 16) > 19  # lest two processes meet it for the first time in the same moment
     reason = ruin(next(pair.image for pair in sixteen if bad.endswith(pair.name)))
     logged = logging.FileHandler(tmp_path / "log")  # what worker processes say, too
-    logging.getLogger("src.data.dataset").addHandler(logged)
+    logging.getLogger("u2slim.data.dataset").addHandler(logged)
     try:
         left = drawn(TrainStream(sixteen, 64, u2net(64), seed=0, skip_bad=True), workers)
     finally:
-        logging.getLogger("src.data.dataset").removeHandler(logged)
+        logging.getLogger("u2slim.data.dataset").removeHandler(logged)
         logged.close()
     assert len(left) == len(intact) == 48
     for k, (was, now) in enumerate(zip(intact, left, strict=True)):

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data import dataset
-from src.data.cache import SquareCache
-from src.data.dataset import TrainStream
-from src.data.pairs import content_of, find_pairs
-from src.data.saliency import SaliencyDataModule
-from src.errors import UserError
 from tests.conftest import REPO, SIZE, assert_same_samples, two_passes, write_set
+from u2slim.data import dataset
+from u2slim.data.cache import SquareCache
+from u2slim.data.dataset import TrainStream
+from u2slim.data.pairs import content_of, find_pairs
+from u2slim.data.saliency import SaliencyDataModule
+from u2slim.errors import UserError
 
 GENEROUS = 0.05  # gigabytes
 

@@ -16,15 +16,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from src.checkpoint import load_net
-from src.data.sample import render
-from src.export import write_onnx
-from src.models import build_net
-from src.photos import find_photos
-from src.predict import Cutter, Outcome, predict
-from src.preprocess import Preprocess
-from src.runtime import Segmenter, open_segmenter
 from tests.conftest import REPO
+from u2slim.checkpoint import load_net
+from u2slim.data.sample import render
+from u2slim.export import write_onnx
+from u2slim.models import build_net
+from u2slim.photos import find_photos
+from u2slim.predict import Cutter, Outcome, predict
+from u2slim.preprocess import Preprocess
+from u2slim.runtime import Segmenter, open_segmenter
 
 sys.path.insert(0, str(REPO / "cpp" / "test"))
 from seeds import small_net  # noqa: E402
@@ -82,7 +82,7 @@ def small(tmp_path) -> Path:
 @pytest.mark.parametrize("kind", ["ICNet", "FCN"])
 def test_classes_and_their_colours_are_pythons(program, tmp_path, kind):
     torch.manual_seed(0)
-    net = build_net({"_target_": f"src.models.{kind}", "classes": 3, "width": 0.1, "backbone": "resnet18"}).eval()
+    net = build_net({"_target_": f"u2slim.models.{kind}", "classes": 3, "width": 0.1, "backbone": "resnet18"}).eval()
     net.labels = {"names": ["a", "b", "c"], "palette": [[250, 0, 10], [0, 99, 0], [7, 8, 9]]}
     with torch.no_grad():  # or else one class may win everywhere
         image = torch.from_numpy(cv2.resize(render(5, 0)[0], (96, 64))).permute(2, 0, 1)[None]

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from src.data.dataset import PairDataset, StreamSampler, TrainStream
-from src.data.pairs import Pair, find_pairs
-from src.data.saliency import SaliencyDataModule
-from src.data.transforms import u2net
-from src.errors import UserError
 from tests.conftest import write_set
+from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream
+from u2slim.data.pairs import Pair, find_pairs
+from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.transforms import u2net
+from u2slim.errors import UserError
 
 
 def trainer(step=0, rank=0, world=1):
@@ -175,7 +175,7 @@ def test_a_corrupt_image_stops_with_its_name(duts):
 
 
 def test_sample_set_is_made_on_first_use(tmp_path, monkeypatch):
-    from src.data import sample
+    from u2slim.data import sample
 
     made = []
     monkeypatch.setattr(sample, "write_sample_set", lambda root: made.append(root))

@@ -12,24 +12,24 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from src.callbacks import EMA, StepCheckpoint
-from src.callbacks.losses import LossMeans
-from src.data.cache import SquareCache
-from src.data.saliency import SaliencyDataModule
-from src.distill import Distillation, feature_loss
-from src.errors import UserError
-from src.losses import DeepSupervision
-from src.models import DepthwiseSeparableConv, U2Net
-from src.tasks import SaliencyTask
 from tests import test_ddp
 from tests.conftest import REPO, SIZE, TINY, assert_same_samples, random_net, run, two_passes, write_set
 from train import train
+from u2slim.callbacks import EMA, StepCheckpoint
+from u2slim.callbacks.losses import LossMeans
+from u2slim.data.cache import SquareCache
+from u2slim.data.saliency import SaliencyDataModule
+from u2slim.distill import Distillation, feature_loss
+from u2slim.errors import UserError
+from u2slim.losses import DeepSupervision
+from u2slim.models import DepthwiseSeparableConv, U2Net
+from u2slim.tasks import SaliencyTask
 
 WEIGHTS = (5, 1, 1, 1, 0.5, 1, 2)
 STUDENT = {
-    "_target_": "src.models.U2Net",
+    "_target_": "u2slim.models.U2Net",
     "width": "lite",
-    "conv": {"_target_": "src.models.DepthwiseSeparableConv", "_partial_": True},
+    "conv": {"_target_": "u2slim.models.DepthwiseSeparableConv", "_partial_": True},
 }
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.contact_sheet import write_sheet
-from src.data.doctor import as_json, as_markdown, as_sentences, diagnose, rows
-from src.data.sample import render
-from src.errors import UserError
 from tests.conftest import run, write_set
+from u2slim.data.contact_sheet import write_sheet
+from u2slim.data.doctor import as_json, as_markdown, as_sentences, diagnose, rows
+from u2slim.data.sample import render
+from u2slim.errors import UserError
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_contact_sheet_shows_each_kind(sick, tmp_path):
 
 
 def test_the_door_leaves_a_table_a_list_and_a_sheet(sick, tmp_path):
-    printed = run("src.data.doctor", f"root={sick}", "hydra.run.dir=out", cwd=tmp_path)
+    printed = run("u2slim.data.doctor", f"root={sick}", "hydra.run.dir=out", cwd=tmp_path)
     assert "13 findings in 2 sets: doctor.md, doctor.json, doctor.png in" in printed
     assert {"doctor.md", "doctor.json", "doctor.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert json.loads((tmp_path / "out/doctor.json").read_text())["sets"]["duts_te"]["found"] == 5

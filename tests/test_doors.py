@@ -18,10 +18,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from src.checkpoint import load_net
-from src.export import write_onnx
-from src.results import SCORES
 from tests.conftest import REPO, THREADS, TINY, children, run, write_set
+from u2slim.checkpoint import load_net
+from u2slim.export import write_onnx
+from u2slim.results import SCORES
 
 STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
 
@@ -206,7 +206,7 @@ def test_a_schedule_resumes_bit_for_bit_and_only_at_its_length(trained):
 
 def test_each_door_starts_in_a_fresh_interpreter(tmp_path):
     doors = [[str(REPO / door)] for door in ("train.py", "eval.py", "export.py", "predict.py")]
-    doors += [["-m", f"src.{name}"] for name in ("report", "ranks", "data.doctor", "data.fetch")]
+    doors += [["-m", f"u2slim.{name}"] for name in ("report", "ranks", "data.doctor", "data.fetch")]
     env = os.environ | {"PYTHONPATH": str(REPO)}
     for some in (doors[:2], doors[2:4], doors[4:]):
         started = [

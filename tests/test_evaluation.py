@@ -12,24 +12,24 @@ import torch
 from PIL import Image
 from scipy.ndimage import distance_transform_cdt
 
-from src.data.pairs import find_pairs
-from src.data.sample import render
-from src.errors import UserError
-from src.evaluation import run, store
-from src.evaluation.boundary import boundary_iou, relaxed_boundary_f
-from src.evaluation.models import Model, net_gmac, net_model, open_models, with_latencies
-from src.evaluation.pictures import worst_and_median
-from src.evaluation.run import score_all, summarise
-from src.evaluation.scoring import IMAGE_SCORES, score, score_image
-from src.evaluation.store import Store
-from src.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
-from src.export import write_onnx
-from src.masks import enlarge, to_8bit
-from src.models import DepthwiseSeparableConv, GroupedConv, StandardConv
-from src.refine import GuidedFilter
-from src.results import SCORES, ModelFacts, Result
-from src.runtime import Segmenter, net_segmenter, onnx_segmenter
 from tests.conftest import random_net, write_set
+from u2slim.data.pairs import find_pairs
+from u2slim.data.sample import render
+from u2slim.errors import UserError
+from u2slim.evaluation import run, store
+from u2slim.evaluation.boundary import boundary_iou, relaxed_boundary_f
+from u2slim.evaluation.models import Model, net_gmac, net_model, open_models, with_latencies
+from u2slim.evaluation.pictures import worst_and_median
+from u2slim.evaluation.run import score_all, summarise
+from u2slim.evaluation.scoring import IMAGE_SCORES, score, score_image
+from u2slim.evaluation.store import Store
+from u2slim.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
+from u2slim.export import write_onnx
+from u2slim.masks import enlarge, to_8bit
+from u2slim.models import DepthwiseSeparableConv, GroupedConv, StandardConv
+from u2slim.refine import GuidedFilter
+from u2slim.results import SCORES, ModelFacts, Result
+from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
 
 
 def hand_made() -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -12,13 +12,13 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from src.data.sample import render
-from src.errors import UserError
-from src.export import Deployment, Gate, check_parity, convert, reference_of, store_in_half, write_onnx
-from src.models import DepthwiseSeparableConv
-from src.preprocess import Preprocess
-from src.runtime.graph import read_graph
 from tests.conftest import random_net
+from u2slim.data.sample import render
+from u2slim.errors import UserError
+from u2slim.export import Deployment, Gate, check_parity, convert, reference_of, store_in_half, write_onnx
+from u2slim.models import DepthwiseSeparableConv
+from u2slim.preprocess import Preprocess
+from u2slim.runtime.graph import read_graph
 
 SIDE = 64
 
@@ -185,6 +185,6 @@ def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeyp
     np.testing.assert_allclose(in_half(), expected, atol=0.02)
     halves = {node.name for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "Conv"}
     assert halves == {"first", "middle", "last"}
-    monkeypatch.setattr("src.export.precision.MARGIN", 1e-9)
+    monkeypatch.setattr("u2slim.export.precision.MARGIN", 1e-9)
     with np.errstate(all="ignore"):
         assert not np.isfinite(in_half()).all(), "or nothing had to stay in float32"

@@ -18,11 +18,11 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.data import archive, fetch
-from src.data.catalog import CATALOG, MIRRORS, Archive
-from src.data.pairs import find_pairs
-from src.errors import UserError
 from tests.conftest import REPO
+from u2slim.data import archive, fetch
+from u2slim.data.catalog import CATALOG, MIRRORS, Archive
+from u2slim.data.pairs import find_pairs
+from u2slim.errors import UserError
 
 PUBLISHED = {name: data_set for name, data_set in CATALOG.items() if data_set.home_page}
 
@@ -388,9 +388,13 @@ def test_unknown_sets_are_named(wanted):
 
 
 def test_the_door_without_a_network(tmp_path):
-    no_network = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "PYTHONPATH": str(REPO)}
+    no_network = {
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+        "PYTHONPATH": str(REPO / "src"),
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "src.data.fetch", "set=[ecssd,hku_is]", "root=sets"],
+        [sys.executable, "-m", "u2slim.data.fetch", "set=[ecssd,hku_is]", "root=sets"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

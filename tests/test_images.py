@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.errors import UserError
-from src.images import image_size, read_image, read_mask, read_photo, write_png
 from tests.conftest import gray
+from u2slim.errors import UserError
+from u2slim.images import image_size, read_image, read_mask, read_photo, write_png
 
 
 def save(path, image, **options):

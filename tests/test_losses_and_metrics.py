@@ -6,20 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src import init
-from src.data.dataset import load_pair
-from src.data.pairs import find_pairs
-from src.data.sample import render
-from src.errors import UserError
-from src.evaluation.scoring import IMAGE_SCORES, score
-from src.losses import OUTPUTS, BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
-from src.masks import to_8bit
-from src.metrics import SaliencyMetrics
-from src.models import U2Net
-from src.models.resize import upsample
-from src.results import CURVES
-from src.runtime import TorchSegmenter
 from tests.conftest import random_net
+from u2slim import init
+from u2slim.data.dataset import load_pair
+from u2slim.data.pairs import find_pairs
+from u2slim.data.sample import render
+from u2slim.errors import UserError
+from u2slim.evaluation.scoring import IMAGE_SCORES, score
+from u2slim.losses import OUTPUTS, BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
+from u2slim.masks import to_8bit
+from u2slim.metrics import SaliencyMetrics
+from u2slim.models import U2Net
+from u2slim.models.resize import upsample
+from u2slim.results import CURVES
+from u2slim.runtime import TorchSegmenter
 
 
 def test_loss_is_u2nets_sum_of_seven_terms():

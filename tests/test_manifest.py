@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.check import Record, examine
-from src.data.pairs import Pair
-from src.data.saliency import SaliencyDataModule
-from src.data.sample import render
-from src.data.twins import Twins
-from src.errors import UserError
-from src.images import Loaded
 from tests.conftest import write_set
+from u2slim.data.check import Record, examine
+from u2slim.data.pairs import Pair
+from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.sample import render
+from u2slim.data.twins import Twins
+from u2slim.errors import UserError
+from u2slim.images import Loaded
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.errors import UserError
-from src.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
-from src.models.recompute import recompute_activations
 from tests.conftest import random_net
+from u2slim.errors import UserError
+from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
+from u2slim.models.recompute import recompute_activations
 
 VARIANTS = {
     "standard": StandardConv,
@@ -105,7 +105,7 @@ def test_unknown_width_is_named_with_the_choices():
         U2Net("medium")
 
 
-@pytest.mark.parametrize("target", ["os.system", "src.models.conv.torch.hub.load", "src.models.u2net.U2Net"])
+@pytest.mark.parametrize("target", ["os.system", "u2slim.models.conv.torch.hub.load", "u2slim.models.u2net.U2Net"])
 def test_a_checkpoints_model_config_cannot_call_anything_else(target):
     call = {"_target_": target, "_partial_": True}
     for conv, reason in (
@@ -114,7 +114,7 @@ def test_a_checkpoints_model_config_cannot_call_anything_else(target):
         ("${oc.create:{_target_: os.getcwd}}", "only plain values"),
     ):
         with pytest.raises(UserError, match=reason):
-            build_net({"_target_": "src.models.U2Net", "width": "lite", "conv": conv})
+            build_net({"_target_": "u2slim.models.U2Net", "width": "lite", "conv": conv})
 
 
 def test_groups_that_do_not_divide_are_refused():

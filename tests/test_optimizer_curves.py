@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
-from src.callbacks import OptimizerCurves
+from u2slim.callbacks import OptimizerCurves
 
 
 class Rows(Logger):

@@ -16,17 +16,17 @@ from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
 
-from src.checkpoint import load_net
-from src.data.sample import render
-from src.errors import UserError
-from src.export import write_onnx
-from src.images import read_image
-from src.masks import to_8bit
-from src.photos import find_photos
-from src.predict import Cutter, predict
-from src.refine import ForegroundML, GuidedFilter
-from src.runtime import net_segmenter, onnx_segmenter
 from tests.conftest import REPO, THREADS, random_net, run, wait_for
+from u2slim.checkpoint import load_net
+from u2slim.data.sample import render
+from u2slim.errors import UserError
+from u2slim.export import write_onnx
+from u2slim.images import read_image
+from u2slim.masks import to_8bit
+from u2slim.photos import find_photos
+from u2slim.predict import Cutter, predict
+from u2slim.refine import ForegroundML, GuidedFilter
+from u2slim.runtime import net_segmenter, onnx_segmenter
 
 RUNTIMES = ("torch", "opencv", "onnxruntime", "openvino")
 
@@ -131,8 +131,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     source.mkdir()
     Image.fromarray(render(3, 0)[0]).resize((800, 600)).save(source / "0.jpg")
     script = (
-        "import resource, sys; from pathlib import Path; from src.photos import find_photos\n"
-        "from src.predict import Cutter, predict; from src.runtime import net_segmenter\n"
+        "import resource, sys; from pathlib import Path; from u2slim.photos import find_photos\n"
+        "from u2slim.predict import Cutter, predict; from u2slim.runtime import net_segmenter\n"
         "from tests.conftest import random_net\n"
         "cutter = Cutter(net_segmenter(random_net(), 64), Path(sys.argv[1]))\n"
         "predict(cutter, Path('photos'), find_photos('photos'), workers=2)\n"
@@ -143,7 +143,7 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
         for index in range(1, count):
             (source / f"{index}.jpg").exists() or os.link(source / "0.jpg", source / f"{index}.jpg")
         command = [sys.executable, "-c", script, f"cut{count}"]
-        env = os.environ | {"PYTHONPATH": str(REPO)}
+        env = os.environ | {"PYTHONPATH": str(REPO / "src")}
         out = subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
         peaks.append(int(out.split()[-1]))
     assert peaks[1] < peaks[0] + 100, f"{peaks} MB: 180 photos of 1.4 MB more"
@@ -291,7 +291,7 @@ def test_a_missing_runtime_is_named_with_what_installs_it(monkeypatch, runtime):
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal stack is looked at on Linux only")
 def test_signals_are_handled_on_the_stack_that_there_was_before_openvino():
     script = (
-        "import ctypes, sys; from src.runtime import onnx_segmenter\n"
+        "import ctypes, sys; from u2slim.runtime import onnx_segmenter\n"
         "def stack():\n"
         "    now = (ctypes.c_uint64 * 3)(); ctypes.CDLL(None).sigaltstack(None, now); return list(now)\n"
         "before = stack(); segmenter = onnx_segmenter(sys.argv[1], 'openvino'); assert stack() == before, stack()"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import init
-from src.export import check_parity, reference_of, write_onnx
-from src.images import read_image
-from src.models import U2Net
-from src.runtime import TorchSegmenter
 from tests.conftest import run
+from u2slim import init
+from u2slim.export import check_parity, reference_of, write_onnx
+from u2slim.images import read_image
+from u2slim.models import U2Net
+from u2slim.runtime import TorchSegmenter
 
 
 @pytest.fixture(scope="module")

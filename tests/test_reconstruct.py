@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from src import init
-from src.errors import UserError
-from src.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
-from src.models.lstsq import Goal, Regression
-from src.photos import Photos
-from src.preprocess import Preprocess
-from src.reconstruct import reconstruct
-from src.sensitivity import metrics, square_root
 from tests.conftest import random_net, write_set
+from u2slim import init
+from u2slim.errors import UserError
+from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
+from u2slim.models.lstsq import Goal, Regression
+from u2slim.photos import Photos
+from u2slim.preprocess import Preprocess
+from u2slim.reconstruct import reconstruct
+from u2slim.sensitivity import metrics, square_root
 
 VARIANTS = {
     "grouped": GroupedConv,

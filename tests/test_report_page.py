@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.sample import render
-from src.report.page import FALSE, LONG_SIDE, MISSED, error_map, write_page
-from src.results import CURVES, SCORES, ModelFacts, Picture, Result
+from u2slim.data.sample import render
+from u2slim.report.page import FALSE, LONG_SIDE, MISSED, error_map, write_page
+from u2slim.results import CURVES, SCORES, ModelFacts, Picture, Result
 
 HOSTILE = "<b>&\"x'.onnx"
 ESCAPING = '</script><img src=x onerror="fail()">'

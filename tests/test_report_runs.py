@@ -11,16 +11,16 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.errors import UserError
-from src.report.__main__ import parse
-from src.report.curves import smooth, write_report
-from src.report.runs import read_curves, read_runs
 from tests.conftest import REPO
+from u2slim.errors import UserError
+from u2slim.report.__main__ import parse
+from u2slim.report.curves import smooth, write_report
+from u2slim.report.runs import read_curves, read_runs
 
 CONFIG = {
     "seed": 0,
-    "model": {"_target_": "src.models.U2Net", "width": "lite"},
-    "init": {"_target_": "src.init.random"},
+    "model": {"_target_": "u2slim.models.U2Net", "width": "lite"},
+    "init": {"_target_": "u2slim.init.random"},
     "data": {"root": "/data/here", "seed": 0, "train": ["duts_tr"]},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3},
     "scheduler": None,
@@ -61,7 +61,7 @@ def labels_of(*sources: Path) -> list[str]:
     return [run.label for run in read_runs([str(source) for source in sources])]
 
 
-PRETRAINED = ("init._target_=src.init.pretrained", "init.weights=/data/u2netp.pth")
+PRETRAINED = ("init._target_=u2slim.init.pretrained", "init.weights=/data/u2netp.pth")
 
 
 @pytest.mark.parametrize("hydra", [True, False])
@@ -236,7 +236,7 @@ def test_the_command(tmp_path):
     write_run(tmp_path / "runs/b", *PRETRAINED)
 
     def command(*arguments: str) -> subprocess.CompletedProcess:
-        call = [sys.executable, "-m", "src.report", *arguments]
+        call = [sys.executable, "-m", "u2slim.report", *arguments]
         return subprocess.run(call, cwd=REPO, capture_output=True, text=True, timeout=120)
 
     done = command(f"runs=[{tmp_path}/runs/a, {tmp_path}/runs/b]", f"out={tmp_path}/out")

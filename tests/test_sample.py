@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.sample import render, write_sample_set
-from src.errors import UserError
+from u2slim.data.sample import render, write_sample_set
+from u2slim.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from src.confusion import scores
-from src.data.catalog import CATALOG
-from src.data.dataset import PairDataset, StreamSampler, TrainStream, load_square
-from src.data.doctor import diagnose, label_rows, rows
-from src.data.labels import CAMVID, CITYSCAPES, IGNORE
-from src.data.pairs import find_pairs
-from src.data.scenes import render
-from src.data.semantic import SemanticDataModule
-from src.data.transforms import scene
-from src.errors import UserError
-from src.losses import CascadeLoss, DeepSupervision
-from src.tasks import SaliencyTask, SemanticTask
 from tests.conftest import REPO, real_data, run
+from u2slim.confusion import scores
+from u2slim.data.catalog import CATALOG
+from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_square
+from u2slim.data.doctor import diagnose, label_rows, rows
+from u2slim.data.labels import CAMVID, CITYSCAPES, IGNORE
+from u2slim.data.pairs import find_pairs
+from u2slim.data.scenes import render
+from u2slim.data.semantic import SemanticDataModule
+from u2slim.data.transforms import scene
+from u2slim.errors import UserError
+from u2slim.losses import CascadeLoss, DeepSupervision
+from u2slim.tasks import SaliencyTask, SemanticTask
 
 NAMES = ["a", "b", "c"]
 SMALL = ("model.width=0.1", "model.backbone=resnet18", "trainer=cpu", "trainer.precision=32-true")
@@ -172,7 +172,7 @@ def test_the_loss_is_the_papers_sum_by_hand_and_ignores_what_has_no_class():
 
 
 def tiny_task(classes: int = 3, **options) -> SemanticTask:
-    model = {"_target_": "src.models.FCN", "classes": classes, "width": 0.05, "backbone": "resnet18"}
+    model = {"_target_": "u2slim.models.FCN", "classes": classes, "width": 0.05, "backbone": "resnet18"}
     named = {"names": NAMES[:classes], "palette": [[0, 0, 0]] * classes}
     return SemanticTask(model, [32, 64], named, **options)
 
@@ -209,11 +209,11 @@ def test_the_task_brings_what_belongs_to_it(extra):
     assert (cfg.scheduler.shape, cfg.scheduler.power, cfg.optimized_metric) == ("poly", 0.9, "val/mIoU")
     assert (cfg.data.batch_size, list(cfg.data.augment.crop), cfg.model.classes) == (16, [720, 720], 19)
     assert list(cfg.data.augment.scales) == [0.5, 2.0] and cfg.data.augment.mirror and cfg.data.augment.scaling
-    assert cfg.init._target_ == "src.init.backbone" and cfg.init.weights is None
+    assert cfg.init._target_ == "u2slim.init.backbone" and cfg.init.weights is None
     assert not extra or cfg.trainer.max_steps == 30000
-    assert (other.model.classes, other.loss._target_) == (11, "src.losses.CrispLoss"), "the user's choice stays"
+    assert (other.model.classes, other.loss._target_) == (11, "u2slim.losses.CrispLoss"), "the user's choice stays"
     assert list(other.data.augment.crop) == [90, 120]
-    assert (saliency.optimized_metric, saliency.task._target_) == ("val/maxF", "src.tasks.SaliencyTask")
+    assert (saliency.optimized_metric, saliency.task._target_) == ("val/maxF", "u2slim.tasks.SaliencyTask")
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +366,7 @@ def test_the_doctor_knows_camvid_and_names_bad_labels(tmp_path):
     pairs = [pair for pair, _ in report.usable if pair.name == "0003"]
     assert pairs and np.array_equal(load_square(pairs[0], (96, 128))[1] == IGNORE, labels == 11)
 
-    printed = run("src.data.doctor", f"root={root}", "hydra.run.dir=out", cwd=tmp_path)
+    printed = run("u2slim.data.doctor", f"root={root}", "hydra.run.dir=out", cwd=tmp_path)
     assert "bad labels" in printed and "pavement" in printed and "doctor.png" in printed
     listed = json.loads((tmp_path / "out/doctor.json").read_text())["sets"]["camvid_train"]
     shares = [facts["pixels"] for facts in listed["classes"].values()]
@@ -410,11 +410,11 @@ def test_settings_that_do_not_fit_end_in_a_sentence(trained, overrides, sentence
 
 def test_nets_and_tasks_that_do_not_fit_are_named():
     with pytest.raises(UserError, match="task=semantic needs a net with classes: model=icnet, pspnet, fcn or"):
-        SemanticTask({"_target_": "src.models.U2Net", "width": "lite"}, [32, 32], {"names": NAMES, "palette": []})
+        SemanticTask({"_target_": "u2slim.models.U2Net", "width": "lite"}, [32, 32], {"names": NAMES, "palette": []})
     with pytest.raises(UserError, match="task=semantic learns classes by loss=cascade"):
         tiny_task(loss=DeepSupervision())
     with pytest.raises(UserError, match="tells classes apart: train it with task=semantic"):
-        SaliencyTask({"_target_": "src.models.FCN", "width": 0.05, "backbone": "resnet18"}, 32)
+        SaliencyTask({"_target_": "u2slim.models.FCN", "width": 0.05, "backbone": "resnet18"}, 32)
 
 
 def test_camvid_itself_is_read_whole():

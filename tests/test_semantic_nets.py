@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
-from src import checkpoint, init
-from src.errors import UserError
-from src.models import (
+from tests.conftest import REPO, run, write_set
+from u2slim import checkpoint, init
+from u2slim.errors import UserError
+from u2slim.models import (
     ConvVariant,
     DepthwiseSeparableConv,
     GroupedConv,
@@ -22,15 +23,14 @@ from src.models import (
     U2Net,
     build_net,
 )
-from src.models.fcn import LearnedUpsampling
-from src.models.parsenet import L2Norm
-from src.models.pyramid import pooled
-from src.models.recompute import recompute_activations
-from src.models.resnet import ResNet
-from src.photos import Photos
-from src.prune import prune, widths
-from src.weights import load_backbone
-from tests.conftest import REPO, run, write_set
+from u2slim.models.fcn import LearnedUpsampling
+from u2slim.models.parsenet import L2Norm
+from u2slim.models.pyramid import pooled
+from u2slim.models.recompute import recompute_activations
+from u2slim.models.resnet import ResNet
+from u2slim.photos import Photos
+from u2slim.prune import prune, widths
+from u2slim.weights import load_backbone
 
 NETS = ("icnet", "pspnet", "fcn", "parsenet")
 CONVS = {"grouped": GroupedConv, "dwsep": DepthwiseSeparableConv, "lowrank": LowRankConv}
@@ -152,7 +152,7 @@ def test_torchvisions_file_fills_every_net_by_its_names(tmp_path):
         net = init.backbone(build_net(config(name, width=1.0)), weights=path)
         for key, tensor in net.backbone.state_dict().items():
             assert torch.equal(tensor, state[key]), key
-    grouped = build_net(config("icnet", width=1.0, conv={"_target_": "src.models.GroupedConv", "_partial_": True}))
+    grouped = build_net(config("icnet", width=1.0, conv={"_target_": "u2slim.models.GroupedConv", "_partial_": True}))
     init.backbone(grouped, weights=path, method="mean")
     dense = state["layer2.1.conv1.weight"]
     assert torch.allclose(grouped.backbone.layer2[1].conv1.weight, (dense[:, ::2] + dense[:, 1::2]) / 2)
@@ -251,7 +251,7 @@ def test_icnet_sees_each_branch_at_its_resolution():
 def test_variants_make_every_3x3_convolution_and_start_from_the_dense_net(tmp_path, variant):
     dense = tiny("icnet", backbone="resnet50")
     checkpoint.write_net(dense, 64, tmp_path / "dense.ckpt")
-    conv = {"_target_": f"src.models.{CONVS[variant].__name__}", "_partial_": True}
+    conv = {"_target_": f"u2slim.models.{CONVS[variant].__name__}", "_partial_": True}
     write_set(tmp_path, "photos", "masks", 4)
     photos = Photos.below(tmp_path / "photos", 64)
     image = torch.rand(1, 3, 64, 64)
@@ -319,7 +319,7 @@ def test_pruning_drops_exactly_the_weakest_filters_and_no_shape_breaks():
 @pytest.mark.parametrize("name", [*NETS, "standard"])
 def test_a_pruned_net_is_half_as_wide_and_built_again_from_its_config(tmp_path, name):
     pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
-    saliency = {"_target_": "src.models.U2Net", "width": "lite"}
+    saliency = {"_target_": "u2slim.models.U2Net", "width": "lite"}
     net = build_net(saliency) if name == "standard" else tiny(name)
     heads = {id(head) for head in net.heads}
     ours = {key for key, module in net.named_modules() if isinstance(module, nn.Conv2d) and id(module) not in heads}
@@ -339,7 +339,7 @@ def test_a_pruned_net_is_half_as_wide_and_built_again_from_its_config(tmp_path, 
 def test_what_cannot_be_pruned_or_built_is_named():
     pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
     with pytest.raises(UserError, match="icnet-resnet18-x0.125-dwsep is not dense"):
-        halved(tiny("icnet", conv={"_target_": "src.models.DepthwiseSeparableConv", "_partial_": True}))
+        halved(tiny("icnet", conv={"_target_": "u2slim.models.DepthwiseSeparableConv", "_partial_": True}))
     for channels in ("3-8", "3-8 8-0", "abc"):
         with pytest.raises(UserError, match="model.channels has . words, and the net .* convolutions"):
             build_net(config("fcn", channels=channels))
@@ -355,7 +355,7 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
     settings = ("task=semantic", "data=sample_semantic", "trainer=cpu", "trainer.precision=32-true")
     settings += ("model.backbone=resnet18", "model.width=0.125", "data.batch_size=2", "data.num_workers=0")
     run("train.py", *settings, "trainer.max_steps=1", "hydra.run.dir=dense", cwd=tmp_path)
-    grouped = ("model.conv._target_=src.models.GroupedConv", "init=pretrained", "init.count=8")
+    grouped = ("model.conv._target_=u2slim.models.GroupedConv", "init=pretrained", "init.count=8")
     weights = "init.weights=dense/checkpoints/last.ckpt"
     printed = run(
         "train.py", *settings, *grouped, weights, "trainer.max_steps=1", "hydra.run.dir=grouped", cwd=tmp_path
@@ -368,12 +368,12 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
         "retrain=1",
         "hydra.run.dir=outputs/out",
     )
-    printed = run("src.prune", *command, 'train=["optimizer.lr=0.25"]', cwd=tmp_path)
+    printed = run("u2slim.prune", *command, 'train=["optimizer.lr=0.25"]', cwd=tmp_path)
     assert "step 2 of 2" in printed and f"--config-dir '{tmp_path}/outputs/out' model=pruned" in printed
-    refused = run("src.prune", "checkpoint=last", cwd=tmp_path, ok=False)
+    refused = run("u2slim.prune", "checkpoint=last", cwd=tmp_path, ok=False)
     assert "is of a pruning; name the one to prune" in refused
     refused = run(
-        "src.prune", "checkpoint=grouped/checkpoints/last.ckpt", "hydra.run.dir=outputs/out", cwd=tmp_path, ok=False
+        "u2slim.prune", "checkpoint=grouped/checkpoints/last.ckpt", "hydra.run.dir=outputs/out", cwd=tmp_path, ok=False
     )
     assert f"out holds a pruning of {tmp_path / 'dense/checkpoints/last.ckpt'}" in refused
     config = OmegaConf.load(tmp_path / "outputs/out/step2/train/config.yaml")
@@ -389,5 +389,5 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
     config = OmegaConf.to_container(OmegaConf.load(tmp_path / "outputs/out/model/pruned.yaml"))
     assert repr(build_net(config)) == repr(net)
     checkpoint.write_net(tiny("icnet"), 64, tmp_path / "alone.ckpt")
-    sentence = run("src.prune", "checkpoint=alone.ckpt", "retrain=1", cwd=tmp_path, ok=False)
+    sentence = run("u2slim.prune", "checkpoint=alone.ckpt", "retrain=1", cwd=tmp_path, ok=False)
     assert "nobody knows how it was trained" in sentence

@@ -19,12 +19,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 
-from src.data.dataset import load_pair
-from src.data.pairs import find_pairs, list_pairs
-from src.data.saliency import SaliencyDataModule
-from src.errors import UserError
-from src.files import cache_dir
 from tests.conftest import REPO, assert_same_samples, run, two_passes, write_set
+from u2slim.data.dataset import load_pair
+from u2slim.data.pairs import find_pairs, list_pairs
+from u2slim.data.saliency import SaliencyDataModule
+from u2slim.errors import UserError
+from u2slim.files import cache_dir
 
 
 @contextmanager

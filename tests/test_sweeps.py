@@ -17,9 +17,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from src.errors import UserError
-from src.resume import finished_before, finished_scores
 from tests.conftest import REPO, THREADS, TINY, children, run, wait_for, write_set
+from u2slim.errors import UserError
+from u2slim.resume import finished_before, finished_scores
 
 COMMON = ("init=random", *TINY, "data.val_count=2")
 
@@ -52,7 +52,7 @@ def test_in_a_sweep_over_two_processes_each_job_has_one_of_everything(place, mon
     }
     for job, conv in (("0", "StandardConv"), ("1", "DepthwiseSeparableConv")):
         model = torch.load(sweep / job / "checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]["model"]
-        assert model["conv"]["_target_"] == f"src.models.{conv}"
+        assert model["conv"]["_target_"] == f"u2slim.models.{conv}"
         saved = {path.name for path in (sweep / job / "checkpoints").iterdir()}
         assert "last.ckpt" in saved <= {"last.ckpt", "step_000002.ckpt"}
         assert [path.name for path in (sweep / job / "csv").iterdir()] == ["version_0"]

@@ -18,17 +18,17 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import train_step
-from src.callbacks import BaseRate, Progress, StepCheckpoint, StopAtNonFinite, Throughput
-from src.callbacks.checkpoint import moments
-from src.callbacks.losses import base_rate_entropy
-from src.checkpoint import WholeCheckpointIO, load_net
-from src.errors import UserError
-from src.losses import DeepSupervision
-from src.models import u2net
-from src.schedules import Factor, schedule
-from src.speed import choose_precision
-from src.tasks import SaliencyTask
 from tests.conftest import REPO, THREADS, TINY, run, wait_for, write_set
+from u2slim.callbacks import BaseRate, Progress, StepCheckpoint, StopAtNonFinite, Throughput
+from u2slim.callbacks.checkpoint import moments
+from u2slim.callbacks.losses import base_rate_entropy
+from u2slim.checkpoint import WholeCheckpointIO, load_net
+from u2slim.errors import UserError
+from u2slim.losses import DeepSupervision
+from u2slim.models import u2net
+from u2slim.schedules import Factor, schedule
+from u2slim.speed import choose_precision
+from u2slim.tasks import SaliencyTask
 
 COMMON = ("model=dwsep", "init=random", *TINY)
 GOLDEN = Path(__file__).parent / "golden_losses.txt"
@@ -171,7 +171,7 @@ def test_a_full_disk_is_named_and_the_older_checkpoint_is_whole(folder):
 
 
 def test_a_net_that_predicts_nan_is_refused_at_validation():
-    task = SaliencyTask({"_target_": "src.models.U2Net", "width": "lite"}).eval()
+    task = SaliencyTask({"_target_": "u2slim.models.U2Net", "width": "lite"}).eval()
     torch.nn.init.constant_(task.net.fuse.bias, torch.nan)
     batch = {"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "mask": torch.ones(1, 1, 32, 32), "name": ["a/b"]}
     with pytest.raises(UserError, match="The net's masks are not finite at step 0, on a/b"):
@@ -294,7 +294,7 @@ class CountReads(pl.Callback):
 
 
 def test_between_log_points_nothing_waits_for_the_device(tmp_path):
-    net = {"_target_": "src.models.U2Net", "width": "lite"}
+    net = {"_target_": "u2slim.models.U2Net", "width": "lite"}
     task = SaliencyTask(net, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True))
     image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     batch = {"image": image, "mask": torch.ones(2, 1, 32, 32), "name": ["a", "b"]}

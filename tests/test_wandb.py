@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from src.loggers import ResumableWandbLogger
-from src.models import build_net
-from src.provenance import git_state
 from tests.conftest import TINY, run, write_set
+from u2slim.loggers import ResumableWandbLogger
+from u2slim.models import build_net
+from u2slim.provenance import git_state
 
 BLOCK, HEADER = 32768, 7
 
@@ -136,7 +136,7 @@ def test_the_workspace_draws_what_runs_log(runs, tmp_path):
     parts, _ = runs
     logged = {name for part in parts for row in history(part) for name in row}
     logged |= {name.rpartition("/")[0] for name in logged if name.endswith("/_type")}
-    printed = run("src.report.workspace", "entity=me", "group=a sweep", "dry=true", cwd=tmp_path)
+    printed = run("u2slim.report.workspace", "entity=me", "group=a sweep", "dry=true", cwd=tmp_path)
     assert not list(tmp_path.iterdir())
     spec, _ = json.JSONDecoder().raw_decode(printed[printed.index("{") :])
     sections = spec["spec"]["section"]["panelBankConfig"]["sections"]

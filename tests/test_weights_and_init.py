@@ -8,13 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src import checkpoint, init, resume, weights
-from src.checkpoint import write_net
-from src.data.sample import render
-from src.errors import UserError
-from src.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
-from src.runtime import open_segmenter
 from tests.conftest import REPO, random_net
+from u2slim import checkpoint, init, resume, weights
+from u2slim.checkpoint import write_net
+from u2slim.data.sample import render
+from u2slim.errors import UserError
+from u2slim.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
+from u2slim.runtime import open_segmenter
 
 
 def test_key_map_is_one_to_one_and_complete():
@@ -230,8 +230,8 @@ def test_standard_variant_is_the_published_net(published):
 
 
 def test_a_checkpoints_weights_begin_a_new_run(tmp_path):
-    conv = {"_target_": "src.models.GroupedConv", "_partial_": True}
-    net = build_net({"_target_": "src.models.U2Net", "width": "lite", "conv": conv})
+    conv = {"_target_": "u2slim.models.GroupedConv", "_partial_": True}
+    net = build_net({"_target_": "u2slim.models.U2Net", "width": "lite", "conv": conv})
     write_net(net, 64, tmp_path / "trained.ckpt")
     begun = init.checkpoint(U2Net("lite", GroupedConv), path=tmp_path / "trained.ckpt")
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in begun.state_dict().items())
@@ -266,7 +266,7 @@ def test_the_shipped_files_are_those_of_the_checksums_and_agree_with_each_other(
 
 def test_a_shipped_net_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
-    net = build_net({"_target_": "src.models.U2Net", "width": "lite"})
+    net = build_net({"_target_": "u2slim.models.U2Net", "width": "lite"})
     write_net(net, 64, tmp_path / "lite-test.ckpt")
     loaded, size = checkpoint.load_net("lite-test")
     assert size == 64 and torch.equal(loaded.fuse.weight, net.fuse.weight)
@@ -275,12 +275,12 @@ def test_a_shipped_net_goes_by_its_name(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_from_before_a_setting_goes_on_and_a_net_alone_is_refused(tmp_path):
-    net = build_net({"_target_": "src.models.U2Net", "width": "lite"})
+    net = build_net({"_target_": "u2slim.models.U2Net", "width": "lite"})
     write_net(net, 64, tmp_path / "net.ckpt")
     cfg = OmegaConf.create({"model": {**net.config, "stem": None}})
     with pytest.raises(UserError, match="net.ckpt is a net without its training; .* init=checkpoint"):
         resume._check(cfg, tmp_path / "net.ckpt", checkpoint.read(tmp_path / "net.ckpt"))
-    cfg.model.stem = {"_target_": "src.models.StandardConv", "_partial_": True}
+    cfg.model.stem = {"_target_": "u2slim.models.StandardConv", "_partial_": True}
     with pytest.raises(UserError, match="net.ckpt was trained with model"):
         resume._check(cfg, tmp_path / "net.ckpt", checkpoint.read(tmp_path / "net.ckpt"))
 

@@ -1,0 +1,57 @@
+"""How far training is: a bar in a terminal, lines in a log file."""
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+from pytorch_lightning.callbacks import RichProgressBar
+
+from u2slim.steps import was_logged
+
+log = logging.getLogger(__name__)
+
+SHOWN = ("train/fused", "train/images_per_s", "val/maxF")
+
+
+class Progress(RichProgressBar):
+    """Lightning's rich bar over optimizer steps; where output is not a terminal, a line now and then instead.
+
+    Args:
+        line_every_s: seconds between those lines.
+        shown: the logged values beside the step.
+    """
+
+    def __init__(self, line_every_s: float = 20, shown: Sequence[str] = SHOWN, **options):
+        super().__init__(**options)
+        self.line_every_s, self.shown = line_every_s, tuple(shown)
+        self._start = self._last_line = 0.0
+        self._first_step = 0
+        self._metrics: dict[str, float] = {}
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._start = self._last_line = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        # Reading values waits for the device. Lightning itself would read those logged for its bar after every batch.
+        if was_logged(trainer, batch_idx):
+            logged = trainer.callback_metrics
+            self._metrics = {name: round(float(logged[name]), 4) for name in self.shown if name in logged}
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        now = time.monotonic()
+        # Only the enabled bar, that of the first process, has a console.
+        if self.is_disabled or self._console.is_terminal or now - self._last_line < self.line_every_s:
+            return
+        self._last_line = now
+        step, total = trainer.global_step, trainer.max_steps
+        left = (now - self._start) / max(1, step - self._first_step) * (total - step)
+        values = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+        log.info("step %d of %d, %s, %s left", step, total, values, timedelta(seconds=round(left)))
+
+    def get_metrics(self, trainer, pl_module) -> dict:
+        return self._metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"

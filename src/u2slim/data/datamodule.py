@@ -1,0 +1,262 @@
+"""Training, validation and test pairs, from whichever published sets are on disk."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from u2slim.data import manifest
+from u2slim.data.cache import SquareCache
+from u2slim.data.catalog import CATALOG
+from u2slim.data.check import Record, examine_all
+from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream
+from u2slim.data.pairs import (
+    Listing,
+    Pair,
+    Problem,
+    expected_places,
+    find_pairs,
+    known_shards,
+    list_pairs,
+    refuse,
+)
+from u2slim.data.transforms import Augment
+from u2slim.errors import UserError
+from u2slim.photos import Photos
+from u2slim.sizes import Size, sides
+
+log = logging.getLogger(__name__)
+
+
+class PairsDataModule(pl.LightningDataModule):
+    """Merges the `train` sets, chooses the validation images, and addresses every training sample.
+
+    Args:
+        root: the folder (or address) that holds the data sets.
+        train, val: names in the catalog. Sets that are not on disk are named in the log; if no `val` set is, a
+            seeded part of the training pairs is held out.
+        test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all.
+        shards: for sets that lie in tar shards elsewhere, their paths, addresses or globs.
+        batch_size: global, divided by the number of processes.
+        val_count: how many validation images are drawn.
+        on_bad: what to do with pairs that cannot be used: `stop` names them all, `skip` leaves them out and says so.
+        size: side of the square that images are resized to, or [height, width].
+        augment: the training transform of what comes of that; None leaves it as it is.
+        cache: folder of a cache of resized pairs, at most `cache_gb` large; None decodes every sample anew.
+        limit_train: use only so many training pairs (for tests of a set-up).
+        generate: make the sample set under `root` first.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: Sequence[str] = (),
+        val: Sequence[str] = (),
+        test: Mapping[str, int | None] | None = None,
+        shards: Mapping[str, str | Sequence[str]] | None = None,
+        batch_size: int = 16,
+        val_batch_size: int = 8,
+        val_count: int = 1000,
+        on_bad: str = "stop",
+        size: Size = 320,
+        augment: Augment | None = None,
+        cache: str | None = None,
+        cache_gb: float = 8,
+        num_workers: int = 2,
+        seed: int = 0,
+        limit_train: int | None = None,
+        generate: bool = False,
+    ):
+        super().__init__()
+        if on_bad not in ("stop", "skip"):
+            raise UserError(f"data.on_bad={on_bad} is not known; choose stop or skip.")
+        if type(val_count) is not int or val_count < 1:
+            raise UserError(f"data.val_count={val_count}: give a whole number of images, from 1 on.")
+        self.root = root if "://" in str(root) else Path(root).expanduser()
+        self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
+        self.shards = known_shards(shards)
+        self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
+        self.size = size if isinstance(size, int) else list(sides(size))
+        self.augment, self.on_bad = augment, on_bad
+        self.cache = SquareCache(cache, size, cache_gb) if cache else None
+        self.num_workers, self.seed, self.limit_train, self.generate = num_workers, seed, limit_train, generate
+        self.train_pairs: list[Pair] = []
+        self.val_pairs: list[Pair] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find, check and divide the pairs of training and validation.
+
+        Raises:
+            UserError: no training set is there, none has masks to validate by, or some pairs cannot be used; see
+                `on_bad`.
+        """
+        if self.train_pairs:
+            return
+        if not self._has_training():
+            raise UserError("This data config names no training sets; train with data=duts or data=sample.")
+        (train, problems), (val, others) = self._checked(self.train_sets), self._checked(self.val_sets)
+        bare, unusable = self._without_masks()
+        self._deal_with([*problems, *others, *unusable])
+        if not (train if self.train_sets else bare):
+            if problems or unusable:
+                refuse([*problems, *unusable], None, "Nothing is left to train on. Mend the files.")
+            raise UserError(self._nothing_found(self.train_sets))
+        self.val_pairs = self._validation(train, val, bare)
+        held_out = set(self.val_pairs)
+        self.train_pairs = [pair for pair, _ in train if pair not in held_out][: self.limit_train]
+        self.train_pairs += [pair for pair, _ in bare][: self.limit_train]
+        if not val:
+            log.info("validation: %d training images held out (seed %d)", len(self.val_pairs), self.seed)
+        without = f" ({len(bare[: self.limit_train])} without masks)" if bare else ""
+        log.info("training on %d images%s, validating on %d", len(self.train_pairs), without, len(self.val_pairs))
+
+    def _has_training(self) -> bool:
+        return bool(self.train_sets)
+
+    def _without_masks(self) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        """Further training images, as `_checked` gives them."""
+        return [], []
+
+    def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
+        raise NotImplementedError
+
+    def for_task(self) -> dict:
+        """What a task has to know of the data: its arguments."""
+        return {"size": self.size}
+
+    def photos(self) -> Photos:
+        """The training images, without masks."""
+        return Photos([pair.image for pair in self.train_pairs], self.size)
+
+    def state_dict(self) -> dict[str, str | int]:
+        """What the stream of samples depends on, kept in every checkpoint; image sets as hashes of their contents."""
+        return {
+            "training images": _hash(self.train_pairs),
+            "validation images": _hash(self.val_pairs),
+            "seed": self.seed,
+            "global batch size": self.batch_size,
+            "image size": self.size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, str | int]) -> None:
+        here = self.state_dict()
+        if changed := [name for name, value in state_dict.items() if here.get(name, value) != value]:
+            log.warning("the checkpoint had other %s: the samples to come are not those it would have seen", changed)
+
+    def test_pairs(self) -> dict[str, list[Pair]]:
+        """The pairs that `eval.py` scores, by set.
+
+        Raises:
+            UserError: no test sets are configured, or one of them is not on disk.
+        """
+        if not self.test_sets:
+            raise UserError("This data config is for training; score another, e.g. data=ecssd or data=duts_te.")
+        self.prepare_data()
+        found = {name: find_pairs(name, self.root, self.shards.get(name)) for name in self.test_sets}
+        if missing := [name for name, pairs in found.items() if not pairs]:
+            raise UserError(self._nothing_found(missing))
+        for name, count in self.test_sets.items():
+            if count is not None and (type(count) is not int or count < 1):
+                raise UserError(f"data.test.{name}={count}: give a whole number of images, or null for all.")
+            _compare_count(name, len(found[name]))
+        return {name: pairs[: self.test_sets[name]] for name, pairs in found.items()}
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        steps = trainer.max_steps if trainer.max_steps > 0 else 10**9
+        sampler = StreamSampler(
+            batches=steps * trainer.accumulate_grad_batches,
+            batch_size=self.batch_size,
+            start=trainer.global_step * trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        content = _hash(self.train_pairs)
+        if trainer.world_size > 1 and trainer.strategy.broadcast(content) != content:
+            raise UserError("The processes found different training images, e.g. as a file could be read by some only.")
+        skip = self.on_bad == "skip"
+        stream = TrainStream(self.train_pairs, self.size, self.augment, self.seed, skip, self.cache)
+        return self._loader(stream, batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        count, processes = len(self.val_pairs), self.trainer.world_size
+        if count < processes:  # one without any would not take part in the reductions that the others wait for
+            raise UserError(f"{count} validation images are not enough for {processes} processes; each needs one.")
+        share = range(self.trainer.global_rank, count, processes)
+        pairs = [self.val_pairs[i] for i in share]
+        return self._loader(PairDataset(pairs, self.size, cache=self.cache), batch_size=self.val_batch_size)
+
+    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """What is labelled is asked by the host, which then need not wait for the device."""
+        return batch | {"labelled": batch["labelled"].tolist()}
+
+    def _loader(self, dataset: PairDataset, **options) -> DataLoader:
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            worker_init_fn=_one_thread,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _checked(self, names: Sequence[str]) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        """The usable pairs of those sets that are there, with what is in them, and why others are not usable."""
+        usable, problems = [], []
+        for name in names:
+            listing = list_pairs(name, self.root, self.shards.get(name))
+            title = CATALOG[name].title
+            if listing is None:
+                log.warning("%s is not under %s: going on without it", title, self.root)
+                continue
+            if listing.extra:
+                log.warning("%s: %d masks have no image, e.g. %s", title, len(listing.extra), listing.extra[0].name)
+            found, bad = self._usable(listing, title)
+            usable, problems = usable + found, problems + bad
+            _compare_count(name, len(found))
+        return usable, problems
+
+    def _usable(self, listing: Listing, title: str) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+        usable, problems = [], list(listing.problems)
+        for pair, record in zip(listing.pairs, examine_all(listing.pairs, title), strict=True):
+            if record.kind:
+                problems.append(Problem(pair.set, pair.name, record.kind, record.problem))
+            else:
+                usable.append((replace(pair, content=record.content), record))
+        return usable, problems
+
+    def _deal_with(self, problems: Sequence[Problem]) -> None:
+        if self.on_bad == "stop":
+            refuse(problems, None, "Mend or remove the files, or leave them out with data.on_bad=skip.")
+        for problem in problems:
+            log.warning("left out (%s): %s", problem.kind, problem.text)
+        if problems:
+            log.warning("%d pairs left out (data.on_bad=skip)", len(problems))
+
+    def _nothing_found(self, names: Sequence[str]) -> str:
+        places = "; ".join(expected_places(name, self.root) for name in names)
+        data_set = CATALOG[names[0]]
+        fetch = f"To download: python -m u2slim.data.fetch set={names[0]} root={self.root}"
+        remedy = fetch if data_set.archives or not data_set.labels else f"{data_set.by_hand} {data_set.home_page}"
+        return f"No data under data.root={self.root}. Expected (folders in any case): {places}. {remedy}"
+
+
+def _hash(pairs: Sequence[Pair]) -> str:
+    return hashlib.sha256("".join(pair.content for pair in pairs).encode()).hexdigest()[:16]
+
+
+def _compare_count(name: str, found: int) -> None:
+    data_set = CATALOG[name]
+    if data_set.count and found != data_set.count:
+        log.warning("%s: %d images found, %d published", data_set.title, found, data_set.count)
+
+
+def _one_thread(worker: int) -> None:
+    # Workers are processes already; OpenCV's own threads would only make them contend.
+    cv2.setNumThreads(0)

@@ -1,0 +1,104 @@
+"""The list of validation images: drawn once from a seed, kept as a file, and checked whenever it is used."""
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from u2slim.data.check import Record
+from u2slim.data.pairs import Pair
+from u2slim.data.twins import Twins
+from u2slim.errors import UserError
+from u2slim.files import write_whole
+
+COLUMNS = ("set", "name", "image", "mask")  # the last two are the BLAKE2b hashes of the files' bytes
+
+log = logging.getLogger(__name__)
+
+Checked = Sequence[tuple[Pair, Record]]
+
+
+class _Training:
+    """The training pairs, by what they show."""
+
+    def __init__(self, train: Checked):
+        self.pairs = [pair for pair, _ in train]
+        self._twins = Twins([record for _, record in train])
+
+    def copies(self, pair: Pair, record: Record) -> list[Pair]:
+        """Those that show the picture of a pair, itself aside."""
+        found = (self.pairs[index] for index in self._twins.of(record))
+        return [other for other in found if (other.set, other.name) != (pair.set, pair.name)]
+
+
+def draw(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pair]:
+    """`count` of the candidates at random, in their order: none shows a picture of `train`, and none twice the same.
+
+    Flipped or cropped copies are not recognised. A candidate that is itself a training pair may be drawn; then nothing
+    else in `train` shows its picture.
+    """
+    training = _Training(train)
+    every = Twins([record for _, record in candidates])
+    chosen, repeats = set(), set()
+    for index in np.random.default_rng([seed, 2]).permutation(len(candidates)).tolist():
+        pair, record = candidates[index]
+        if len(chosen) >= count:
+            break
+        if training.copies(pair, record) or not chosen.isdisjoint(every.of(record)):
+            repeats.add(index)
+        else:
+            chosen.add(index)
+    if repeats:
+        log.info("validation: %d images passed over that repeat a training or a validation image", len(repeats))
+    if len(chosen) < count:
+        log.warning("only %d validation images are there, %d were asked for", len(chosen), count)
+    return [candidates[index][0] for index in sorted(chosen)]
+
+
+def write(path: Path, pairs: Sequence[Pair], records: Mapping[Pair, Record]) -> None:
+    """The manifest of `pairs` as CSV."""
+
+    def save(partial: Path) -> None:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(COLUMNS)
+            rows.writerows((p.set, p.name, records[p].image_hash, records[p].mask_hash) for p in pairs)
+
+    write_whole(path, save)
+
+
+def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
+    """The manifest's pairs, which must all be among the candidates, unchanged, and must not repeat a training image.
+
+    Raises:
+        UserError: they do not, or the file is no manifest; all such rows are named.
+    """
+    remedy = f"Mend the data, or delete {path} to draw the validation images anew."
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [tuple(row[column] for column in COLUMNS) for row in csv.DictReader(file)]
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no list of validation images ({error!r}); its columns are {COLUMNS}.") from error
+    there = {(pair.set, pair.name): (pair, record) for pair, record in candidates}
+    training = _Training(train)
+    pairs = []
+    faults = [f"{set_}/{name} is listed twice" for (set_, name, *_), times in Counter(rows).items() if times > 1]
+    for set_, name, image_hash, mask_hash in rows:
+        pair, record = there.get((set_, name), (None, None))
+        if pair is None:
+            faults.append(f"{set_}/{name} is not there")
+        elif (record.image_hash, record.mask_hash) != (image_hash, mask_hash):
+            faults.append(f"{set_}/{name} has changed")
+        elif copies := training.copies(pair, record):
+            faults.append(f"{set_}/{name} is also in training, as {copies[0].set}/{copies[0].name}")
+        else:
+            pairs.append(pair)
+    if faults:
+        listed = "\n  ".join([f"{len(faults)} of {len(rows)} validation images of {path} cannot be used:", *faults])
+        raise UserError(f"{listed}\n{remedy}")
+    if not pairs:
+        raise UserError(f"{path} names no validation images. {remedy}")
+    return pairs

@@ -1,0 +1,76 @@
+"""Images and the classes of their pixels."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from u2slim.data import manifest, scenes
+from u2slim.data.catalog import CATALOG
+from u2slim.data.datamodule import PairsDataModule
+from u2slim.data.pairs import Pair
+from u2slim.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class SemanticDataModule(PairsDataModule):
+    """Pairs of image and label image, whose pixels are the numbers of classes; all of the `val` sets validates.
+
+    Args:
+        classes: how many the sets have, which all must have the same.
+        crop, random_mirror, random_scaling: what `augment` was made of, which the stream of samples depends on.
+        options: as `PairsDataModule` says; without a `val` set, `val_count` training images are held out.
+    """
+
+    def __init__(
+        self,
+        *args,
+        classes: int,
+        crop: Sequence[int] | None = None,
+        random_mirror: bool = True,
+        random_scaling: bool = True,
+        **options,
+    ):
+        super().__init__(*args, **options)
+        self.recipe = {"crop": list(crop or ()), "mirror": random_mirror, "scaling": random_scaling}
+        names = [*self.train_sets, *self.val_sets, *self.test_sets]
+        if strange := [name for name in names if name in CATALOG and not CATALOG[name].labels]:
+            raise UserError(f"{CATALOG[strange[0]].title} has masks, not classes: it is for task=saliency.")
+        found = {CATALOG[name].labels for name in names if name in CATALOG}
+        if len(found) != 1:
+            raise UserError(f"The sets {', '.join(names) or '(none)'} must have the same classes; give one of a kind.")
+        (self.labels,) = found
+        if classes != len(self.labels.names):
+            raise UserError(f"data.classes={classes}, but {', '.join(names)} have {len(self.labels.names)}.")
+
+    def prepare_data(self) -> None:
+        if self.generate:
+            scenes.write_scenes(self.root)
+
+    def for_task(self) -> dict:
+        named = {"names": list(self.labels.names), "palette": [list(colour) for colour in self.labels.palette]}
+        return super().for_task() | {"classes": named}
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {f"augmentation {name}": value for name, value in self.recipe.items()}
+
+    def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
+        self._name_missing(train, "training")
+        if val:
+            self._name_missing(val, "validation")
+            return [pair for pair, _ in val]
+        pairs = [pair for pair, _ in train]
+        order = np.random.default_rng([self.seed, 2]).permutation(len(pairs))
+        return [pairs[index] for index in sorted(order[: min(self.val_count, max(1, len(pairs) // 10))])]
+
+    def _name_missing(self, checked: manifest.Checked, use: str) -> None:
+        counts = np.sum([record.classes for _, record in checked], axis=0)
+        if missing := [name for name, count in zip(self.labels.names, counts[:-1], strict=True) if not count]:
+            log.warning("no %s image shows %s", use, ", ".join(missing))
+        if not counts[:-1].any():
+            raise UserError(f"No {use} image shows any class: all of their pixels are to be ignored. Mend the labels.")
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Images (B, 3, H, W) uint8 and labels (B, H, W) int64: batches cross to the device as bytes."""
+        return batch | {"image": batch["image"].permute(0, 3, 1, 2), "mask": batch["mask"][:, 0].long()}

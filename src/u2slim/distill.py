@@ -1,0 +1,125 @@
+"""Learning from the outputs of a trained net, the teacher, which needs no masks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from u2slim.checkpoint import load_net
+from u2slim.errors import UserError
+from u2slim.outputs import outputs_of
+from u2slim.weights import published_net
+
+
+class Distillation:
+    """A frozen teacher and what a student's outputs cost against it.
+
+    Not a module: so the teacher is in no checkpoint, no optimizer, no average of weights and no gradient's reduction.
+
+    Args:
+        teacher: a published `.pth` or one of our training checkpoints; None downloads the published net of `width`.
+        width: of a published teacher; a checkpoint brings its own.
+        weight: of the logit term, see `logit_loss`.
+        temperature: by which the logit term divides both nets' logits.
+        labels: of the loss against masks.
+        features: of the feature term, see `feature_loss`; 0 spares its time and memory.
+
+    Raises:
+        UserError: the file is not there or holds no such net, a weight is negative, or the temperature is not positive.
+    """
+
+    def __init__(
+        self,
+        teacher: str | None = None,
+        width: str = "full",
+        weight: float = 1.0,
+        labels: float = 1.0,
+        features: float = 0.0,
+        temperature: float = 1.0,
+    ):
+        self.weight, self.labels, self.features = weight, labels, features
+        self.temperature = temperature
+        for name, value in {"weight": weight, "labels": labels, "features": features}.items():
+            if not value >= 0:
+                raise UserError(f"task.distill.{name}={value}: give a weight from 0 on.")
+        if not temperature > 0:
+            raise UserError(f"task.distill.temperature={temperature}: give a number above 0.")
+        with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
+            self.teacher = _load(teacher, width).requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict) -> "Distillation":
+        return self  # a copy of the training task, as for averaged weights, learns from the same teacher
+
+    def check(self, student: nn.Module, compiled: bool) -> None:
+        """Raise UserError where the feature term cannot be had of this student."""
+        if self.features and compiled:
+            raise UserError("task.distill.features reads the net's stages, which task.compiled=true hides; drop one.")
+        if self.features and student.width != self.teacher.width:
+            raise UserError(
+                f"task.distill.features compares stages of equal widths, not of a {self.teacher.width} teacher and a "
+                f"{student.width} student; use task.distill.features=0, or a teacher of model.width={student.width}."
+            )
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
+        """Bring the teacher to where and how the student computes."""
+        self.teacher.to(device).to(memory_format=memory_format)
+
+    def __call__(
+        self, student: nn.Module, image_BCHW: Tensor, weights: Sequence[float]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The student's logits at their own sizes, and the unweighted terms: `distill` and, unless off, `features`.
+
+        Args:
+            student: a net that returns as many logits as the teacher.
+            image_BCHW: what both nets see: normalised RGB.
+            weights: of the outputs in the logit term.
+        """
+        watched = bool(self.features)
+        with outputs_of(student.stages if watched else ()) as own:
+            logits = student(image_BCHW, upsampled=False)
+        with torch.no_grad(), outputs_of(self.teacher.stages if watched else ()) as wanted:
+            targets = self.teacher(image_BCHW, upsampled=False)
+        terms = {"distill": logit_loss(logits, targets, weights, self.temperature)}
+        if watched:
+            terms["features"] = feature_loss(list(own.values()), list(wanted.values()))
+        return logits, terms
+
+    def total(self, supervised: Tensor, terms: dict[str, Tensor]) -> Tensor:
+        """What is minimised, from the weighted loss against masks and the terms."""
+        total = supervised + self.weight * terms["distill"]
+        return total + self.features * terms["features"] if self.features else total
+
+
+def logit_loss(
+    logits: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0
+) -> Tensor:
+    """Binary cross-entropy of logits against the sigmoid of the teacher's, pixels' mean, summed over the outputs.
+
+    Both are divided by the temperature T, and the sum is multiplied by T^2, so that the gradient's size hardly depends
+    on it (Hinton et al., 2015). Each output is compared at the size (B, 1, h, w) at which both nets make it. The least
+    possible value is not 0 but the entropy of the teacher's probabilities.
+    """
+    t = temperature
+    pairs = [(w, x.float() / t, y.float() / t) for w, x, y in zip(weights, logits, targets, strict=True)]
+    return t**2 * sum(w * F.binary_cross_entropy_with_logits(x, y.sigmoid()) for w, x, y in pairs)
+
+
+def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Mean squared error divided by the target's mean square, averaged over images and stages (B, C, h, w).
+
+    Each image has its own divisor, so that the mean does not depend on how a batch is divided among processes.
+    """
+    pairs = [(x.float(), t.float()) for x, t in zip(features, targets, strict=True)]
+    ratios = [vector_norm(x - t, dim=(1, 2, 3)) / vector_norm(t, dim=(1, 2, 3)).clamp(min=1e-6) for x, t in pairs]
+    return torch.stack(ratios).square().mean()
+
+
+def _load(teacher: str | None, width: str) -> nn.Module:
+    if teacher and not Path(teacher).expanduser().is_file():
+        raise UserError(f"No teacher at {teacher}; check task.distill.teacher.")
+    if teacher and Path(teacher).suffix.lower() == ".ckpt":
+        return load_net(teacher)[0]
+    return published_net(width, Path(teacher).expanduser() if teacher else None)

@@ -1,0 +1,176 @@
+"""What can be scored: nets from any file, and folders of ready-made masks."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from u2slim import checkpoint as checkpoints
+from u2slim.data.catalog import CATALOG
+from u2slim.errors import UserError
+from u2slim.images import EXTENSIONS
+from u2slim.refine import Refine
+from u2slim.results import ModelFacts
+from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
+from u2slim.sizes import Size, sides
+from u2slim.weights import fetch, published_net
+
+PUBLISHED = {"u2net": "full", "u2netp": "lite"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A net that makes masks, which may be refined at the photo's size, or else the folder that has them."""
+
+    facts: ModelFacts
+    segmenter: Segmenter | None = None
+    folder: Path | None = None
+    refine: Refine | None = None
+
+    def fingerprint(self) -> str:
+        if self.segmenter is None:
+            return "masks"
+        return self.segmenter.fingerprint() + (f" {self.refine}" if self.refine else "")
+
+    def mask_files(self, data: str) -> dict[str, Path]:
+        """The ready-made masks of a set by name: those in `folder/SET/`, else in `folder/masks/`, else in `folder`."""
+        inside = {path.name.lower(): path for path in sorted(self.folder.iterdir()) if path.is_dir()}
+        homes = (inside.get(name) for name in (data, CATALOG[data].title.lower(), "masks"))
+        home, found = next(filter(None, homes), self.folder), {}
+        for path in sorted(home.iterdir()):
+            if path.suffix.lower() in EXTENSIONS and path.is_file():
+                if path.stem in found:
+                    raise UserError(
+                        f"{home} holds {found[path.stem].name} and {path.name}; leave only the masks there."
+                    )
+                found[path.stem] = path
+        return found
+
+
+def open_models(what: str | Sequence[str] | Mapping[str, str], runtime: str = "auto") -> dict[str, Model]:
+    """Models by name, from files, published nets (`u2net`, `u2netp`), `last`, or folders of masks.
+
+    A mapping gives the names; otherwise they come from the files, as short as tells them apart.
+
+    Raises:
+        UserError: a file is missing or not what its ending says, or the runtime cannot run it.
+    """
+    check_runtime(runtime)
+    if not isinstance(what, list | tuple | Mapping):
+        what = [what]
+    if not what or not all(str(item).strip() for item in (what.values() if isinstance(what, Mapping) else what)):
+        raise UserError("models= names nothing to score.")
+    if not isinstance(what, Mapping):
+        what = [str(checkpoints.resolve(item)) if item == "last" else str(item) for item in what]
+        what = dict(zip(_short_names(what), what, strict=True))
+    return {name: _open(str(item), runtime) for name, item in what.items()}
+
+
+def net_model(net: nn.Module, size: Size, runtime: str = "auto", megabytes: float | None = None) -> Model:
+    """A net in memory; `megabytes` is its weights' size unless its file's is given."""
+    weights = sum(t.numel() * t.element_size() for t in net.state_dict().values() if t.is_floating_point())
+    facts = ModelFacts(sum(p.numel() for p in net.parameters()), megabytes or weights / 1e6, net_gmac(net, size))
+    return _with(facts, net_segmenter(net, size, runtime))
+
+
+def net_gmac(net: nn.Module, size: Size) -> float:
+    """1e9 multiply-accumulates of one image of that size, counted without computing anything."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        copy.deepcopy(net).to("meta")(torch.empty(1, 3, *sides(size, "size"), device="meta"))
+    return counter.get_total_flops() / 2e9
+
+
+def onnx_facts(path: Path) -> ModelFacts:
+    """Parameters and multiply-accumulates of an ONNX net; None for what its graph does not say."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    graph = model.graph
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer if tensor.dims}
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    counted = [
+        (np.prod(shapes[n.output[0]]), np.prod(weights[n.input[1]][1:]))
+        for n in convolutions
+        if n.output[0] in shapes and n.input[1] in weights
+    ]
+    gmac = float(sum(pixels * each for pixels, each in counted)) / 1e9 if len(counted) == len(convolutions) else None
+    params = sum(int(np.prod(dims)) for dims in weights.values())
+    return ModelFacts(params, path.stat().st_size / 1e6, gmac or None)
+
+
+def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model]:
+    """The same models with the median time of one image, each at its own size.
+
+    All take turns in each of `repeats` rounds after one to warm up, so that what else the machine does hits all.
+    """
+    seconds = {name: [] for name, model in models.items() if model.segmenter}
+    for _ in range(repeats + 1 if repeats else 0):
+        for name, times in seconds.items():
+            segmenter = models[name].segmenter
+            image = np.random.default_rng(0).integers(0, 256, (*segmenter.size, 3)).astype(np.float32)
+            start = time.perf_counter()
+            segmenter.infer(image)
+            times.append(time.perf_counter() - start)
+    medians = {name: 1000 * median(times[1:]) for name, times in seconds.items() if times[1:]}
+    return {
+        name: replace(model, facts=replace(model.facts, milliseconds=medians.get(name)))
+        for name, model in models.items()
+    }
+
+
+def _open(item: str, runtime: str) -> Model:
+    if item in PUBLISHED:
+        return _published(fetch(PUBLISHED[item]), runtime)
+    path = checkpoints.shipped().get(item, Path(item).expanduser())
+    if path.is_dir():
+        return Model(ModelFacts(runtime="masks"), folder=path)
+    if not path.is_file():
+        raise UserError(
+            f"No model at {item}: give a .ckpt, .onnx or published .pth file, a folder of masks, `last` for the newest "
+            f"run's checkpoint, a shipped net, or one of {', '.join(PUBLISHED)}."
+        )
+    if path.suffix.lower() == ".onnx":
+        segmenter = onnx_segmenter(path, runtime)
+        return _with(onnx_facts(path), segmenter)
+    if path.suffix.lower() == ".pth":
+        return _published(path, runtime)
+    return net_model(*checkpoints.load_net(str(path)), runtime)
+
+
+def _published(path: Path, runtime: str) -> Model:
+    # The full net's file is forty times as large as the lite one's.
+    width = "full" if path.stat().st_size > 50e6 else "lite"
+    return net_model(published_net(width, path), 320, runtime, path.stat().st_size / 1e6)
+
+
+def _with(facts: ModelFacts, segmenter: Segmenter) -> Model:
+    return Model(replace(facts, runtime=segmenter.runtime), segmenter)
+
+
+def _short_names(items: Sequence[str]) -> list[str]:
+    """The ends of paths, without endings and `checkpoints` folders, as long as it takes to tell them apart."""
+    paths = [Path(item).expanduser() for item in items]
+    bare = [path if path.is_dir() else path.with_suffix("") for path in paths]
+    # a.ckpt and a.onnx keep their endings.
+    ends = [short if bare.count(short) == 1 else path for short, path in zip(bare, paths, strict=True)]
+    parts = [[part for part in end.parts if part != "checkpoints"] for end in ends]
+    names = []
+    for path, own in zip(paths, parts, strict=True):
+        depth = 2 if path.suffix == ".ckpt" else 1  # the run's name, because its checkpoints' are all alike
+        while depth < len(own) and sum(other[-depth:] == own[-depth:] for other in parts) > 1:
+            depth += 1
+        names.append(str(Path(*own[-depth:])))
+    if len(set(names)) < len(names):
+        raise UserError(f"models= names {next(name for name in names if names.count(name) > 1)} twice; name it once.")
+    return names

@@ -1,0 +1,67 @@
+"""The images of an evaluation that are worth looking at."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from u2slim.data.catalog import CATALOG
+from u2slim.data.pairs import Pair
+from u2slim.errors import UserError
+from u2slim.evaluation.models import Model
+from u2slim.evaluation.run import Scored
+from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, both_masks
+from u2slim.evaluation.store import Store
+from u2slim.images import read_image, read_mask
+from u2slim.masks import minmax, to_8bit
+from u2slim.results import Picture
+
+IOU = IMAGE_SCORES.index("IoU")
+
+
+def worst_and_median(
+    models: Mapping[str, Model],
+    sets: Mapping[str, Sequence[Pair]],
+    scored: Mapping[tuple[str, str], Scored],
+    store: Store,
+    count: int,
+    stretch: bool = True,
+) -> list[Picture]:
+    """Of each set, the `count` images with the lowest IoU averaged over the models, and as many around the median.
+
+    Masks are made again, because keeping those of all images would fill the disk.
+    """
+    pictures = []
+    for data, pairs in sets.items():
+        ious = _ious({name: scored[name, data] for name in models}, store, stretch)
+        order = sorted(ious, key=lambda image: np.mean(list(ious[image].values())))
+        middle = max(count, (len(order) - count) // 2)
+        kinds = {"worst": order[:count], "median": order[middle : middle + count]}
+        pair = {pair.name: pair for pair in pairs}
+        for kind, images in kinds.items():
+            pictures += [_picture(models, pair[image], kind, ious[image], stretch) for image in images]
+    return pictures
+
+
+def _ious(scored: Mapping[str, Scored], store: Store, stretch: bool) -> dict[str, dict[str, float]]:
+    """Image -> model -> IoU, of images that are in some average."""
+    ious = {}
+    for model, one in scored.items():
+        for image, scores in one.finished(store, stretch):
+            if scores.note != ALL_BLACK:
+                ious.setdefault(image, {})[model] = float(scores.values[IOU])
+    return ious
+
+
+def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[str, float], stretch: bool) -> Picture:
+    photo, truth, masks = read_image(pair.image), read_mask(pair.mask), {}
+    for name in ious:
+        model = models[name]
+        try:
+            prediction = model.mask_files(pair.set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
+        except UserError:  # it had scores, so only a file that changed meanwhile comes here
+            continue
+        refine = model.refine and partial(model.refine, photo)
+        mask = both_masks(prediction, truth.shape, refine)[int(stretch)]
+        masks[name] = to_8bit(minmax(mask / 255)) if stretch else mask
+    return Picture(CATALOG[pair.set].title, pair.name, kind, photo, truth, masks, dict(ious))

@@ -1,0 +1,55 @@
+"""What the settings of `eval.py` ask for, checked before anything is computed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from u2slim.checkpoint import load_net
+from u2slim.cli import check_whole_number, plain
+from u2slim.errors import UserError
+from u2slim.evaluation.models import Model, net_model, open_models
+
+
+def configured_models(cfg: DictConfig) -> dict[str, Model]:
+    """What `models`, or else `checkpoint`, or else `model` and `init` name."""
+    if cfg.models is not None and (cfg.checkpoint or cfg.init):
+        raise UserError("Give models=, or checkpoint=, or init=: not two of them.")
+    refine = instantiate(cfg.refine)
+    return {
+        name: replace(model, refine=refine) if model.segmenter else model for name, model in _named_models(cfg).items()
+    }
+
+
+def _named_models(cfg: DictConfig) -> dict[str, Model]:
+    named = cfg.checkpoint if cfg.models is None else cfg.models
+    if named is None:
+        net, size = load_net(None, plain(cfg.model), instantiate(cfg.init), cfg.size)
+        return {net.name: net_model(net, size, cfg.runtime)}
+    named = OmegaConf.to_object(named) if OmegaConf.is_config(named) else named
+    if not OmegaConf.is_list(cfg.runtime):
+        return open_models(named, cfg.runtime)
+    return {
+        f"{name} ({runtime})": model for runtime in cfg.runtime for name, model in open_models(named, runtime).items()
+    }
+
+
+def checked(cfg: DictConfig) -> list[bool]:
+    """The variants that `stretch` asks for, when all settings make sense."""
+    for name, least in {"latency": 0, "pictures": 0, "workers": 1}.items():
+        if name != "workers" or cfg.workers is not None:
+            check_whole_number(cfg, name, least)
+    stretches = list(cfg.stretch) if OmegaConf.is_list(cfg.stretch) else [cfg.stretch]
+    if not stretches or len(set(stretches)) < len(stretches) or any(type(one) is not bool for one in stretches):
+        raise UserError(f"stretch={cfg.stretch}: give true, false or [true,false].")
+    if type(cfg.report) is not bool:
+        raise UserError(f"report={cfg.report}: give true or false.")
+    return stretches
+
+
+def fresh(path: Path) -> Path:
+    """The path, with nothing there."""
+    for old in path.parent.glob(f"{path.name}*"):
+        old.unlink()
+    return path

@@ -1,0 +1,88 @@
+"""Finished image scores on disk, so that no evaluation computes them twice."""
+
+import hashlib
+import importlib.metadata
+import sqlite3
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from u2slim.errors import UserError
+from u2slim.evaluation.scoring import ImageScores
+from u2slim.results import CURVES
+
+# A new version of any of these, or of our own code, may change a number.
+_PACKAGES = ("pysodmetrics", "numpy", "scipy", "opencv-python-headless", "pillow", "torch", "onnxruntime", "openvino")
+
+
+class Store:
+    """Image scores by key in an SQLite file, whole after any interruption; several processes may share it.
+
+    Opening it forgets what other code, or other versions of the packages that numbers depend on, computed.
+    """
+
+    def __init__(self, path: str | Path):
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            # An interrupted process loses nothing so; only a power cut may lose the last images.
+            self.connection.execute("PRAGMA synchronous = OFF")
+            version = int.from_bytes(code_digest()[:4]) >> 1  # what fits into the field
+            if self.connection.execute("PRAGMA user_version").fetchone() != (version,):
+                self.connection.execute("DROP TABLE IF EXISTS images")
+                self.connection.execute(f"PRAGMA user_version = {version}")
+            self.connection.execute(
+                "CREATE TABLE IF NOT EXISTS images (key BLOB, stretch INTEGER, score BLOB, curve BLOB, note TEXT, "
+                "PRIMARY KEY (key, stretch))"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"Finished scores cannot be kept in {path} ({error}). Delete that file if it is damaged, or choose "
+                f"another: store=FILE."
+            ) from error
+
+    def __contains__(self, key: tuple[bytes, bool]) -> bool:
+        return self._select("1", key) is not None
+
+    def __setitem__(self, key: tuple[bytes, bool], scores: ImageScores) -> None:
+        row = *key, scores.values.tobytes(), scores.curves.tobytes(), scores.note
+        self.connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)", row)
+
+    def __getitem__(self, key: tuple[bytes, bool]) -> ImageScores:
+        values, curves, note = self._select("score, curve, note", key)
+        curves = np.frombuffer(curves, np.float32).reshape(len(CURVES), 256)
+        return ImageScores(np.frombuffer(values, np.float64), curves, note)
+
+    def _select(self, columns: str, key: tuple[bytes, bool]) -> tuple | None:
+        return self.connection.execute(f"SELECT {columns} FROM images WHERE key = ? AND stretch = ?", key).fetchone()
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def digest(*parts: bytes | str | Path) -> bytes:
+    """A hash of files' contents, strings and other digests, in this order."""
+    total = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else part.read_bytes()
+        total.update(hashlib.blake2b(content, digest_size=20).digest())
+    return total.digest()
+
+
+@cache
+def code_digest() -> bytes:
+    """A hash of our own code and of the packages that numbers depend on."""
+    found = {package: importlib.metadata.version(package) for package in _PACKAGES if _installed(package)}
+    source = Path(__file__).parents[1]
+    return digest(str(found), *sorted(source.rglob("*.py")))
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

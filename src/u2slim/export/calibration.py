@@ -1,0 +1,76 @@
+"""What a conversion may cost: photos to look at activations on, and the maxF that a file loses beside its float net."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from u2slim.data.dataset import load_pair
+from u2slim.data.pairs import Pair
+from u2slim.evaluation.scoring import score
+from u2slim.masks import to_8bit
+from u2slim.results import CURVES
+from u2slim.runtime.onnx_segmenters import OnnxRuntimeSegmenter
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How much maxF may be lost, and where it is measured.
+
+    On photos with masks it is the field's maxF; without any, the float net's own masks, cut at 1/2, are the truth on
+    the given images.
+    """
+
+    pairs: Sequence[Pair]
+    images: Sequence[np.ndarray]
+    most: float = 0.01
+
+    def __str__(self) -> str:
+        if self.pairs:
+            return f"{len(self.pairs)} images of {' and '.join(dict.fromkeys(pair.set for pair in self.pairs))}"
+        return f"the float net's own masks of {len(self.images)} images"
+
+    def loss_beside(self, whole: Path) -> Callable[[Path], float]:
+        """What gives the maxF of the file `whole`, computed once, less that of another, both in onnxruntime."""
+        float_net = OnnxRuntimeSegmenter(whole)
+        own = [] if self.pairs else list(self._own_masks(float_net))
+
+        def max_f(net: OnnxRuntimeSegmenter) -> float:
+            scored = map(load_pair, self.pairs) if self.pairs else own
+            curves = [score(to_8bit(net(image)), truth).curves[CURVES.index("F")] for image, truth in scored]
+            return float(np.mean(curves, 0).max()) if curves else 0.0  # none: no mask has anything in it
+
+        before = max_f(float_net)
+        return lambda small: before - max_f(OnnxRuntimeSegmenter(small))
+
+    def _own_masks(self, float_net: OnnxRuntimeSegmenter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for image in self.images:
+            truth = 255 * (float_net(image) > 0.5).astype(np.uint8)
+            if truth.any():
+                yield image, truth
+
+
+def input_blobs(path: Path, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What onnxruntime is given by a file of ours for RGB images of any size."""
+    segmenter = OnnxRuntimeSegmenter(path)
+    return [{segmenter.input: segmenter.blob(segmenter.resized(image))} for image in images]
+
+
+def largest_values(model: onnx.ModelProto, blobs: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The largest magnitude that each computed value takes on the inputs, by the value's name."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    names = [name for node in model.graph.node for name in node.output]
+    outputs = {output.name for output in model.graph.output}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    largest = dict.fromkeys(names, 0.0)
+    for blob in blobs:
+        for name, value in zip(names, session.run(names, blob), strict=True):
+            largest[name] = max(largest[name], float(np.abs(value).max(initial=0)))
+    return largest

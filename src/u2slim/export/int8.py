@@ -1,0 +1,114 @@
+"""Nets in whole numbers: 8 bits for weights and activations, but for the layers that a measured ranking keeps."""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from rich.progress import track
+
+from u2slim.export.calibration import Gate
+
+log = logging.getLogger(__name__)
+
+Blob = dict[str, np.ndarray]
+RANKED_ON = 4  # images: every layer is tried on each
+
+
+def quantise(whole: Path, small: Path, blobs: Sequence[Blob], gate: Gate) -> list[str]:
+    """Write the float file `whole` with 8-bit weights (per channel) and activations as `small`.
+
+    Where maxF falls by more than the gate allows, layers are tried one by one in 8 bits, and those that move the mask
+    most stay in float32: as few as it takes, counted in doublings.
+
+    Args:
+        blobs: inputs like those to come, which tell the ranges of activations.
+
+    Returns:
+        the layers that stay in float32.
+    """
+    layers, loss_of = _layers(whole), gate.loss_beside(whole)
+    with TemporaryDirectory() as folder:
+        ranges = Path(folder) / "ranges.json"
+
+        def write(path: Path, floats: Collection[str] = ()) -> float:
+            _quantise(whole, path, blobs, ranges, but=[node for layer in floats for node in layers[layer]])
+            return loss_of(path)
+
+        loss = write(small)
+        if loss <= gate.most:
+            log.info("int8: maxF falls by %.4f on %s", loss, gate)
+            return []
+        log.info("int8: maxF falls by %.4f on %s, more than %g: ranking layers", loss, gate, gate.most)
+        ranking, floats = _ranking(whole, layers, blobs, ranges), []
+        while loss > gate.most and len(floats) < len(ranking):
+            floats, before = ranking[: max(1, 2 * len(floats))], loss
+            loss = write(small, floats)
+            numbers = len(floats), len(ranking), loss, before
+            log.info("int8: %d of %d layers in float32: maxF falls by %.4f, not %.4f", *numbers)
+    if loss > gate.most:
+        log.warning("int8: maxF falls by %.4f, %.4f more than export.most_loss allows", loss, loss - gate.most)
+    log.info("int8: these layers stay in float32: %s", ", ".join(floats))
+    return floats
+
+
+def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Blob], ranges: Path) -> list[str]:
+    """Layers by how far each, alone in 8 bits, moves the mask, the one that moves it most first."""
+    blobs, moved = blobs[:RANKED_ON], {}
+    expected = _masks(whole, blobs)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "one.onnx"
+        for layer in track(layers, "trying each layer in 8 bits"):
+            _quantise(whole, path, blobs, ranges, only=layers[layer])
+            pairs = zip(_masks(path, blobs), expected, strict=True)
+            moved[layer] = float(np.mean([np.abs(made - wanted).mean() for made, wanted in pairs]))
+    return sorted(moved, key=moved.get, reverse=True)
+
+
+def _masks(path: Path, blobs: Sequence[Blob]) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return [session.run(None, blob)[0] for blob in blobs]
+
+
+def _layers(path: Path) -> dict[str, list[str]]:
+    """The nodes of the convolutions that stand for one convolution of the dense net, by its name."""
+    layers: dict[str, list[str]] = {}
+    for node in onnx.load(path).graph.node:
+        if node.op_type == "Conv":
+            layers.setdefault(node.name.partition(".conv")[0], []).append(node.name)
+    return layers
+
+
+def _quantise(
+    whole: Path, path: Path, blobs: Sequence[Blob], ranges: Path, only: Sequence[str] = (), but: Sequence[str] = ()
+) -> None:
+    logging.getLogger().disabled, disabled = True, logging.getLogger().disabled  # it advises what was done already
+    try:
+        quantize_static(
+            whole,
+            path,
+            _Reader(blobs),
+            QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=list(only),
+            nodes_to_exclude=list(but),
+            calibration_cache_path=ranges,
+            extra_options={"QuantizeBias": False},  # no runtime is faster by it, and the file larger
+        )
+    finally:
+        logging.getLogger().disabled = disabled
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, blobs: Sequence[Blob]):
+        self.left: Iterator[Blob] = iter(blobs)
+
+    def get_next(self) -> Blob | None:
+        return next(self.left, None)

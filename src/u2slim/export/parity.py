@@ -1,0 +1,150 @@
+"""The same images through every runtime: how far apart, how large, how fast."""
+
+import importlib.util
+import logging
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import nn
+
+from u2slim.errors import UserError
+from u2slim.runtime import ONNX_RUNTIMES, Segmenter, TorchSegmenter
+from u2slim.sizes import Size, sides
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A file in a runtime beside torch: differences of probabilities, mask IoU at 1/2, bytes, latency, or an error.
+
+    Of classes, the IoU is that of all their pixels together, each pixel in its likeliest class.
+    """
+
+    file: str
+    runtime: str
+    bytes: int
+    largest: float = math.nan
+    mean: float = math.nan
+    iou: float = math.nan
+    milliseconds: float = math.nan
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What torch makes of a net's images (H, W, 3), and its row."""
+
+    images: list[np.ndarray]
+    expected: np.ndarray
+    row: Row
+
+
+def reference_of(net: nn.Module, images: Sequence[np.ndarray], size: Size, repeats: int = 5) -> Reference:
+    """Run the net with torch on RGB images of any size."""
+    shape = sides(size, "size")
+    images = [cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR) for image in images]
+    # On the CPU, because a GPU may round convolutions to TF32, which is coarser than the tolerance.
+    segmenter = TorchSegmenter(net, shape, device="cpu")
+    expected = np.stack([_probability(segmenter, image) for image in images])
+    weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
+    name, milliseconds = getattr(net, "name", "net"), _latency(segmenter, images[0], repeats)
+    return Reference(images, expected, Row(name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
+
+
+def check_parity(
+    reference: Reference,
+    path: Path,
+    tolerance: float = 1e-4,
+    least_iou: float = 0.0,
+    dynamic: bool = False,
+    repeats: int = 5,
+    name: str | None = None,
+    all_must_load: bool = True,
+    most_mean: float = 1.0,
+) -> list[Row]:
+    """Compare the ONNX file with what torch makes of the net: a row for each runtime.
+
+    OpenVINO is among the runtimes where it is installed.
+
+    Args:
+        name: what the rows call the file.
+        all_must_load: otherwise a runtime that cannot run the file gets a row that says why, as long as one can.
+
+    Raises:
+        UserError: a runtime does not load the file, gives NaN, is off by more than `tolerance` anywhere or `most_mean`
+            in the mean, or makes masks whose IoU with the net's, over all images, is below `least_iou`.
+    """
+    rows, images = [], reference.images
+    for runtime in _runtimes(dynamic):
+        try:
+            segmenter = ONNX_RUNTIMES[runtime](path)
+        except UserError as error:
+            if all_must_load:
+                raise
+            rows.append(Row(name or path.name, runtime, path.stat().st_size, error=str(error)))
+            continue
+        masks = np.stack([_probability(segmenter, image) for image in images])
+        milliseconds = _latency(segmenter, images[0], repeats)
+        row = _row(name or path.name, segmenter, masks, reference.expected, path.stat().st_size, milliseconds)
+        if not (row.largest <= tolerance and row.mean <= most_mean):  # also true for NaN
+            raise UserError(
+                f"{row.runtime} differs from torch by up to {row.largest:.2g} (export.tolerance={tolerance:g}, "
+                f"mean {row.mean:.2g}, mask IoU {row.iou:.4f}): no file was left."
+            )
+        if not row.iou >= least_iou:
+            raise UserError(
+                f"{row.runtime}'s masks have an IoU of {row.iou:.4f} with torch's, less than export.least_iou="
+                f"{least_iou:g} (largest difference {row.largest:.2g}): no file was left."
+            )
+        rows.append(row)
+    if all(row.error for row in rows):
+        raise UserError(f"No runtime here runs the file: {rows[0].error}")
+    return rows
+
+
+def _runtimes(dynamic: bool) -> list[str]:
+    runtimes = [name for name in ONNX_RUNTIMES if name != "openvino" or importlib.util.find_spec("openvino")]
+    if dynamic and int(cv2.__version__.split(".")[0]) < 5:
+        log.info("OpenCV %s loads no graph of open size, so it is not compared; OpenCV 5 loads it", cv2.__version__)
+        runtimes.remove("opencv")
+    return runtimes
+
+
+def _row(
+    file: str, segmenter: Segmenter, masks: np.ndarray, expected: np.ndarray, size: int, milliseconds: float
+) -> Row:
+    difference = np.abs(masks - expected)
+    cut, true = _cut(masks), _cut(expected)
+    iou = (cut & true).sum() / (cut | true).sum() if (cut | true).any() else 1.0
+    numbers = float(difference.max()), float(difference.mean()), float(iou)
+    return Row(file, segmenter.runtime, size, *numbers, milliseconds)
+
+
+def _probability(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
+    """Of the mask (H, W), or of each class (classes, H, W)."""
+    output = segmenter.infer(image)
+    if not segmenter.labels:
+        return output
+    shares = np.exp(output - output.max(0))
+    return shares / shares.sum(0)
+
+
+def _cut(maps: np.ndarray) -> np.ndarray:
+    """Masks (N, H, W) at one half, or classes (N, classes, H, W) at the likeliest of each pixel."""
+    return maps > 0.5 if maps.ndim == 3 else maps == maps.max(1, keepdims=True)
+
+
+def _latency(segmenter: Segmenter, image: np.ndarray, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        segmenter.infer(image)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds)

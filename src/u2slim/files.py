@@ -1,0 +1,52 @@
+"""Files that are whole or absent, and the folder that keeps what is worth keeping between runs."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from u2slim.errors import UserError
+
+
+def cache_dir() -> Path:
+    """`$U2SLIM_CACHE`, or `u2slim` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "u2slim"
+    return Path(os.environ.get("U2SLIM_CACHE", default))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a temporary name beside `path`, then rename: the file is whole or absent.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    partial = path.with_name(f".{os.getpid()}.part.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); choose another folder.") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def free_bytes(path: Path) -> int:
+    """How much more can be written at a path, whose folders may still have to be made."""
+    path = path.absolute()
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """A file's hash in hexadecimal, by an algorithm that hashlib knows."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def is_web_page(path: Path) -> bool:
+    """Whether a file is what servers send in place of a download."""
+    with path.open("rb") as file:
+        return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))

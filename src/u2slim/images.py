@@ -1,0 +1,285 @@
+"""Reading photos and masks of any kind into 8-bit arrays."""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from u2slim.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
+from u2slim.errors import BadLabels, UserError
+from u2slim.files import write_whole
+
+T = TypeVar("T")
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# From 90 megapixels on Pillow warns, from 180 it refuses; a training photo of 108 is no attack.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+class Source(Protocol):
+    """Where an image's bytes are: a `Path`, or a member of a tar shard."""
+
+    name: str
+
+    def read_bytes(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image file's bytes in memory, under the name of where they came from."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+    def hash(self) -> str:
+        """BLAKE2b, 128 bits, in hexadecimal."""
+        return hashlib.blake2b(self.data, digest_size=16).hexdigest()
+
+
+def load(source: str | Source) -> Loaded:
+    """A file's bytes, not decoded yet.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return Loaded(str(source), (Path(source) if isinstance(source, str) else source).read_bytes())
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
+def read_image(source: str | Source, at_least: int = 0) -> np.ndarray:
+    """A photo as RGB (H, W, 3) uint8, upright by its EXIF orientation.
+
+    Grayscale is repeated over the channels, 16 bits are scaled to 8, transparency is laid over white.
+
+    Args:
+        source: the file.
+        at_least: where not 0, a JPEG may be decoded at a smaller scale, as long as both its sides keep so many pixels.
+
+    Raises:
+        UserError: the file is missing, empty, truncated, animated or not an image.
+    """
+    return _read_photo(source, at_least)[0]
+
+
+def read_photo(source: str | Source) -> tuple[np.ndarray, np.ndarray | None]:
+    """A photo as `read_image`, and where it has transparency its own RGBA (H, W, 4) uint8."""
+    return _read_photo(source, 0)
+
+
+def _read_photo(source: str | Source, at_least: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        if at_least:
+            image.draft(None, (at_least, at_least))
+        if image.mode == "I" and image.format == "TIFF":
+            raise ValueError("32-bit or signed pixels; save it with 8 or 16 bits")
+        image = _upright(image)
+        if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        if not _has_alpha(image):
+            return np.array(image.convert("RGB")), None
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
+
+    data = load(source).data
+    pixels = plain_jpeg(data, at_least)
+    return _open(source, data, decode) if pixels is None else (pixels, None)
+
+
+def read_mask(source: str | Source) -> np.ndarray:
+    """A mask as (H, W) uint8, divided by its own maximum so that 0/1 and 0/255 files mean the same.
+
+    Raises:
+        UserError: the file cannot be read, or is a picture with transparency.
+    """
+    mask = read_stored(source)
+    top = int(mask.max())
+    if top in (0, 255):
+        return mask.astype(np.uint8, copy=False)
+    return np.rint(mask * (255.0 / top)).astype(np.uint8)
+
+
+def read_gray(source: str | Source) -> np.ndarray:
+    """A ready-made prediction as (H, W) uint8, as it is stored; 16 bits are scaled to 8.
+
+    Raises:
+        UserError: the file cannot be read, or is a picture with transparency.
+    """
+    gray = read_stored(source)
+    return gray if gray.dtype == np.uint8 else (gray >> 8).clip(0, 255).astype(np.uint8)
+
+
+def read_stored(source: str | Source) -> np.ndarray:
+    """A gray image as (H, W) of the integers that it is stored in.
+
+    Raises:
+        UserError: the file cannot be read, or is a picture with transparency.
+    """
+
+    def decode(image: Image.Image) -> np.ndarray:
+        has_lost_bits = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow keeps the upper eight
+        image = _upright(image)
+        if _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            # Whether the mask is in the colours or in the transparency would be a guess.
+            raise UserError(f"{source} is a picture with transparency, not a mask; save the mask as a gray image.")
+        gray = np.asarray(image if image.mode == "L" or image.mode.startswith("I") else image.convert("L"))
+        if gray.min() < 0:
+            raise ValueError("negative pixels; save it with 8 or 16 bits")
+        if has_lost_bits and gray.max() == 0:
+            raise ValueError("16 bits a channel, all too dark to be told from black; save it as a gray image")
+        return gray
+
+    data = load(source).data
+    pixels = plain_png(data)
+    return _open(source, data, decode) if pixels is None else pixels
+
+
+def read_ids(source: str | Source) -> np.ndarray:
+    """A label image as (H, W) of the numbers that it is stored in; in a file with a palette these are its indices.
+
+    Raises:
+        UserError: the file cannot be read; as BadLabels, it holds colours.
+    """
+
+    def decode(image: Image.Image) -> np.ndarray:
+        image = _upright(image)
+        if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
+            raise BadLabels(
+                f"{source} holds colours ({image.mode}), not class ids: give the set's files of ids, or save each "
+                "colour as the number of its class in a gray PNG."
+            )
+        return np.asarray(image, np.uint8 if image.mode in ("L", "P", "1") else np.uint16)
+
+    data = load(source).data
+    pixels = plain_png(data)
+    return _open(source, data, decode) if pixels is None else pixels
+
+
+def _turn(image: Image.Image) -> int:
+    """The EXIF orientation: 1 is upright, 5 to 8 lie on a side."""
+    turn = image.getexif().get(_ORIENTATION, 1)
+    return turn if turn in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose, which also writes the rest of the EXIF data anew and fails where it is odd.
+    image.load()  # turns a TIFF by itself
+    turn = _turn(image)
+    return image if turn == 1 else image.transpose(_UPRIGHT[turn])
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image says before its pixels: the upright size, the EXIF orientation, and Pillow's mode."""
+
+    height: int
+    width: int
+    turn: int
+    mode: str
+
+
+def read_header(source: str | Source) -> Header:
+    """Only the header is read where the image is a file of its own.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Image.open(source if isinstance(source, str | Path) else BytesIO(source.read_bytes())) as image:
+            turn, (width, height) = _turn(image), image.size
+            if image.format == "TIFF" and turn >= 5:
+                width, height = height, width  # Pillow has swapped them already
+            mode = "L" if image.format == "WEBP" and image.mode == "RGB" else image.mode  # WebP has no gray of its own
+    except Exception as error:  # as in _open
+        raise unreadable(source, error) from error
+    return Header(width, height, turn, mode) if turn >= 5 else Header(height, width, turn, mode)
+
+
+def image_size(source: str | Source) -> tuple[int, int]:
+    """(height, width) of an upright image, as `read_header`."""
+    header = read_header(source)
+    return header.height, header.width
+
+
+def _open(source: str | Source, data: bytes, decode: Callable[[Image.Image], T]) -> T:
+    """What `decode` makes of the image in a file's bytes; every failure is a UserError."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            if image.format == "EPS":  # Pillow would have Ghostscript run it
+                raise ValueError("a PostScript program; save it as an image")
+            if image.mode == "F":
+                raise ValueError("floating-point pixels; save it with 8 or 16 bits")
+            # Phones write further small pictures behind a photo; the first is the photo.
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                raise ValueError(f"{image.n_frames} frames; save one of them as a picture of its own")
+            if image.format == "PNG" and not is_whole_png(data):
+                raise ValueError("a checksum is wrong or the end is missing")
+            if image.format in ("JPEG", "MPO") and (damage := jpeg_damage(data)):
+                raise ValueError(damage)
+            if image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:
+                raise ValueError("16 bits with white as 0, which is read inverted; save it with black as 0")
+            return decode(image)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow has no error of its own: what it raises depends on the format and the damage
+        raise unreadable(source, error) from error
+
+
+def unreadable(source: str | Source, error: Exception) -> UserError:
+    """The sentence for a file that could not be read."""
+    path = Path(source) if isinstance(source, str) else source
+    if isinstance(path, Path) and not isinstance(error, PermissionError):
+        if path.is_symlink() and not path.exists():
+            return UserError(f"{path} is a link that leads nowhere; mend or remove it.")
+        if not path.exists():
+            return UserError(f"{path}: no such file.")
+        if path.is_dir():
+            return UserError(f"{path} is a folder, not an image.")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        if not path.read_bytes():
+            return UserError(f"{path} is empty (0 bytes); replace or remove it.")
+        reason = "not an image of a known kind"
+    return UserError(f"{path} cannot be read ({reason}); replace or remove it.")
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA uint8 pixels as PNG, whole or not at all."""
+    # OpenCV's own setting takes under a third of Pillow's time at level 4 for files of the same size.
+    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(pixels.ndim == 3 and pixels.shape[2])
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))[1])
+
+    write_whole(path, write)

@@ -1,0 +1,63 @@
+"""Nets, the convolutions they are made of, and the one way to build a net from a config."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+from torch import nn
+
+from u2slim.errors import UserError
+from u2slim.models.channels import set_channels
+from u2slim.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv
+from u2slim.models.fcn import FCN
+from u2slim.models.icnet import ICNet
+from u2slim.models.parsenet import ParseNet
+from u2slim.models.pspnet import PSPNet
+from u2slim.models.resnet import SemanticNet
+from u2slim.models.u2net import U2Net
+
+__all__ = [
+    "FCN",
+    "ConvVariant",
+    "DepthwiseSeparableConv",
+    "GroupedConv",
+    "ICNet",
+    "LowRankConv",
+    "PSPNet",
+    "ParseNet",
+    "SemanticNet",
+    "StandardConv",
+    "U2Net",
+    "build_net",
+]
+
+_OWN_CLASS = re.compile(r"src\.models\.[A-Z]\w*")
+
+
+def build_net(config: Mapping[str, Any]) -> nn.Module:
+    """The net that a `model` config describes, which it keeps as `config`; its `labels` are not known yet.
+
+    The config may come out of a checkpoint file, so it may hold only plain values and, as `_target_`, only the
+    classes of this package. Any net takes `channels`, by which `u2slim.prune` writes down what it left.
+
+    Raises:
+        UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.
+    """
+    _check(config)
+    net = hydra.utils.instantiate({name: value for name, value in config.items() if name != "channels"})
+    if config.get("channels"):
+        set_channels(net, config["channels"])
+        net.pruned = True
+    net.config, net.labels = config, None
+    return net
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check(value)
+        elif key == "_target_" and not _OWN_CLASS.fullmatch(str(value)):
+            raise UserError(f"A model config may not build {value!r}: only the classes of u2slim.models.")
+        elif not isinstance(value, str | int | float | bool | None) or "${" in str(value):
+            raise UserError(f"A model config may hold only plain values, not {key}={value!r}.")

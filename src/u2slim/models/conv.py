@@ -1,0 +1,314 @@
+"""Stand-ins for a 3x3 convolution, each of which can also take over a dense convolution's weights."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from u2slim.errors import UserError
+from u2slim.models.lstsq import LEAST_RIDGE, Goal, Narrowing, Regression, principal_directions, product
+
+
+class ConvVariant:
+    """What a variant adds to its `nn.Module`: how to fill itself from a dense 3x3 convolution.
+
+    All are made from (in_channels, out_channels, dilation, stride, bias). `bias=False` is for the dense convolution of
+    published ResNets; the others keep the bias, which `fit` solves for.
+
+    `fill_mean` and `fill_project` need nothing but the dense weights, of the same channels, dilation and padding;
+    `fit` needs examples of what goes in and what should come out.
+    """
+
+    variant: ClassVar[str]
+    weighs: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
+
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        """Set every parameter to averages of the dense ones: the plan's initialisation."""
+        raise NotImplementedError
+
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        """Set every parameter so that the weights come nearest to the dense ones."""
+        raise NotImplementedError
+
+    def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
+        """Set every parameter by least squares; `alternate` says whether factors are solved for in turns.
+
+        Returns:
+            what the goal's BatchNorm makes of the outcome, (P, O).
+        """
+        raise NotImplementedError
+
+
+class StandardConv(ConvVariant, nn.Conv2d):
+    """The dense 3x3 convolution of the published nets."""
+
+    variant = "standard"
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=bias)
+
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        self.weight.copy_(weight_OI33)
+        if self.bias is not None:
+            _set_bias(self.bias, bias_O)
+
+    fill_project = fill_mean
+
+
+class GroupedConv(ConvVariant, nn.Conv2d):
+    """A 3x3 convolution in `groups` groups; the 3-channel stem stays dense.
+
+    Args:
+        shuffle: deal the input channels out to the groups in turns instead of giving each a run of them. Without it
+            a chain of such convolutions is `groups` nets side by side that never hear of each other.
+
+    `mean`: adjacent input channels are averaged in runs of `groups`, so that a dense weight (O, I, 3, 3)
+    becomes (O, I/groups, 3, 3). `project`: each output keeps its weights for the input channels of its own group.
+    `fit`: each output regressed on the input channels of its own group.
+    """
+
+    variant = "grouped"
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+        groups: int = 2,
+        shuffle: bool = False,
+    ):
+        if in_channels == 3:
+            groups = 1
+        if in_channels % groups or out_channels % groups:
+            raise UserError(f"model.conv.groups={groups} does not divide {in_channels} -> {out_channels} channels.")
+        super().__init__(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, groups=groups)
+        self.shuffle = shuffle and groups > 1
+
+    def forward(self, x_BIHW: Tensor) -> Tensor:
+        if self.shuffle:
+            x_BIHW = _dealt(x_BIHW, self.groups)
+        return super().forward(x_BIHW)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", shuffle=True" if self.shuffle else "")
+
+    def inputs_of(self, group: int) -> slice:
+        """The input channels that a group sees."""
+        each = self.in_channels // self.groups
+        return slice(group, None, self.groups) if self.shuffle else slice(group * each, (group + 1) * each)
+
+    def outputs_of(self, group: int) -> slice:
+        """The output channels that a group makes."""
+        each = self.out_channels // self.groups
+        return slice(group * each, (group + 1) * each)
+
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        out_channels, in_channels = weight_OI33.shape[:2]
+        runs = weight_OI33.reshape(out_channels, in_channels // self.groups, self.groups, 3, 3)
+        self.weight.copy_(runs.mean(2))
+        _set_bias(self.bias, bias_O)
+
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        for group in range(self.groups):
+            own = self.outputs_of(group)
+            self.weight[own] = weight_OI33[own, self.inputs_of(group)]
+        _set_bias(self.bias, bias_O)
+
+    def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
+        made = torch.empty_like(goal.target_PO)
+        for group in range(self.groups):
+            own = self.outputs_of(group)
+            seen = patches_P9I[:, :, self.inputs_of(group)]
+            regression = Regression(seen.flatten(1), ridge)
+            coefficients, made[:, own] = regression.towards(goal[own], rounds)
+            weight, bias = goal[own].before_batchnorm(coefficients)
+            self.weight[own] = weight.T.reshape(-1, 3, 3, seen.shape[2]).permute(0, 3, 1, 2).float()
+            self.bias[own] = bias.float()
+        return made
+
+
+def _dealt(x_BCHW: Tensor, groups: int) -> Tensor:
+    """Channels 0, g, 2g, ..., then 1, g + 1, ..., in the memory layout that they come in."""
+    if x_BCHW.is_contiguous(memory_format=torch.channels_last):
+        dealt_BHWC = x_BCHW.permute(0, 2, 3, 1).unflatten(3, (-1, groups)).transpose(3, 4).flatten(3)
+        return dealt_BHWC.permute(0, 3, 1, 2)
+    return x_BCHW.unflatten(1, (-1, groups)).transpose(1, 2).flatten(1, 2)
+
+
+class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
+    """A depthwise 3x3 convolution followed by a pointwise 1x1, both with bias.
+
+    `mean`: the depthwise weight is the dense weight's mean over the outputs and its bias is zero; the
+    pointwise weight is the dense weight's mean over the 3x3 window and its bias is the dense bias.
+    `project`: for each input channel the best product of one 3x3 kernel and one weight per output, by SVD.
+    `fit`: from the kernels at hand, the pointwise and the depthwise weights are solved for in turns.
+    """
+
+    variant = "dwsep"
+    weighs = True
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            in_channels, in_channels, 3, stride, padding=dilation, dilation=dilation, groups=in_channels
+        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        self.depthwise.weight.copy_(weight_OI33.mean(0, keepdim=True).transpose(0, 1))
+        self.depthwise.bias.zero_()
+        self.pointwise.weight.copy_(weight_OI33.mean((2, 3), keepdim=True))
+        _set_bias(self.pointwise.bias, bias_O)
+
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        left, singular, right = torch.linalg.svd(weight_OI33.transpose(0, 1).flatten(2).double(), full_matrices=False)
+        self.depthwise.weight.copy_(right[:, 0].reshape(-1, 1, 3, 3))
+        self.depthwise.bias.zero_()
+        self.pointwise.weight.copy_((left[:, :, 0] * singular[:, :1]).T[:, :, None, None])
+        _set_bias(self.pointwise.bias, bias_O)
+
+    def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
+        def regression() -> Regression:
+            return Regression((patches_P9I * kernels_9I).sum(1), ridge)
+
+        kernels_9I = self.depthwise.weight.flatten(1).T.clone()
+        if alternate and rounds:
+            gram = product(patches_P9I.flatten(1), patches_P9I.flatten(1))
+            target = goal.target_PO
+            for _ in range(rounds):
+                pointwise = regression()
+                coefficients = pointwise.solve(target)
+                target = goal.nearest(pointwise.predict(coefficients))
+                weighed = goal.weighed(target), goal.weighed(coefficients)
+                kernels_9I = _depthwise(patches_P9I, gram, *weighed, kernels_9I, ridge)
+            pointwise = regression()
+            coefficients = pointwise.solve(target)
+            made = pointwise.predict(coefficients)
+        else:
+            coefficients, made = regression().towards(goal, rounds)
+        weight, bias = goal.before_batchnorm(coefficients)
+        self.depthwise.weight.copy_(kernels_9I.T.reshape(-1, 1, 3, 3))
+        self.depthwise.bias.zero_()
+        self.pointwise.weight.copy_(weight.T[:, :, None, None])
+        self.pointwise.bias.copy_(bias)
+        return made
+
+
+class LowRankConv(ConvVariant, nn.Sequential):
+    """A 3x3 convolution to fewer channels, then a 1x1 convolution to the outputs; only the latter has a bias.
+
+    Args:
+        share: of the dense convolution's weights, from which the number of channels in between follows.
+        rank: that number itself, instead.
+        narrow: to so many channels a 1x1 convolution brings the inputs first (a Tucker decomposition: Kim et al.,
+            arXiv 1511.06530); None: the 3x3 convolution sees them all.
+
+    `project`: the dense weights' best approximation of that rank, or with `narrow` the one by their singular vectors
+    for inputs and outputs. `fit`: reduced-rank regression, that is the principal components of what the best dense
+    convolution would make, of inputs narrowed by least squares, too.
+    """
+
+    variant = "lowrank"
+    weighs = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+        share: float = 0.5,
+        rank: int | None = None,
+        narrow: int | None = None,
+    ):
+        if not 0 < share <= 1:
+            raise UserError(f"model.conv.share={share}: give a share of the dense weights, above 0 and at most 1.")
+        if rank is None:
+            rank = max(1, round(share * 9 * in_channels * out_channels / (9 * in_channels + out_channels)))
+        seen = in_channels if narrow is None else narrow
+        if not (0 < seen <= in_channels and 0 < rank <= min(9 * seen, out_channels)):
+            form = rank if narrow is None else f"{narrow}:{rank}"
+            raise UserError(f"A convolution of {in_channels} -> {out_channels} channels cannot have rank {form}.")
+        super().__init__()
+        if narrow is not None:
+            self.narrow = nn.Conv2d(in_channels, narrow, 1, bias=False)
+        self.reduce = nn.Conv2d(seen, rank, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.expand = nn.Conv2d(rank, out_channels, 1)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a 1x1 convolution comes first."""
+        return len(self) == 3
+
+    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        raise UserError("init.method=mean is the plan's, for grouped and dwsep; use project or lstsq.")
+
+    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+        rank = len(self.reduce.weight)
+        if self.narrows:
+            rows = weight_OI33.transpose(0, 1).flatten(1).double()
+            narrow_NI = torch.linalg.eigh(rows @ rows.T)[1].T[-len(self.narrow.weight) :]
+            self.narrow.weight.copy_(narrow_NI[:, :, None, None])
+            weight_OI33 = torch.einsum("oihw,ni->onhw", weight_OI33.double(), narrow_NI)
+        left, singular, right = torch.linalg.svd(weight_OI33.flatten(1).double(), full_matrices=False)
+        self.reduce.weight.copy_((singular[:rank, None] * right[:rank]).reshape(self.reduce.weight.shape))
+        self.expand.weight.copy_(left[:, :rank, None, None])
+        _set_bias(self.expand.bias, bias_O)
+
+    def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
+        rank, in_channels = self.reduce.weight.shape[:2]
+        if self.narrows:
+            wide = Regression(patches_P9I.flatten(1), ridge)
+            target = goal.nearest(wide.towards(goal, rounds)[1])
+            narrow_IN = Narrowing(wide, goal, target).solve(in_channels, rank)
+            self.narrow.weight.copy_(narrow_IN.T[:, :, None, None])
+            patches_P9I = patches_P9I @ narrow_IN.float()
+        regression = Regression(patches_P9I.flatten(1), ridge)
+        target = goal.target_PO
+        for _ in range(rounds + 1 if goal.relu else 1):
+            coefficients = regression.solve(target)
+            made = regression.predict(coefficients)
+            mean_O, taking_OO, putting_OO = principal_directions(made, goal.root_OO)
+            taking_OR, putting_OR = taking_OO[:, -rank:], putting_OO[:, -rank:]
+            made = mean_O + (made - mean_O) @ (taking_OR @ putting_OR.T).float()
+            target = goal.nearest(made)
+        reduce_IR = coefficients[:-1] @ taking_OR
+        # Only the product of the two is given. With variance 1 between them both learn at usual rates; in the metric's
+        # units one is thousands of times as large as the other, and Adam's steps wreck the smaller.
+        deviation_R = (made.double() @ taking_OR).std(0)
+        deviation_R.clamp_(min=1e-3 * deviation_R.max() + 1e-12)
+        # The constant moves what the rank takes from the mean.
+        offset_O = mean_O + ((coefficients[-1] - mean_O) @ taking_OR) @ putting_OR.T
+        expand_RO, bias_O = goal.before_batchnorm(torch.cat(((putting_OR * deviation_R).T, offset_O[None])))
+        self.reduce.weight.copy_((reduce_IR / deviation_R).T.reshape(rank, 3, 3, in_channels).permute(0, 3, 1, 2))
+        self.expand.weight.copy_(expand_RO.T[:, :, None, None])
+        self.expand.bias.copy_(bias_O)
+        return made
+
+
+def _set_bias(ours_O: Tensor, dense_O: Tensor | None) -> None:
+    ours_O.copy_(0 if dense_O is None else dense_O)
+
+
+def _depthwise(
+    patches_P9I: Tensor, gram: Tensor, target_PO: Tensor, coefficients: Tensor, kernels_9I: Tensor, ridge: float
+) -> Tensor:
+    """The 3x3 kernels (9, I), each of norm 1, that suit given pointwise weights best.
+
+    Channels that are silent or not used keep their kernels: zeros beside zeros would never learn. The matrix whose
+    rows are positions times outputs is never built: its Gram matrix is the patches' own, each entry times the product
+    of the two channels' pointwise weights.
+    """
+    pointwise_IO, bias_O = coefficients[:-1], coefficients[-1]
+    channels = len(pointwise_IO)
+    wanted_PI = (target_PO - bias_O.float()) @ pointwise_IO.T.float()
+    right = torch.stack([(patches_P9I[:, k] * wanted_PI).sum(0, dtype=torch.float64) for k in range(9)])
+    matrix = gram.reshape(9, channels, 9, channels) * (pointwise_IO @ pointwise_IO.T)[:, None, :]
+    matrix = matrix.reshape(9 * channels, -1)
+    matrix.diagonal().add_(max(ridge, LEAST_RIDGE) * matrix.diagonal().mean() + 1e-12)
+    found_9I = torch.cholesky_solve(right.reshape(-1, 1), torch.linalg.cholesky(matrix)).reshape(9, channels)
+    norm_I = found_9I.norm(dim=0)
+    return torch.where(norm_I > 1e-9, found_9I / norm_I.clamp(min=1e-9), kernels_9I).float()

@@ -1,0 +1,177 @@
+"""Drop a dense net's weakest filters step by step, re-training between: python -m u2slim.prune checkpoint=FILE ratio=.5
+
+As ICNet's authors compress it: a layer's filters are ranked by their L1 norm, and the smallest go. Layers whose outputs
+are added share the ranking, by the sum of their norms. Classes are no filters and stay.
+
+The run's folder gets `pruned.ckpt`, which rebuilds its net by itself, and `model/pruned.yaml`, its config: train it on
+with `python train.py --config-dir FOLDER model=pruned init=checkpoint init.path=FOLDER/pruned.ckpt ...`.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from u2slim import checkpoint
+from u2slim.cli import check_whole_number, door, output_dir
+from u2slim.errors import UserError
+from u2slim.files import file_digest, write_whole
+from u2slim.models import ConvVariant, StandardConv
+from u2slim.models.channels import channels_of
+from u2slim.repository import CONFIGS, TRAIN
+from u2slim.sizes import Size
+
+log = logging.getLogger(__name__)
+
+# Of the overrides of the checkpoint's own run, those that pruning decides anew.
+_DECIDED = ("model", "init", "trainer.max_steps", "hydra", "resume", "ckpt_path", "find_lr")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="prune")
+@door
+def main(cfg: DictConfig) -> None:
+    _check(cfg)
+    folder = output_dir()
+    path = _source(cfg.checkpoint, folder)
+    overrides = _overrides_of(path) if cfg.retrain else []
+    net, size = checkpoint.load_net(str(path))
+    full, before = widths(net), _millions(net)
+    for step in range(1, cfg.steps + 1):
+        prune(net, {name: max(1, round(width * (1 - cfg.ratio * step / cfg.steps))) for name, width in full.items()})
+        log.info("step %d of %d: %.2f of %.2f M parameters are left", step, cfg.steps, _millions(net), before)
+        if not cfg.retrain:
+            continue
+        part = folder / f"step{step}"
+        _write(net, size, part)
+        _train(part, cfg.retrain, [*overrides, *cfg.train])
+        net, _ = checkpoint.load_net(str(part / "train/checkpoints/last.ckpt"))
+    _write(net, size, folder)
+    where = f"--config-dir '{folder}' model=pruned init=checkpoint init.path='{folder / 'pruned.ckpt'}'"
+    log.info("to train it on: python train.py %s and the settings of before", where)
+
+
+def _source(given: str, folder: Path) -> Path:
+    """The checkpoint to prune, which the folder remembers: what lies in it was made of no other."""
+    note = folder / "source.json"
+    before = json.loads(note.read_text()) if note.is_file() else None
+    path = Path(before["path"]) if before and given == "last" else checkpoint.resolve(given).absolute()
+    if given == "last" and (path.parents[2] / "pruned.ckpt").is_file():
+        raise UserError(f"The last checkpoint, {path}, is of a pruning; name the one to prune, checkpoint=FILE.")
+    now = {"path": str(path), "sha256": file_digest(path, "sha256")}
+    if before and before["sha256"] != now["sha256"]:
+        raise UserError(f"{folder} holds a pruning of {before['path']}, not of {path}; choose another hydra.run.dir.")
+    write_whole(note, lambda partial: partial.write_text(json.dumps(now)))
+    return path
+
+
+def widths(net: nn.Module) -> dict[str, int]:
+    """The filters of each convolution, by name."""
+    return {name: module.out_channels for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def prune(net: nn.Module, keep: Mapping[str, int]) -> None:
+    """Leave each convolution but the heads the `keep` filters of the largest L1 norms, in place and in their order.
+
+    Convolutions whose outputs are added keep the same ones, as many as the first of them is to keep.
+
+    Args:
+        net: a dense net with `heads`, built by `build_net`; its config gets the channels that are left.
+        keep: by the convolution's name, at most as many as it has.
+
+    Raises:
+        UserError: the net is not dense, or torch-pruning is not installed.
+    """
+    if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in net.modules()):
+        raise UserError(f"{net.name} is not dense: prune the dense net, whose filters are whole ones.")
+    tp = _torch_pruning()
+    names = {module: name for name, module in net.named_modules()}
+    net.eval().to(memory_format=torch.contiguous_format)
+    graph = tp.DependencyGraph().build_dependency(net, torch.zeros(1, 3, 64, 64), verbose=False)
+    groups = graph.get_all_groups(ignored_layers=[*net.heads], root_module_types=[nn.Conv2d])
+    # All are ranked before any loses the inputs that others drop.
+    strengths = {group[0].dep.target.module: filter_strength(graph, group) for group in groups}
+    for root, strength in strengths.items():
+        drop = strength.argsort(stable=True)[: len(strength) - keep[names[root]]].tolist()
+        if drop:
+            graph.get_pruning_group(root, tp.prune_conv_out_channels, sorted(drop)).prune()
+    net.config = dict(net.config) | {"channels": channels_of(net)}
+    net.pruned = True
+
+
+def filter_strength(graph: object, group: Sequence) -> Tensor:
+    """The L1 norm of each filter, summed over the convolutions of a group of torch-pruning's."""
+    return sum(
+        dep.target.module.weight.detach().abs().sum((1, 2, 3))[idxs]
+        for dep, idxs in group
+        if isinstance(dep.target.module, nn.Conv2d) and graph.is_out_channel_pruning_fn(dep.handler)
+    )
+
+
+def _torch_pruning() -> ModuleType:
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise UserError("Pruning needs torch-pruning: pip install -r requirements-prune.txt.") from error
+    return torch_pruning
+
+
+def _check(cfg: DictConfig) -> None:
+    if cfg.checkpoint is None:
+        raise UserError("Say which net to prune: checkpoint=FILE, or checkpoint=last.")
+    check_whole_number(cfg, "steps", 1)
+    check_whole_number(cfg, "retrain", 0)
+    if not isinstance(cfg.ratio, float) or not 0 < cfg.ratio < 1:
+        raise UserError(f"ratio={cfg.ratio}: give the share of filters to drop, between 0 and 1.")
+
+
+def _overrides_of(path: Path) -> list[str]:
+    """What the command line of the checkpoint's run said of its data, loss and training."""
+    file = path.absolute().parents[1] / ".hydra" / "overrides.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"{path} is not in its run's folder, so nobody knows how it was trained: give retrain=0 and train the "
+            "pruned net on with train.py."
+        )
+    overrides = [str(text) for text in OmegaConf.load(file)]
+    keys = {text: text.split("=")[0].lstrip("+~") for text in overrides}
+    return [
+        text
+        for text, key in keys.items()
+        if not any(key == own or key.startswith((f"{own}.", f"{own}/")) for own in _DECIDED)
+    ]
+
+
+def _train(part: Path, steps: int, overrides: list[str]) -> None:
+    command = [str(TRAIN), "--config-dir", str(part), "model=pruned", *overrides, "init=checkpoint"]
+    command += [f"init.path='{part / 'pruned.ckpt'}'", f"trainer.max_steps={steps}", "resume=auto"]
+    command += [f"hydra.run.dir='{part / 'train'}'"]
+    log.info("training: python %s", " ".join(command))
+    if subprocess.run([sys.executable, *command], check=False).returncode:
+        raise UserError(f"The training in {part / 'train'} ended with an error, which it says above; mend it, repeat.")
+    if not (part / "train/metrics.json").is_file():  # SIGTERM ends a training without an error
+        raise UserError(
+            f"The training in {part / 'train'} was stopped; the same command with hydra.run.dir={part.parent} goes on."
+        )
+
+
+def _write(net: nn.Module, size: Size, folder: Path) -> None:
+    """The net as a checkpoint, and its config."""
+    checkpoint.write_net(net, size, folder / "pruned.ckpt")
+    config = OmegaConf.create(dict(net.config))
+    write_whole(folder / "model" / "pruned.yaml", lambda partial: OmegaConf.save(config, partial))
+
+
+def _millions(net: nn.Module) -> float:
+    return sum(p.numel() for p in net.parameters()) / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The W&B page that compares training runs, built from code: python -m u2slim.report.workspace entity=me group=SWEEP.
+
+Every call saves a new view of the project and prints its address; dry=true prints its JSON and needs no network.
+"""
+
+import json
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig
+
+from u2slim.cli import door
+from u2slim.errors import UserError
+from u2slim.losses import OUTPUTS
+from u2slim.repository import CONFIGS
+
+STEP = "trainer/global_step"
+CURVES = {
+    "Loss": ["train/loss", "train/fused", "val/loss", "val/fused"],
+    "Side outputs": [f"train/{name}" for name in OUTPUTS if name != "fused"],
+    "Validation": [f"val/{name}" for name in ("maxF", "meanF", "MAE", "IoU", "mIoU")],
+    "Speed": ["train/images_per_s"],
+    "Optimizer": ["train/lr", "train/grad_norm"],
+}
+PICTURES = ["val/masks", "val/pictures"]
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="workspace")
+@door
+def main(cfg: DictConfig) -> None:
+    if not cfg.entity:
+        raise UserError("Say entity=, the W&B user or team whose project it is.")
+    workspace = build(cfg.entity, cfg.project, cfg.name, cfg.group, cfg.groupby)
+    if cfg.dry:
+        print(json.dumps(workspace._spec, indent=2))
+        return
+    from wandb.errors import Error
+
+    try:
+        workspace.save()  # says where
+    except (Error, ValueError) as error:
+        raise UserError(
+            f"W&B did not save the workspace ({str(error).splitlines()[0].rstrip('.')}): see that you are logged in "
+            f"(`wandb login`) and that {cfg.entity}/{cfg.project} exists; dry=true prints it without a network."
+        ) from error
+
+
+def build(entity: str, project: str, name: str, group: str | None = None, groupby: Sequence[str] = ()):
+    """A `wandb_workspaces` Workspace with a section per kind of curve, and one of pictures.
+
+    Args:
+        entity, project: where it will be saved.
+        name: as it is listed in the project.
+        group: shows only runs of this group.
+        groupby: dotted config keys; runs alike in all of them become one line with its spread.
+
+    Raises:
+        UserError: wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as reports
+        import wandb_workspaces.workspaces as workspaces
+        from wandb_workspaces import expr
+    except ModuleNotFoundError as error:
+        raise UserError("Install what builds W&B workspaces: pip install -r requirements-wandb.txt") from error
+
+    sections = [
+        workspaces.Section(title, [reports.LinePlot(title=y, x=STEP, y=[y]) for y in names], is_open=True)
+        for title, names in CURVES.items()
+    ]
+    pictures = [reports.MediaBrowser(title=key, media_keys=[key]) for key in PICTURES]
+    sections.insert(3, workspaces.Section("Pictures", pictures, is_open=True))
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis=STEP, max_runs=50),
+        runset_settings=workspaces.RunsetSettings(
+            filters=[expr.Metric("Group") == group] if group else [],
+            groupby=[expr.Config(key) for key in groupby],
+            pinned_columns=["summary:val/maxF", "summary:val/MAE"],
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

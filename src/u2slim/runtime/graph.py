@@ -1,0 +1,106 @@
+"""What an ONNX file says of itself, checked before any runtime allocates what it asks for."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from u2slim.errors import UserError
+
+MOST_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
+MOST_CLASSES = 254  # of a class map, whose largest number is for no class
+MOST_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as much
+DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the published nets'
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file with one image input: its bytes, names, (height, width), and whether it normalises its input.
+
+    `labels` are the `names` and `palette` of a semantic net, whose output are logits.
+    """
+
+    data: bytes
+    input: str
+    output: str
+    size: tuple[int, int]
+    embedded: bool
+    labels: dict[str, list] | None = None
+
+
+def read_graph(path: Path) -> Graph:
+    """An ONNX file, its weights in files beside it included.
+
+    Raises:
+        UserError: it is damaged, takes anything but one image, or asks for absurdly much memory.
+    """
+    try:
+        model = onnx.load(path)
+        graph = model.graph
+        weights = {tensor.name for tensor in graph.initializer}
+        entries = [entry for entry in graph.input if entry.name not in weights]  # old files list their weights, too
+        shapes = {entry.name: _shape(entry) for entry in entries}
+        metadata = {item.key: item.value for item in model.metadata_props}
+        outputs = [output.name for output in graph.output]
+        kept = onnx.load(path, load_external_data=False).graph.initializer
+        beside = any(tensor.data_location == TensorProto.EXTERNAL for tensor in kept)
+        data = model.SerializeToString() if beside else path.read_bytes()
+        largest = max(_bytes(model), default=0)
+    except Exception as error:  # protobuf and onnx raise several types for a damaged or foreign file
+        raise UserError(
+            f"{path} ({path.stat().st_size / 1e6:.1f} MB) is not an ONNX net: truncated, damaged or of another kind. "
+            f"Export it again with export.py. [{type(error).__name__}]"
+        ) from error
+    if len(entries) != 1 or not outputs:
+        raise _foreign(path, f"it has {len(entries)} inputs ({', '.join(shapes)}) and {len(outputs)} outputs")
+    ((name, shape),) = shapes.items()
+    if len(shape) != 4 or shape[0] not in (0, 1) or shape[1] not in (0, 3) or min(shape) < 0:
+        raise _foreign(path, f"its input {name} is of shape {shape}, where 0 is any")
+    if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise _foreign(path, f"its input {name} is not float32")
+    named = metadata.get("u2slim.size", "")
+    sides = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else [DEFAULT_SIDE]
+    height, width = (side or own for side, own in zip(shape[2:], (sides[0], sides[-1]), strict=True))
+    if height * width > MOST_PIXELS or largest > MOST_BYTES:
+        raise UserError(
+            f"{path} asks for images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "
+            "use a net for smaller images."
+        )
+    output = "mask" if "mask" in outputs else outputs[0]
+    labels = _labels(path, metadata)
+    return Graph(data, name, output, (height, width), metadata.get("u2slim.preprocess") == "embedded", labels)
+
+
+def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:
+    if "u2slim.classes" not in metadata:
+        return None
+    names = metadata["u2slim.classes"].split(",")
+    colours = re.findall(r"#([0-9a-f]{6})\b", metadata.get("u2slim.palette", ""))
+    if len(names) != len(colours) or len(names) > MOST_CLASSES:
+        raise UserError(
+            f"{path} names {len(names)} classes and {len(colours)} colours. Export it again with export.py."
+        )
+    return {"names": names, "palette": [list(bytes.fromhex(colour)) for colour in colours]}
+
+
+def _foreign(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is not a net from one image (1, 3, height, width) to its mask: {reason}. Export one with export.py."
+    )
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _bytes(model: onnx.ModelProto) -> Iterator[int]:
+    """Of every array whose size can be told without running the graph."""
+    for tensor in model.graph.initializer:
+        yield 4 * prod(tensor.dims)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        yield 4 * prod(_shape(value))

@@ -1,0 +1,138 @@
+"""ONNX files in the runtimes that run them."""
+
+import hashlib
+import threading
+from abc import abstractmethod
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from u2slim.errors import UserError
+from u2slim.preprocess import Preprocess
+from u2slim.runtime.graph import read_graph
+from u2slim.runtime.segmenter import Segmenter, threads_each
+from u2slim.runtime.signal_stack import signal_stack_kept
+
+
+class OnnxSegmenter(Segmenter):
+    """What the ONNX runtimes share: checking the file, feeding the input it expects, trying it once.
+
+    A file of another project is taken to be of the ecosystem's kind: ImageNet-normalised input, first output.
+
+    Raises:
+        UserError: the runtime cannot run the file, or the file has no fused mask.
+    """
+
+    def __init__(self, path: str | Path, stretch: bool = True, streams: int = 1):
+        graph = read_graph(Path(path))
+        super().__init__(graph.size, stretch, graph.labels)
+        self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
+        self.preprocess = None if graph.embedded else Preprocess()
+        self.own = threading.local()  # what each thread that calls needs for itself
+        try:
+            self.load(graph.data, streams)
+            mask = self.run(np.full((1, 3, *self.size), 0.5, np.float32))
+        except Exception as error:  # each runtime has errors of its own
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{self.runtime} cannot run {path}: {reason}") from error
+        if self.labels:
+            if mask.shape != (1, len(self.labels["names"]), *self.size):
+                raise UserError(f"{path} has no logits of its {len(self.labels['names'])} classes; export it again.")
+            return
+        if mask.size != self.size[0] * self.size[1]:
+            raise UserError(
+                f"{path} has no fused mask: its output {self.output} is of shape {mask.shape} for an image of "
+                f"{self.size[1]}x{self.size[0]}. Export it with export.py."
+            )
+        if mask.min() < -0.01 or mask.max() > 1.01:
+            raise UserError(
+                f"{path} gives values of {mask.min():.2g} to {mask.max():.2g}, no probability: its output needs a "
+                "sigmoid. Export it with export.py."
+            )
+
+    def fingerprint(self) -> str:
+        return f"{self.runtime} {self.digest}"
+
+    def probability(self, image_HW3: np.ndarray) -> np.ndarray:
+        return self._output(image_HW3).reshape(self.size)
+
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        return self._output(image_HW3)[0]
+
+    def _output(self, image_HW3: np.ndarray) -> np.ndarray:
+        return np.asarray(self.run(self.blob(image_HW3)), dtype=np.float32)
+
+    def blob(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The input (1, 3, H, W) float32 that the file takes for an RGB image, 0..255, of `self.size`."""
+        blob = np.ascontiguousarray(image_HW3.transpose(2, 0, 1)[None], dtype=np.float32)
+        if self.preprocess is not None:
+            blob = self.preprocess(torch.from_numpy(blob)).numpy()
+        return blob
+
+    @abstractmethod
+    def load(self, data: bytes, streams: int) -> None:
+        """Prepare the file's bytes to be run by so many threads at once."""
+
+    @abstractmethod
+    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
+        """The fused probability of one prepared input."""
+
+
+class OpenCVSegmenter(OnnxSegmenter):
+    """Runs an ONNX file with OpenCV's dnn module."""
+
+    runtime = "opencv"
+
+    def load(self, data: bytes, streams: int) -> None:
+        self.data = np.frombuffer(data, np.uint8)
+        if streams > 1:
+            cv2.setNumThreads(threads_each(streams))
+
+    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
+        if not hasattr(self.own, "net"):
+            self.own.net = cv2.dnn.readNetFromONNX(self.data)
+            # Winograd convolutions are about 1.3 times as fast and put single pixels 1.2e-4 off, past our promise.
+            self.own.net.enableWinograd(False)
+        names = self.own.net.getUnconnectedOutLayersNames()
+        self.own.net.setInput(blob_13HW)
+        return self.own.net.forward(self.output if self.output in names else names[0])
+
+
+class OnnxRuntimeSegmenter(OnnxSegmenter):
+    """Runs an ONNX file with onnxruntime."""
+
+    runtime = "onnxruntime"
+
+    def load(self, data: bytes, streams: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # its errors come as exceptions, too
+        if streams > 1:
+            options.intra_op_num_threads = threads_each(streams)
+        self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
+        return self.session.run([self.output], {self.input: blob_13HW})[0]
+
+
+class OpenVINOSegmenter(OnnxSegmenter):
+    """Runs an ONNX file with OpenVINO on the CPU."""
+
+    runtime = "openvino"
+
+    def load(self, data: bytes, streams: int) -> None:
+        import openvino
+
+        # Without the hint it rounds to bfloat16 where the processor can.
+        options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
+        core = openvino.Core()
+        with signal_stack_kept():
+            self.net = core.compile_model(core.read_model(data), "CPU", options)
+
+    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
+        if not hasattr(self.own, "request"):
+            self.own.request = self.net.create_infer_request()
+        return self.own.request.infer({self.input: blob_13HW})[self.net.output(self.output)]

@@ -1,0 +1,128 @@
+"""One interface from a photo to its mask, whatever runs the net."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+import torch
+from loky import cpu_count
+from torch import nn
+
+from u2slim.errors import UserError
+from u2slim.masks import enlarge, minmax
+from u2slim.preprocess import Preprocess
+
+
+class Segmenter(ABC):
+    """Calls a net on photos of any size; `streams` threads may call it at once.
+
+    Args:
+        size: (height, width) that the net takes.
+        stretch: stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does.
+        labels: the `names` and `palette` of what a semantic net tells apart; it makes class maps instead of masks.
+    """
+
+    runtime: str
+
+    def __init__(self, size: tuple[int, int], stretch: bool = True, labels: Mapping[str, Sequence] | None = None):
+        self.size, self.stretch, self.labels = size, stretch, labels
+
+    def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The soft mask (H, W) float32 in 0..1 of an RGB uint8 photo, at the photo's own size."""
+        small = self.small_mask(image_HW3)
+        return enlarge(minmax(small) if self.stretch else small, image_HW3.shape[:2])
+
+    def small_mask(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The net's own mask (h, w) float32 of a photo, at the net's resolution and not stretched.
+
+        Raises:
+            UserError: the net gives NaN or infinite values for this photo.
+        """
+        return self._finite(self.probability(self.resized(image_HW3)))
+
+    def class_map(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The most likely class of each pixel (H, W) uint8 of an RGB uint8 photo, at the photo's own size.
+
+        Raises:
+            UserError: the net gives NaN or infinite values for this photo.
+        """
+        logits = self._finite(self.logits(self.resized(image_HW3)))
+        # One class after the other, since all of a large photo's would not fit into memory.
+        best = np.full(image_HW3.shape[:2], -np.inf, np.float32)
+        classes = np.zeros(image_HW3.shape[:2], np.uint8)
+        for number, small in enumerate(logits):
+            large = cv2.resize(small, image_HW3.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            classes[large > best] = number
+            np.maximum(best, large, out=best)
+        return classes
+
+    def resized(self, image_HW3: np.ndarray) -> np.ndarray:
+        """At the net's size, in float and without antialiasing, as U2-Net's own test script resizes."""
+        return cv2.resize(image_HW3.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR)
+
+    def _finite(self, output: np.ndarray) -> np.ndarray:
+        if not np.isfinite(output).all():
+            raise UserError(f"the net gives NaN or infinite values on {self.runtime}; no mask was made.")
+        return output
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """The same for segmenters that give the same masks, up to rounding."""
+
+    @abstractmethod
+    def probability(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The net's own mask (H, W) float32, not stretched, of an RGB image, 0..255, of `self.size`."""
+
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        """A semantic net's main output (classes, H, W) float32 for such an image."""
+        raise NotImplementedError
+
+    def infer(self, image_HW3: np.ndarray) -> np.ndarray:
+        """Of these two what the net makes."""
+        return self.logits(image_HW3) if self.labels else self.probability(image_HW3)
+
+
+class TorchSegmenter(Segmenter):
+    """Runs a net that returns logits `[fused, ...]` with PyTorch, by default on a GPU where there is one."""
+
+    runtime = "torch"
+
+    def __init__(
+        self,
+        net: nn.Module,
+        size: tuple[int, int],
+        stretch: bool = True,
+        device: str | None = None,
+        streams: int = 1,
+    ):
+        super().__init__(size, stretch, getattr(net, "labels", None))
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.net = nn.Sequential(Preprocess(), net).to(self.device).eval()
+        if self.device.type == "cpu":
+            # As the image comes (H, W, 3): otherwise torch copies from layout to layout around each convolution.
+            self.net.to(memory_format=torch.channels_last)
+        if streams > 1:
+            torch.set_num_threads(threads_each(streams))
+
+    def fingerprint(self) -> str:
+        total = hashlib.sha256(f"{self.net} {self.size} {self.device.type}".encode())
+        for tensor in self.net.state_dict().values():
+            total.update(tensor.cpu().contiguous().numpy())
+        return total.hexdigest()
+
+    @torch.inference_mode()
+    def probability(self, image_HW3: np.ndarray) -> np.ndarray:
+        image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
+        return self.net(image)[0][0, 0].sigmoid().cpu().numpy()
+
+    @torch.inference_mode()
+    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
+        image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
+        return self.net(image)[0][0].float().cpu().numpy()
+
+
+def threads_each(streams: int) -> int:
+    """The threads of one inference where `streams` of them share the cores."""
+    return max(1, cpu_count() // streams)

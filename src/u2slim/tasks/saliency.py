@@ -1,0 +1,97 @@
+"""Salient-object segmentation as a LightningModule."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from u2slim.distill import Distillation
+from u2slim.errors import UserError
+from u2slim.losses import CascadeLoss, DeepSupervision
+from u2slim.metrics import SaliencyMetrics
+from u2slim.models import SemanticNet
+from u2slim.steps import will_be_logged
+from u2slim.tasks.base import SegmentationTask
+
+
+class SaliencyTask(SegmentationTask):
+    """Trains a net that returns logits `[fused, side1, ...]` on uint8 images and masks in 0..1.
+
+    Args:
+        model, size, init, optimizer, options: as `SegmentationTask` says.
+        loss: maps (logits, mask) to (total, named terms); None: `DeepSupervision`.
+        distill: a teacher whose outputs are learnt, too.
+
+    Logged in training: `train/loss`, and of images with masks `train/fused`, `train/side1`..`6`; with a teacher
+    `train/distill` and, where features are learnt, `train/features`; each validation: `val/loss`, `val/fused`,
+    `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`, `val/IoU`.
+    """
+
+    main = "fused"
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        size: int = 320,
+        init: Callable[[nn.Module], nn.Module] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        distill: Distillation | None = None,
+        **options: Any,
+    ):
+        if isinstance(loss, CascadeLoss):
+            raise UserError(
+                "loss=cascade is of classes; task=saliency learns masks by loss=deep_supervision and others."
+            )
+        super().__init__(model, size, init, loss or DeepSupervision(), optimizer, scheduler, **options)
+        if isinstance(self.net, SemanticNet):
+            raise UserError(f"{self.net.name} tells classes apart: train it with task=semantic, on data with classes.")
+        self.distill = distill
+        if distill is not None:
+            distill.check(self.net, options.get("compiled", False))
+        self.metrics = SaliencyMetrics()
+
+    def on_fit_start(self) -> None:
+        if self.distill is not None:
+            self.distill.to(self.device, self.memory_format)
+
+    def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        """The total and its parts for callbacks: `fused` is of the labelled images, whose share is `labelled`."""
+        if self.distill is None:
+            total, terms, share = self.supervised(self(batch["image"], upsampled=False), batch)
+            taught = {}
+        else:
+            logits, taught = self.distill(self.net, self.normalised(batch["image"]), self.loss.weights)
+            total, terms, share = self.supervised(logits, batch, self.distill.labels)
+            total = self.distill.total(total, taught)
+        if will_be_logged(self.trainer):
+            self._log_losses({"loss": total} | taught, terms, share)
+        return self.for_callbacks(total, terms, share)
+
+    def supervised(self, logits: list[Tensor], batch: dict, weight: float = 1.0) -> tuple[Tensor, dict, float]:
+        """The loss against the masks that there are: the total, its terms by name, and those images' share.
+
+        The terms are means over the labelled images; the total is multiplied by their share and `weight`, so that each
+        image counts as much in a batch as where all are labelled. Without any, the terms mean nothing.
+        """
+        mask_B1HW = batch["mask"]
+        known = batch.get("labelled") or [True] * len(mask_B1HW)
+        rows = [row for row, is_known in enumerate(known) if is_known]
+        share = len(rows) / len(known)
+        if 0 < share < 1:  # chosen one by one: an index would have to be copied to the device
+            *logits, mask_B1HW = (torch.stack([each[row] for row in rows]) for each in (*logits, mask_B1HW))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight * share > 0):
+            total, terms = self.loss(logits, mask_B1HW)
+        return weight * share * total, terms, share
+
+    def score(self, logits: list[Tensor], batch: dict) -> Tensor:
+        probability = logits[0].float().sigmoid()
+        self.metrics.update(probability, batch["mask"])
+        return probability
+
+    def scores(self) -> dict[str, Tensor]:
+        scores = self.metrics.compute()
+        self.metrics.reset()
+        return scores

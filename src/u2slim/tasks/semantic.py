@@ -1,0 +1,70 @@
+"""Semantic segmentation as a LightningModule."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from u2slim.confusion import scores
+from u2slim.data.labels import IGNORE
+from u2slim.errors import UserError
+from u2slim.losses import CascadeLoss, DeepSupervision
+from u2slim.models.resize import upsample
+from u2slim.tasks.base import SegmentationTask
+
+
+class SemanticTask(SegmentationTask):
+    """Trains a net that returns logits `[main, auxiliary, ...]` on uint8 images and labels (B, H, W) int64.
+
+    Args:
+        model, size, init, optimizer, options: as `SegmentationTask` says.
+        classes: the data's `names` and `palette` (RGB, 0..255), kept in every checkpoint.
+        loss: maps (logits, labels) to (total, named terms); None: `CascadeLoss`.
+
+    Logged in training: `train/loss`, `train/main` and `train/auxiliary1`, ...; each validation, over all pixels that
+    have a class: `val/loss`, `val/main` (means over batches), `val/mIoU`, `val/accuracy` and `val/IoU/CLASS` of each
+    class that occurs. `confusion` is the matrix (true, predicted) that these come from.
+    """
+
+    main = "main"
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        size: int | list[int],
+        classes: Mapping[str, list],
+        init: Callable[[nn.Module], nn.Module] | None = None,
+        loss: nn.Module | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        **options: Any,
+    ):
+        if "classes" not in inspect.signature(get_class(model["_target_"])).parameters:
+            raise UserError("task=semantic needs a net with classes: model=icnet, pspnet, fcn or parsenet.")
+        if model.get("classes") != len(classes["names"]):
+            raise UserError(
+                f"model.classes={model.get('classes')}, but the data have {len(classes['names'])}: leave model.classes "
+                "to data.classes."
+            )
+        if isinstance(loss, DeepSupervision):
+            raise UserError("This loss is of masks; task=semantic learns classes by loss=cascade.")
+        kept = {"classes": dict(classes)}
+        super().__init__(model, size, init, loss or CascadeLoss(), optimizer, scheduler, kept=kept, **options)
+        self.classes = kept["classes"]
+        self.matrix = MulticlassConfusionMatrix(len(classes["names"]), ignore_index=IGNORE, validate_args=False)
+        self.confusion: Tensor | None = None
+
+    def score(self, logits: list[Tensor], batch: dict) -> Tensor:
+        predicted_BHW = upsample(logits[0].float(), batch["mask"].shape[1:]).argmax(1)
+        self.matrix.update(predicted_BHW, batch["mask"])
+        return predicted_BHW
+
+    def scores(self) -> dict[str, Tensor]:
+        self.confusion = self.matrix.compute()
+        self.matrix.reset()
+        found = scores(self.confusion.cpu().numpy(), self.classes["names"])
+        return {name: torch.tensor(value, device=self.device) for name, value in found.items()}
