@@ -18,7 +18,7 @@ from u2slim.data.sample import render
 from u2slim.data.semantic import SemanticDataModule
 from u2slim.errors import UserError
 from u2slim.export import KINDS, PRECISIONS, Deployment, Gate, Row
-from u2slim.images import read_image
+from u2slim.images.read import read_image
 from u2slim.models import SemanticNet
 from u2slim.photos import find_photos
 from u2slim.sizes import sides

@@ -14,9 +14,9 @@ import numpy as np
 
 from u2slim.data.pairs import find_pairs
 from u2slim.data.sample import render
-from u2slim.images import read_image, read_mask
-from u2slim.masks import to_8bit
-from u2slim.refine import ForegroundML
+from u2slim.images.masks import to_8bit
+from u2slim.images.read import read_image, read_mask
+from u2slim.images.refine import ForegroundML
 
 GREEN = np.float32([0, 255, 0])
 

@@ -27,7 +27,7 @@ from u2slim.data.pairs import Pair, find_pairs, list_pairs
 from u2slim.data.saliency import SaliencyDataModule
 from u2slim.data.transforms import u2net
 from u2slim.errors import UserError
-from u2slim.images import image_size, read_image, read_mask
+from u2slim.images.read import image_size, read_image, read_mask
 
 HEIGHT, WIDTH = 48, 64
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]

@@ -15,7 +15,7 @@ from u2slim.data.saliency import SaliencyDataModule
 from u2slim.data.sample import render
 from u2slim.data.twins import Twins
 from u2slim.errors import UserError
-from u2slim.images import Loaded
+from u2slim.images.read import Loaded
 
 
 @pytest.fixture(scope="module")

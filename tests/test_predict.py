@@ -21,11 +21,11 @@ from u2slim.checkpoint import load_net
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.export import write_onnx
-from u2slim.images import read_image
-from u2slim.masks import to_8bit
+from u2slim.images.masks import to_8bit
+from u2slim.images.read import read_image
+from u2slim.images.refine import ForegroundML, GuidedFilter
 from u2slim.photos import find_photos
 from u2slim.predict import Cutter, predict
-from u2slim.refine import ForegroundML, GuidedFilter
 from u2slim.runtime import net_segmenter, onnx_segmenter
 
 RUNTIMES = ("torch", "opencv", "onnxruntime", "openvino")

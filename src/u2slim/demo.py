@@ -15,7 +15,7 @@ import numpy as np
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair, find_pairs
 from u2slim.files import write_whole
-from u2slim.images import read_mask
+from u2slim.images.read import read_mask
 from u2slim.runtime import open_segmenter
 
 ROWS = 6

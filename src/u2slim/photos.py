@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from u2slim.errors import UserError
-from u2slim.images import EXTENSIONS, Source, read_image
+from u2slim.images.read import EXTENSIONS, Source, read_image
 from u2slim.sizes import Size, sides
 
 

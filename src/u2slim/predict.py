@@ -11,12 +11,12 @@ import numpy as np
 from loky import cpu_count
 from rich.progress import track
 
-from u2slim.colours import overlay
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.images import read_photo, write_png
-from u2slim.masks import to_8bit
-from u2slim.refine import Foreground, Refine
+from u2slim.images.colours import overlay
+from u2slim.images.masks import to_8bit
+from u2slim.images.read import read_photo, write_png
+from u2slim.images.refine import Foreground, Refine
 from u2slim.runtime import Segmenter
 
 MOST_WORKERS = 8  # by default: each holds a photo and a net's activations

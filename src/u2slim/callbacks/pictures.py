@@ -6,8 +6,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from u2slim.colours import overlay
-from u2slim.images import write_png
+from u2slim.images.colours import overlay
+from u2slim.images.read import write_png
 
 CLASSES = {0: "background", 1: "salient"}
 

@@ -21,7 +21,7 @@ from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair, misfit
 from u2slim.errors import BadLabels, UserError
 from u2slim.files import cache_dir
-from u2slim.images import Source, load, read_header, read_image, read_stored
+from u2slim.images.read import Source, load, read_header, read_image, read_stored
 from u2slim.processes import start_worker
 
 TABLE = "records_1"  # count on whenever examine() would say something else of the same files

@@ -12,7 +12,7 @@ from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Problem
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.images import Source, read_gray, read_image
+from u2slim.images.read import Source, read_gray, read_image
 
 TILE = 200  # pixels
 MAGENTA = (255, 0, 255)

@@ -16,7 +16,7 @@ from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair, content_of
 from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
-from u2slim.images import image_size, load, read_image, read_mask
+from u2slim.images.read import image_size, load, read_image, read_mask
 from u2slim.sizes import Size, sides
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from u2slim.data.pairs import Pair, Problem, expected_places, known_shards, list
 from u2slim.data.twins import Twins
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.images import read_mask
+from u2slim.images.read import read_mask
 from u2slim.repository import CONFIGS
 from u2slim.terminal import print_rows, rows_as_markdown
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from u2slim.errors import BadLabels
-from u2slim.images import Source, read_ids
+from u2slim.images.read import Source, read_ids
 
 IGNORE = 255  # the class number of pixels that belong to none: neither trained on nor scored
 _UNKNOWN = 254

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from u2slim.data import shards
 from u2slim.data.catalog import CATALOG, MIRRORS, DataSet
 from u2slim.errors import UserError
-from u2slim.images import EXTENSIONS, Header, Source, load, read_header
+from u2slim.images.read import EXTENSIONS, Header, Source, load, read_header
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from u2slim.cli import check_whole_number, door, output_dir
-from u2slim.colours import coloured, overlay
 from u2slim.data.catalog import CATALOG
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.data.dataset import TrainStream
 from u2slim.data.pairs import Pair
 from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
-from u2slim.images import write_png
+from u2slim.images.colours import coloured, overlay
+from u2slim.images.read import write_png
 from u2slim.repository import CONFIGS
 from u2slim.sizes import Size, sides
 

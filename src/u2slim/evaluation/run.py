@@ -20,7 +20,7 @@ from u2slim.errors import UserError
 from u2slim.evaluation.models import Model
 from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image
 from u2slim.evaluation.store import Store, digest
-from u2slim.images import read_image
+from u2slim.images.read import read_image
 from u2slim.processes import start_worker
 from u2slim.results import BETA2, CURVES, SCORES, Result
 

@@ -11,7 +11,7 @@ from loky import cpu_count
 from torch import nn
 
 from u2slim.errors import UserError
-from u2slim.masks import enlarge, minmax
+from u2slim.images.masks import enlarge, minmax
 from u2slim.preprocess import Preprocess
 
 

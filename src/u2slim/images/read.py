@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from u2slim.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
 from u2slim.errors import BadLabels, UserError
 from u2slim.files import write_whole
+from u2slim.images.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
 
 T = TypeVar("T")
 
