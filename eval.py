@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from u2slim.cli import door, output_dir
 from u2slim.data.pairs import Pair
-from u2slim.data.semantic import SemanticDataModule
+from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
 from u2slim.evaluation.models import Model, with_latencies
 from u2slim.evaluation.pictures import worst_and_median

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from u2slim.checkpoint import DEFAULT
 from u2slim.cli import check_whole_number, configured_segmenter, door, output_dir
+from u2slim.data.photos import find_photos
 from u2slim.errors import UserError
-from u2slim.photos import find_photos
 from u2slim.predict import KINDS, Cutter, default_workers, predict
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ import torch
 
 from u2slim import init
 from u2slim.data.pairs import find_pairs
+from u2slim.data.photos import Photos
 from u2slim.evaluation.models import Model, net_model
 from u2slim.evaluation.run import score_all, summarise
 from u2slim.evaluation.store import Store
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net
-from u2slim.photos import Photos
 
 NETS = {
     "grouped, shuffled": {"conv": partial(GroupedConv, shuffle=True)},

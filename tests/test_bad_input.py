@@ -24,7 +24,7 @@ from u2slim.data.cache import SquareCache
 from u2slim.data.check import examine
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_pair
 from u2slim.data.pairs import Pair, find_pairs, list_pairs
-from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.data.transforms import u2net
 from u2slim.errors import UserError
 from u2slim.images.read import image_size, read_image, read_mask

@@ -17,7 +17,7 @@ from u2slim.data import dataset
 from u2slim.data.cache import SquareCache
 from u2slim.data.dataset import TrainStream
 from u2slim.data.pairs import content_of, find_pairs
-from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.errors import UserError
 
 GENEROUS = 0.05  # gigabytes

@@ -18,10 +18,10 @@ from PIL import Image
 
 from tests.conftest import REPO
 from u2slim.checkpoint import load_net
+from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.export import write_onnx
 from u2slim.models import build_net
-from u2slim.photos import find_photos
 from u2slim.predict import Cutter, Outcome, predict
 from u2slim.preprocess import Preprocess
 from u2slim.runtime import Segmenter, open_segmenter

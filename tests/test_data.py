@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tests.conftest import write_set
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream
 from u2slim.data.pairs import Pair, find_pairs
-from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.data.transforms import u2net
 from u2slim.errors import UserError
 

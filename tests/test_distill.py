@@ -18,7 +18,7 @@ from train import train
 from u2slim.callbacks import EMA, StepCheckpoint
 from u2slim.callbacks.losses import LossMeans
 from u2slim.data.cache import SquareCache
-from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.distill import Distillation, feature_loss
 from u2slim.errors import UserError
 from u2slim.losses import DeepSupervision

@@ -10,10 +10,10 @@ from PIL import Image
 
 from tests.conftest import write_set
 from u2slim.data.check import Record, examine
+from u2slim.data.duplicates import Twins
 from u2slim.data.pairs import Pair
-from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.data.sample import render
-from u2slim.data.twins import Twins
 from u2slim.errors import UserError
 from u2slim.images.read import Loaded
 

@@ -20,7 +20,7 @@ from u2slim.data.doctor import diagnose, label_rows, rows
 from u2slim.data.labels import CAMVID, CITYSCAPES, IGNORE
 from u2slim.data.pairs import find_pairs
 from u2slim.data.scenes import render
-from u2slim.data.semantic import SemanticDataModule
+from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.data.transforms import scene
 from u2slim.errors import UserError
 from u2slim.losses import CascadeLoss, DeepSupervision

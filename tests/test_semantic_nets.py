@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.conftest import REPO, run, write_set
 from u2slim import checkpoint, init
+from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.models import (
     ConvVariant,
@@ -28,7 +29,6 @@ from u2slim.models.parsenet import L2Norm
 from u2slim.models.pyramid import pooled
 from u2slim.models.recompute import recompute_activations
 from u2slim.models.resnet import ResNet
-from u2slim.photos import Photos
 from u2slim.prune import prune, widths
 from u2slim.weights import load_backbone
 

@@ -22,7 +22,7 @@ from PIL import Image
 from tests.conftest import REPO, assert_same_samples, run, two_passes, write_set
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import find_pairs, list_pairs
-from u2slim.data.saliency import SaliencyDataModule
+from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 

@@ -11,11 +11,11 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from u2slim.checkpoint import load_net, resolve
+from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 from u2slim.models import ConvVariant, SemanticNet, StandardConv, U2Net
 from u2slim.models.resnet import ResNet
-from u2slim.photos import Photos
 from u2slim.preprocess import Preprocess
 from u2slim.reconstruct import check_settings, reconstruct
 from u2slim.weights import BACKBONES, fetch, load_backbone, published_net

@@ -20,8 +20,8 @@ from u2slim.data.catalog import CATALOG
 from u2slim.data.check import BAD_LABELS, GREY, Record, examine_all
 from u2slim.data.class_tables import absent, class_facts, class_rows
 from u2slim.data.contact_sheet import write_sheet
+from u2slim.data.duplicates import Twins
 from u2slim.data.pairs import Pair, Problem, expected_places, known_shards, list_pairs
-from u2slim.data.twins import Twins
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.images.read import read_mask

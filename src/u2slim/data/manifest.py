@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from u2slim.data.check import Record
+from u2slim.data.duplicates import Twins
 from u2slim.data.pairs import Pair
-from u2slim.data.twins import Twins
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 
