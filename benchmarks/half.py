@@ -19,8 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import update_bn
 
 from u2slim.data.photos import Photos
+from u2slim.models.preprocess import Preprocess
 from u2slim.models.u2net import RSU, ConvBNReLU, U2Net
-from u2slim.preprocess import Preprocess
 from u2slim.weights import published_net
 
 SIDE = 320

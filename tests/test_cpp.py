@@ -22,8 +22,8 @@ from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.export import write_onnx
 from u2slim.models import build_net
+from u2slim.models.preprocess import Preprocess
 from u2slim.predict import Cutter, Outcome, predict
-from u2slim.preprocess import Preprocess
 from u2slim.runtime import Segmenter, open_segmenter
 
 sys.path.insert(0, str(REPO / "cpp" / "test"))

@@ -9,7 +9,7 @@ from torch import nn
 from tests.conftest import random_net, run, write_set
 from u2slim.errors import UserError
 from u2slim.models import LowRankConv, StandardConv, U2Net, build_net
-from u2slim.models.lstsq import Goal
+from u2slim.models.least_squares import Goal
 from u2slim.models.u2net import ConvBNReLU
 from u2slim.ranks import DENSE, choose_ranks, weights
 from u2slim.reconstruct import errors_by_form

@@ -14,8 +14,8 @@ from u2slim import init
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
-from u2slim.models.lstsq import Goal, Regression
-from u2slim.preprocess import Preprocess
+from u2slim.models.least_squares import Goal, Regression
+from u2slim.models.preprocess import Preprocess
 from u2slim.reconstruct import reconstruct
 from u2slim.sensitivity import metrics, square_root
 

@@ -361,13 +361,13 @@ OnnxFile describe_onnx(Bytes file) {
     if (graphs.size() != 1) throw Error("it is empty or holds no net");
     const Graph graph = read_graph(graphs[0]);
     const Value& input = only_input(graph);
-    const bool ours = metadata.count("u2slim.preprocess") > 0;
+    const bool ours = metadata.count("u2slim.models.preprocess") > 0;
     const std::vector<Colour> palette = read_palette(metadata);
     const std::string mask = (palette.empty() ? mask_output(graph, ours) : logits_output(graph, palette.size())).name,
                       node = producer(graph, mask).name;
     // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
     return {side_of(input.shape[2], metadata, false), side_of(input.shape[3], metadata, true),
-            ours && metadata["u2slim.preprocess"] == "embedded",
+            ours && metadata["u2slim.models.preprocess"] == "embedded",
             {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node},
             palette};
 }

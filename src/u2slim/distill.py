@@ -10,7 +10,7 @@ from torch.linalg import vector_norm
 
 from u2slim.checkpoint import load_net
 from u2slim.errors import UserError
-from u2slim.outputs import outputs_of
+from u2slim.models.hooks import outputs_of
 from u2slim.weights import published_net
 
 

@@ -15,8 +15,8 @@ from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 from u2slim.models import ConvVariant, SemanticNet, StandardConv, U2Net
+from u2slim.models.preprocess import Preprocess
 from u2slim.models.resnet import ResNet
-from u2slim.preprocess import Preprocess
 from u2slim.reconstruct import check_settings, reconstruct
 from u2slim.weights import BACKBONES, fetch, load_backbone, published_net
 

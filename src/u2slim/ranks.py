@@ -18,8 +18,8 @@ import torch
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
+from u2slim.models.preprocess import Preprocess
 from u2slim.models.u2net import WIDTHS, ConvBNReLU
-from u2slim.preprocess import Preprocess
 from u2slim.reconstruct import errors_by_form
 from u2slim.weights import published_net
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from u2slim.errors import UserError
 from u2slim.models.conv import ConvVariant
-from u2slim.models.lstsq import Goal, Narrowing, Regression, principal_directions
+from u2slim.models.least_squares import Goal, Narrowing, Regression, principal_directions
 from u2slim.sensitivity import metrics, square_root
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from u2slim.outputs import outputs_of
+from u2slim.models.hooks import outputs_of
 
 # Logits are looked at through a softened sigmoid, so that confident pixels count, too, though less than undecided ones.
 TEMPERATURE = 4.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from u2slim.errors import UserError
 from u2slim.models import SemanticNet
-from u2slim.preprocess import Preprocess
+from u2slim.models.preprocess import Preprocess
 from u2slim.sizes import Size, sides
 
 KINDS = ("embedded", "external")

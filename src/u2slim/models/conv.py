@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.models.lstsq import LEAST_RIDGE, Goal, Narrowing, Regression, principal_directions, product
+from u2slim.models.least_squares import LEAST_RIDGE, Goal, Narrowing, Regression, principal_directions, product
 
 
 class ConvVariant:

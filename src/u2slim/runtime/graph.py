@@ -72,7 +72,7 @@ def read_graph(path: Path) -> Graph:
         )
     output = "mask" if "mask" in outputs else outputs[0]
     labels = _labels(path, metadata)
-    return Graph(data, name, output, (height, width), metadata.get("u2slim.preprocess") == "embedded", labels)
+    return Graph(data, name, output, (height, width), metadata.get("u2slim.models.preprocess") == "embedded", labels)
 
 
 def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:

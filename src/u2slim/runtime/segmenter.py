@@ -12,7 +12,7 @@ from torch import nn
 
 from u2slim.errors import UserError
 from u2slim.images.masks import enlarge, minmax
-from u2slim.preprocess import Preprocess
+from u2slim.models.preprocess import Preprocess
 
 
 class Segmenter(ABC):

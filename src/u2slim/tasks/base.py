@@ -10,8 +10,8 @@ from torchmetrics import MeanMetric
 
 from u2slim.errors import UserError
 from u2slim.models import build_net
+from u2slim.models.preprocess import Preprocess
 from u2slim.models.recompute import recompute_activations
-from u2slim.preprocess import Preprocess
 from u2slim.steps import will_be_logged
 
 
