@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import nn
 
-from u2slim.checkpoint import load_net, origin, write_net
 from u2slim.cli import door, output_dir, plain
 from u2slim.data.pairs import Pair
 from u2slim.data.photos import find_photos
@@ -23,6 +22,7 @@ from u2slim.images.read import read_image
 from u2slim.models import SemanticNet
 from u2slim.sizes import sides
 from u2slim.terminal import print_whole
+from u2slim.zoo.checkpoints import load_net, origin, write_net
 
 log = logging.getLogger(__name__)
 

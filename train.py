@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from u2slim.checkpoint import WholeCheckpointIO
 from u2slim.cli import door, in_sweep, output_dir, plain, write_json
 from u2slim.distributed import all_speak, join_run, lost_process_named
 from u2slim.errors import UserError
@@ -23,6 +22,7 @@ from u2slim.provenance import provenance
 from u2slim.resume import checkpoint_for, finished_before
 from u2slim.speed import choose_precision, device_of, keep_memory
 from u2slim.sweep import run_job, stop_with_sweep
+from u2slim.zoo.checkpoints import WholeCheckpointIO
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import update_bn
 from u2slim.data.photos import Photos
 from u2slim.models.preprocess import Preprocess
 from u2slim.models.u2net import RSU, ConvBNReLU, U2Net
-from u2slim.weights import published_net
+from u2slim.zoo.published import published_net
 
 SIDE = 320
 

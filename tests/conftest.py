@@ -19,7 +19,7 @@ from u2slim.data.pairs import Pair
 from u2slim.data.sample import render
 from u2slim.data.transforms import u2net
 from u2slim.models import U2Net
-from u2slim.weights import key_map
+from u2slim.zoo.published import key_map
 
 REPO = Path(__file__).parent.parent
 

@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.conftest import REPO
-from u2slim.checkpoint import load_net
 from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.export import write_onnx
@@ -25,6 +24,7 @@ from u2slim.models import build_net
 from u2slim.models.preprocess import Preprocess
 from u2slim.predict import Cutter, Outcome, predict
 from u2slim.runtime import Segmenter, open_segmenter
+from u2slim.zoo.checkpoints import load_net
 
 sys.path.insert(0, str(REPO / "cpp" / "test"))
 from seeds import small_net  # noqa: E402

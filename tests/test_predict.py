@@ -17,7 +17,6 @@ from PIL import Image
 from torch import nn
 
 from tests.conftest import REPO, THREADS, random_net, run, wait_for
-from u2slim.checkpoint import load_net
 from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.errors import UserError
@@ -27,6 +26,7 @@ from u2slim.images.read import read_image
 from u2slim.images.refine import ForegroundML, GuidedFilter
 from u2slim.predict import Cutter, predict
 from u2slim.runtime import net_segmenter, onnx_segmenter
+from u2slim.zoo.checkpoints import load_net
 
 RUNTIMES = ("torch", "opencv", "onnxruntime", "openvino")
 

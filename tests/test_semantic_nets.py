@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from tests.conftest import REPO, run, write_set
-from u2slim import checkpoint, init
+from u2slim import init
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.models import (
@@ -30,7 +30,8 @@ from u2slim.models.pyramid import pooled
 from u2slim.models.recompute import recompute_activations
 from u2slim.models.resnet import ResNet
 from u2slim.prune import prune, widths
-from u2slim.weights import load_backbone
+from u2slim.zoo import checkpoints as checkpoint
+from u2slim.zoo.published import load_backbone
 
 NETS = ("icnet", "pspnet", "fcn", "parsenet")
 CONVS = {"grouped": GroupedConv, "dwsep": DepthwiseSeparableConv, "lowrank": LowRankConv}

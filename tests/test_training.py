@@ -22,13 +22,13 @@ from tests.conftest import REPO, THREADS, TINY, run, wait_for, write_set
 from u2slim.callbacks import BaseRate, Progress, StepCheckpoint, StopAtNonFinite, Throughput
 from u2slim.callbacks.checkpoint import moments
 from u2slim.callbacks.losses import base_rate_entropy
-from u2slim.checkpoint import WholeCheckpointIO, load_net
 from u2slim.errors import UserError
 from u2slim.losses import DeepSupervision
 from u2slim.models import u2net
 from u2slim.schedules import Factor, schedule
 from u2slim.speed import choose_precision
 from u2slim.tasks import SaliencyTask
+from u2slim.zoo.checkpoints import WholeCheckpointIO, load_net
 
 COMMON = ("model=dwsep", "init=random", *TINY)
 GOLDEN = Path(__file__).parent / "golden_losses.txt"

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from u2slim.checkpoint import load_net
 from u2slim.errors import UserError
 from u2slim.models.hooks import outputs_of
-from u2slim.weights import published_net
+from u2slim.zoo.checkpoints import load_net
+from u2slim.zoo.published import published_net
 
 
 class Distillation:

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from u2slim.checkpoint import load_net, resolve
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
@@ -18,7 +17,8 @@ from u2slim.models import ConvVariant, SemanticNet, StandardConv, U2Net
 from u2slim.models.preprocess import Preprocess
 from u2slim.models.resnet import ResNet
 from u2slim.reconstruct import check_settings, reconstruct
-from u2slim.weights import BACKBONES, fetch, load_backbone, published_net
+from u2slim.zoo.checkpoints import load_net, resolve
+from u2slim.zoo.published import BACKBONES, fetch, load_backbone, published_net
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from u2slim import checkpoint
 from u2slim.cli import check_whole_number, door, output_dir
 from u2slim.errors import UserError
 from u2slim.files import file_digest, write_whole
@@ -28,6 +27,7 @@ from u2slim.models import ConvVariant, StandardConv
 from u2slim.models.channels import channels_of
 from u2slim.repository import CONFIGS, TRAIN
 from u2slim.sizes import Size
+from u2slim.zoo import checkpoints as checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from u2slim.files import write_whole
 from u2slim.models.preprocess import Preprocess
 from u2slim.models.u2net import WIDTHS, ConvBNReLU
 from u2slim.reconstruct import errors_by_form
-from u2slim.weights import published_net
+from u2slim.zoo.published import published_net
 
 Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
 DENSE: Form = (None, 0)

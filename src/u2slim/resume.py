@@ -11,10 +11,10 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from u2slim import checkpoint
 from u2slim.cli import folder_is_given, plain
 from u2slim.errors import UserError
 from u2slim.loggers import RUN_ID
+from u2slim.zoo import checkpoints as checkpoint
 
 log = logging.getLogger(__name__)
 

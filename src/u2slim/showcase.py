@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from skimage import data
 
-from u2slim.checkpoint import DEFAULT
 from u2slim.images.read import write_png
 from u2slim.runtime import Segmenter, open_segmenter
+from u2slim.zoo.checkpoints import DEFAULT
 
 # Free of rights: NASA, Stefan van der Walt, Rachel Michetti, SpaceX, as scikit-image's documentation has it.
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from u2slim import checkpoint as checkpoints
 from u2slim.data.catalog import CATALOG
 from u2slim.errors import UserError
 from u2slim.images.read import EXTENSIONS
@@ -21,7 +20,8 @@ from u2slim.images.refine import Refine
 from u2slim.results import ModelFacts
 from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
 from u2slim.sizes import Size, sides
-from u2slim.weights import fetch, published_net
+from u2slim.zoo import checkpoints
+from u2slim.zoo.published import fetch, published_net
 
 PUBLISHED = {"u2net": "full", "u2netp": "lite"}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from u2slim.checkpoint import load_net
 from u2slim.cli import check_whole_number, plain
 from u2slim.errors import UserError
 from u2slim.evaluation.models import Model, net_model, open_models
+from u2slim.zoo.checkpoints import load_net
 
 
 def configured_models(cfg: DictConfig) -> dict[str, Model]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from u2slim import checkpoint as checkpoints
 from u2slim.errors import UserError
 from u2slim.runtime.onnx_segmenters import OnnxRuntimeSegmenter, OpenCVSegmenter, OpenVINOSegmenter
 from u2slim.runtime.segmenter import Segmenter, TorchSegmenter
 from u2slim.sizes import Size, sides
+from u2slim.zoo import checkpoints
 
 __all__ = [
     "ONNX_RUNTIMES",
