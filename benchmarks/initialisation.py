@@ -13,7 +13,7 @@ from time import perf_counter
 
 import torch
 
-from u2slim import init
+from u2slim.compress import init
 from u2slim.data.pairs import find_pairs
 from u2slim.data.photos import Photos
 from u2slim.evaluation.models import Model, net_model

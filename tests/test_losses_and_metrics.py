@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import random_net
-from u2slim import init
+from u2slim.compress import init
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import find_pairs
 from u2slim.data.sample import render

@@ -7,13 +7,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from tests.conftest import random_net, run, write_set
+from u2slim.compress.ranks import DENSE, choose_ranks, weights
+from u2slim.compress.reconstruct import errors_by_form
+from u2slim.compress.sensitivity import metrics, square_root
 from u2slim.errors import UserError
 from u2slim.models import LowRankConv, StandardConv, U2Net, build_net
 from u2slim.models.least_squares import Goal
 from u2slim.models.u2net import ConvBNReLU
-from u2slim.ranks import DENSE, choose_ranks, weights
-from u2slim.reconstruct import errors_by_form
-from u2slim.sensitivity import metrics, square_root
 
 CONVOLUTIONS = 112
 
@@ -47,7 +47,7 @@ def test_ranks_are_taken_in_order_and_zero_is_dense():
         ({"lite": "0 1:10"}, "64 -> 16 channels cannot have rank 1:10"),
         ({"lite": "0 4:0"}, "64 -> 16 channels cannot have rank 4:0"),
         ({"lite": "0 8:"}, "lite holds 8:: give whole numbers from 0, or two as in 24:10"),
-        ({"full": "1 2"}, "has no lite: .* u2slim.ranks --width lite"),
+        ({"full": "1 2"}, "has no lite: .* u2slim.compress.ranks --width lite"),
     ],
 )
 def test_wrong_ranks_are_refused(ranks, sentence):
@@ -148,7 +148,7 @@ def test_inputs_are_narrowed_where_that_lowers_more_for_its_weights():
 def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
     write_set(tmp_path, "photos", "masks", 3)
     options = ("--photos=photos", f"--weights={published}", "--size=64", "--share=0.3", "sub/third.yaml")
-    assert "111 convolutions, the mask's logits" in run("u2slim.ranks", *options, cwd=tmp_path)
+    assert "111 convolutions, the mask's logits" in run("u2slim.compress.ranks", *options, cwd=tmp_path)
     net = build_net(OmegaConf.to_container(OmegaConf.load(tmp_path / "sub/third.yaml")))
 
     def weights(of: nn.Module) -> int:
@@ -156,7 +156,7 @@ def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
 
     assert 0.29 < weights(net) / weights(U2Net("lite")) <= 0.3
     assert isinstance(convolutions(net)[0], StandardConv)
-    assert "sub/third.yaml is there already" in run("u2slim.ranks", *options, cwd=tmp_path, ok=False)
+    assert "sub/third.yaml is there already" in run("u2slim.compress.ranks", *options, cwd=tmp_path, ok=False)
     assert "No photo or folder at --photos=none" in run(
-        "u2slim.ranks", "--photos=none", f"--weights={published}", "x.yaml", cwd=tmp_path, ok=False
+        "u2slim.compress.ranks", "--photos=none", f"--weights={published}", "x.yaml", cwd=tmp_path, ok=False
     )

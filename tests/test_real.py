@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import run
-from u2slim import init
+from u2slim.compress import init
 from u2slim.export import check_parity, reference_of, write_onnx
 from u2slim.images.read import read_image
 from u2slim.models import U2Net

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from tests.conftest import random_net, write_set
-from u2slim import init
+from u2slim.compress import init
+from u2slim.compress.reconstruct import reconstruct
+from u2slim.compress.sensitivity import metrics, square_root
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
 from u2slim.models.least_squares import Goal, Regression
 from u2slim.models.preprocess import Preprocess
-from u2slim.reconstruct import reconstruct
-from u2slim.sensitivity import metrics, square_root
 
 VARIANTS = {
     "grouped": GroupedConv,

@@ -20,7 +20,7 @@ from u2slim.report.runs import read_curves, read_runs
 CONFIG = {
     "seed": 0,
     "model": {"_target_": "u2slim.models.U2Net", "width": "lite"},
-    "init": {"_target_": "u2slim.init.random"},
+    "init": {"_target_": "u2slim.compress.init.random"},
     "data": {"root": "/data/here", "seed": 0, "train": ["duts_tr"]},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3},
     "scheduler": None,
@@ -61,7 +61,7 @@ def labels_of(*sources: Path) -> list[str]:
     return [run.label for run in read_runs([str(source) for source in sources])]
 
 
-PRETRAINED = ("init._target_=u2slim.init.pretrained", "init.weights=/data/u2netp.pth")
+PRETRAINED = ("init._target_=u2slim.compress.init.pretrained", "init.weights=/data/u2netp.pth")
 
 
 @pytest.mark.parametrize("hydra", [True, False])

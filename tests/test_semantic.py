@@ -209,7 +209,7 @@ def test_the_task_brings_what_belongs_to_it(extra):
     assert (cfg.scheduler.shape, cfg.scheduler.power, cfg.optimized_metric) == ("poly", 0.9, "val/mIoU")
     assert (cfg.data.batch_size, list(cfg.data.augment.crop), cfg.model.classes) == (16, [720, 720], 19)
     assert list(cfg.data.augment.scales) == [0.5, 2.0] and cfg.data.augment.mirror and cfg.data.augment.scaling
-    assert cfg.init._target_ == "u2slim.init.backbone" and cfg.init.weights is None
+    assert cfg.init._target_ == "u2slim.compress.init.backbone" and cfg.init.weights is None
     assert not extra or cfg.trainer.max_steps == 30000
     assert (other.model.classes, other.loss._target_) == (11, "u2slim.losses.CrispLoss"), "the user's choice stays"
     assert list(other.data.augment.crop) == [90, 120]

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from tests.conftest import REPO, run, write_set
-from u2slim import init
+from u2slim.compress import init
+from u2slim.compress.prune import prune, widths
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.models import (
@@ -29,7 +30,6 @@ from u2slim.models.parsenet import L2Norm
 from u2slim.models.pyramid import pooled
 from u2slim.models.recompute import recompute_activations
 from u2slim.models.resnet import ResNet
-from u2slim.prune import prune, widths
 from u2slim.zoo import checkpoints as checkpoint
 from u2slim.zoo.published import load_backbone
 
@@ -369,12 +369,16 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
         "retrain=1",
         "hydra.run.dir=outputs/out",
     )
-    printed = run("u2slim.prune", *command, 'train=["optimizer.lr=0.25"]', cwd=tmp_path)
+    printed = run("u2slim.compress.prune", *command, 'train=["optimizer.lr=0.25"]', cwd=tmp_path)
     assert "step 2 of 2" in printed and f"--config-dir '{tmp_path}/outputs/out' model=pruned" in printed
-    refused = run("u2slim.prune", "checkpoint=last", cwd=tmp_path, ok=False)
+    refused = run("u2slim.compress.prune", "checkpoint=last", cwd=tmp_path, ok=False)
     assert "is of a pruning; name the one to prune" in refused
     refused = run(
-        "u2slim.prune", "checkpoint=grouped/checkpoints/last.ckpt", "hydra.run.dir=outputs/out", cwd=tmp_path, ok=False
+        "u2slim.compress.prune",
+        "checkpoint=grouped/checkpoints/last.ckpt",
+        "hydra.run.dir=outputs/out",
+        cwd=tmp_path,
+        ok=False,
     )
     assert f"out holds a pruning of {tmp_path / 'dense/checkpoints/last.ckpt'}" in refused
     config = OmegaConf.load(tmp_path / "outputs/out/step2/train/config.yaml")
@@ -390,5 +394,5 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
     config = OmegaConf.to_container(OmegaConf.load(tmp_path / "outputs/out/model/pruned.yaml"))
     assert repr(build_net(config)) == repr(net)
     checkpoint.write_net(tiny("icnet"), 64, tmp_path / "alone.ckpt")
-    sentence = run("u2slim.prune", "checkpoint=alone.ckpt", "retrain=1", cwd=tmp_path, ok=False)
+    sentence = run("u2slim.compress.prune", "checkpoint=alone.ckpt", "retrain=1", cwd=tmp_path, ok=False)
     assert "nobody knows how it was trained" in sentence

@@ -9,7 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import REPO, random_net
-from u2slim import init, resume
+from u2slim import resume
+from u2slim.compress import init
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net

@@ -39,7 +39,7 @@ def build_net(config: Mapping[str, Any]) -> nn.Module:
     """The net that a `model` config describes, which it keeps as `config`; its `labels` are not known yet.
 
     The config may come out of a checkpoint file, so it may hold only plain values and, as `_target_`, only the
-    classes of this package. Any net takes `channels`, by which `u2slim.prune` writes down what it left.
+    classes of this package. Any net takes `channels`, by which `u2slim.compress.prune` writes down what it left.
 
     Raises:
         UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.

@@ -28,7 +28,7 @@ def set_channels(net: nn.Module, channels: str) -> None:
     ):
         raise UserError(
             f"model.channels has {len(pairs)} words, and the net {len(convolutions)} convolutions: give inputs-outputs "
-            "for each, e.g. 3-32; u2slim.prune writes them."
+            "for each, e.g. 3-32; u2slim.compress.prune writes them."
         )
     left = iter(pairs)
     outputs = 0

@@ -89,7 +89,7 @@ class U2Net(nn.Module):
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
         ranks: by width, numbers with spaces between, one for each 3x3 convolution from the first to the last of the
             encoder and then of the decoder, the side heads not counted: `conv` is called with `rank=` that, and where
-            there are two, `24:10`, with `narrow=` the first; 0: a dense one. `u2slim.ranks` chooses them.
+            there are two, `24:10`, with `narrow=` the first; 0: a dense one. `u2slim.compress.ranks` chooses them.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
     `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
@@ -115,7 +115,9 @@ class U2Net(nn.Module):
         self.encoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _ENCODER)
         self.decoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _DECODER)
         if next(left, None) is not None:
-            raise UserError("model.ranks has more numbers than the net has 3x3 convolutions; u2slim.ranks makes them.")
+            raise UserError(
+                "model.ranks has more numbers than the net has 3x3 convolutions; u2slim.compress.ranks makes them."
+            )
         if stem is not None:
             first = self.encoder[0].stem
             first.conv = stem(3, first.bn.num_features, dilation=1)
@@ -166,7 +168,7 @@ class U2Net(nn.Module):
 def _numbers(ranks: Mapping[str, str], width: str) -> Iterator[tuple[int | None, int]]:
     if not isinstance(ranks, Mapping) or ranks.get(width) is None:
         raise UserError(
-            f"model.ranks has no {width}: ranks suit one width; make them with u2slim.ranks --width {width}."
+            f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks --width {width}."
         )
     words = str(ranks[width]).split()
     for word in words:
@@ -184,7 +186,9 @@ def _ranked(conv: ConvFactory, ranks: Iterator[tuple[int | None, int]]) -> ConvF
     def make(in_channels: int, out_channels: int, dilation: int) -> nn.Module:
         form = next(ranks, None)
         if form is None:
-            raise UserError("model.ranks has fewer numbers than the net has 3x3 convolutions; u2slim.ranks makes them.")
+            raise UserError(
+                "model.ranks has fewer numbers than the net has 3x3 convolutions; u2slim.compress.ranks makes them."
+            )
         narrow, rank = form
         if narrow is None and rank == 0:
             return StandardConv(in_channels, out_channels, dilation)

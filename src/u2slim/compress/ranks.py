@@ -1,6 +1,6 @@
 """Choose ranks for each convolution, so that a low-rank net of a given size loses least: a config for `model=`.
 
-    python -m u2slim.ranks --weights u2netp.pth --photos DIR --share 0.5 conf/model/NAME.yaml
+    python -m u2slim.compress.ranks --weights u2netp.pth --photos DIR --share 0.5 conf/model/NAME.yaml
 
 Of some of the dense net's convolutions a few directions span the outputs, or all of the inputs that matter, of others
 not, and on some the mask hardly depends: one share for all wastes on these what the others lack. Masks are not
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
+from u2slim.compress.reconstruct import errors_by_form
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.models.preprocess import Preprocess
 from u2slim.models.u2net import WIDTHS, ConvBNReLU
-from u2slim.reconstruct import errors_by_form
 from u2slim.zoo.published import published_net
 
 Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
@@ -120,7 +120,7 @@ def write(options: argparse.Namespace) -> None:
     error = sum(errors[name].get(form, 0) for name, form in ranks.items()) ** 0.5
     line = " ".join(_word(ranks.get(name, DENSE)) for name in blocks)
     how = f"--share {options.share:g} --count {len(photos)} --size {options.size}"
-    text = f"""# Low rank, each convolution its own: u2slim.ranks --width {options.width} {how}
+    text = f"""# Low rank, each convolution its own: u2slim.compress.ranks --width {options.width} {how}
 _target_: u2slim.models.U2Net
 width: {options.width}
 conv:

@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from u2slim.compress.reconstruct import check_settings, reconstruct
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 from u2slim.models import ConvVariant, SemanticNet, StandardConv, U2Net
 from u2slim.models.preprocess import Preprocess
 from u2slim.models.resnet import ResNet
-from u2slim.reconstruct import check_settings, reconstruct
 from u2slim.zoo.checkpoints import load_net, resolve
 from u2slim.zoo.published import BACKBONES, fetch, load_backbone, published_net
 
@@ -108,7 +108,7 @@ def pretrained(
         net: the net to fill, in place.
         weights: a published `.pth` file or a training checkpoint `.ckpt`; None downloads U2-Net's on first use.
         method: how each 3x3 convolution takes over its dense counterpart: by `mean` or `project` (see
-            `u2slim.models.conv`), or `lstsq` (see `u2slim.reconstruct`), which looks at photos.
+            `u2slim.models.conv`), or `lstsq` (see `u2slim.compress.reconstruct`), which looks at photos.
         reestimate: also measure BatchNorm's statistics anew on photos.
         folder, size: photos to use instead of `photos`, and the side they are resized to.
         count, seed: how many are drawn, and from which random state.

@@ -10,10 +10,10 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from u2slim.compress.sensitivity import metrics, square_root
 from u2slim.errors import UserError
 from u2slim.models.conv import ConvVariant
 from u2slim.models.least_squares import Goal, Narrowing, Regression, principal_directions
-from u2slim.sensitivity import metrics, square_root
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def reconstruct(
         relu: aim at outputs behind ReLU (negative values are all alike) rather than before it.
         alternate: solve for depthwise weights too, not for pointwise ones only.
         order: `sequential` as above; `independent`: each convolution gets the dense net's input.
-        weigh: let errors count by what they do to the dense net's output (`u2slim.sensitivity`), not all alike.
+        weigh: let errors count by what they do to the dense net's output (`u2slim.compress.sensitivity`), not all alike.
 
     Returns:
         each convolution's error behind BatchNorm (and ReLU), relative to the variance there.
@@ -107,7 +107,7 @@ def errors_by_form(
     """What each 3x3 convolution with more than three inputs costs if inputs are narrowed and outputs of low rank.
 
     By the block's name and (narrow, rank), as `LowRankConv` has them: the mean squared change of the net's output, as
-    `u2slim.sensitivity` estimates it for the errors of that convolution alone, behind BatchNorm and ReLU.
+    `u2slim.compress.sensitivity` estimates it for the errors of that convolution alone, behind BatchNorm and ReLU.
     """
     dense = dense.eval()
     blocks = {name: block for name, block in _blocks(dense).items() if block.conv.in_channels > 3}

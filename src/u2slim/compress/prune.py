@@ -1,4 +1,4 @@
-"""Drop a dense net's weakest filters step by step, re-training between: python -m u2slim.prune checkpoint=FILE ratio=.5
+"""Drop a dense net's weakest filters step by step, re-training between: python -m u2slim.compress.prune checkpoint=FILE ratio=.5
 
 As ICNet's authors compress it: a layer's filters are ranked by their L1 norm, and the smallest go. Layers whose outputs
 are added share the ranking, by the sum of their norms. Classes are no filters and stay.
