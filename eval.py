@@ -11,10 +11,10 @@ from u2slim.cli import door, output_dir
 from u2slim.data.pairs import Pair
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
-from u2slim.evaluation.models import Model, with_latencies
+from u2slim.evaluation.classes import score_classes, tables, write_results
+from u2slim.evaluation.entries import Model, with_latencies
 from u2slim.evaluation.pictures import worst_and_median
-from u2slim.evaluation.run import score_all, summarise
-from u2slim.evaluation.semantic import score_classes, tables, write_results
+from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.settings import checked, configured_models, fresh
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_terminal, write_images, write_tables

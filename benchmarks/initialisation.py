@@ -16,8 +16,8 @@ import torch
 from u2slim.compress import init
 from u2slim.data.pairs import find_pairs
 from u2slim.data.photos import Photos
-from u2slim.evaluation.models import Model, net_model
-from u2slim.evaluation.run import score_all, summarise
+from u2slim.evaluation.entries import Model, net_model
+from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.store import Store
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net
 

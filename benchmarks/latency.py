@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.optim.swa_utils import update_bn
 
-from u2slim.evaluation.models import Model, net_model, with_latencies
+from u2slim.evaluation.entries import Model, net_model, with_latencies
 from u2slim.models import U2Net, build_net
 from u2slim.repository import CONFIGS
 from u2slim.runtime import ONNX_RUNTIMES

@@ -19,11 +19,11 @@ from loky import cpu_count
 
 from u2slim.data.pairs import Pair
 from u2slim.data.sample import render
-from u2slim.evaluation.models import Model
-from u2slim.evaluation.run import score_all, summarise
+from u2slim.evaluation.entries import Model
+from u2slim.evaluation.results import ModelFacts
+from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.scoring import field_scores, handlers
 from u2slim.evaluation.store import Store
-from u2slim.results import ModelFacts
 
 SIDES = ((300, 400), (400, 300), (267, 400), (400, 267))  # height and width of most of ECSSD
 

@@ -18,10 +18,10 @@ from torch.optim.swa_utils import update_bn
 
 from u2slim.compress.prune import prune, widths
 from u2slim.data.labels import CITYSCAPES
-from u2slim.evaluation.models import net_model, with_latencies
+from u2slim.evaluation.entries import net_model, with_latencies
+from u2slim.evaluation.results import ModelFacts
 from u2slim.models import build_net
 from u2slim.repository import CONFIGS
-from u2slim.results import ModelFacts
 from u2slim.runtime import ONNX_RUNTIMES
 
 RUNTIMES = ("torch", *ONNX_RUNTIMES)

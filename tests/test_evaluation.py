@@ -16,11 +16,13 @@ from tests.conftest import random_net, write_set
 from u2slim.data.pairs import find_pairs
 from u2slim.data.sample import render
 from u2slim.errors import UserError
-from u2slim.evaluation import run, store
+from u2slim.evaluation import score_sets as run
+from u2slim.evaluation import store
 from u2slim.evaluation.boundary import boundary_iou, relaxed_boundary_f
-from u2slim.evaluation.models import Model, net_gmac, net_model, open_models, with_latencies
+from u2slim.evaluation.entries import Model, net_gmac, net_model, open_models, with_latencies
 from u2slim.evaluation.pictures import worst_and_median
-from u2slim.evaluation.run import score_all, summarise
+from u2slim.evaluation.results import SCORES, ModelFacts, Result
+from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.scoring import IMAGE_SCORES, score, score_image
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
@@ -28,7 +30,6 @@ from u2slim.export import write_onnx
 from u2slim.images.masks import enlarge, to_8bit
 from u2slim.images.refine import GuidedFilter
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, StandardConv
-from u2slim.results import SCORES, ModelFacts, Result
 from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
 
 

@@ -12,13 +12,13 @@ from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import find_pairs
 from u2slim.data.sample import render
 from u2slim.errors import UserError
+from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import IMAGE_SCORES, score
 from u2slim.images.masks import to_8bit
 from u2slim.losses import OUTPUTS, BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
 from u2slim.metrics import SaliencyMetrics
 from u2slim.models import U2Net
 from u2slim.models.resize import upsample
-from u2slim.results import CURVES
 from u2slim.runtime import TorchSegmenter
 
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from u2slim.data.sample import render
+from u2slim.evaluation.results import CURVES, SCORES, ModelFacts, Picture, Result
 from u2slim.report.page import FALSE, LONG_SIDE, MISSED, error_map, write_page
-from u2slim.results import CURVES, SCORES, ModelFacts, Picture, Result
 
 HOSTILE = "<b>&\"x'.onnx"
 ESCAPING = '</script><img src=x onerror="fail()">'

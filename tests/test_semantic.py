@@ -13,7 +13,6 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from tests.conftest import REPO, real_data, run
-from u2slim.confusion import scores
 from u2slim.data.catalog import CATALOG
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_square
 from u2slim.data.doctor import diagnose, label_rows, rows
@@ -23,6 +22,7 @@ from u2slim.data.scenes import render
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.data.transforms import scene
 from u2slim.errors import UserError
+from u2slim.evaluation.confusion import scores
 from u2slim.losses import CascadeLoss, DeepSupervision
 from u2slim.tasks import SaliencyTask, SemanticTask
 

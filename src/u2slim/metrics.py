@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from u2slim.results import BETA2
+from u2slim.evaluation.results import BETA2
 
 LEVELS = 256
 

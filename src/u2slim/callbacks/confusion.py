@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from PIL import Image
 
 from u2slim.callbacks.pictures import step_of_scores
-from u2slim.confusion import draw_confusion
+from u2slim.evaluation.confusion import draw_confusion
 
 
 class ConfusionPicture(pl.Callback):

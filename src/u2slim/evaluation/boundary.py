@@ -6,7 +6,7 @@ Both take boolean masks (H, W) and give 1 where neither has what is compared, 0 
 import cv2
 import numpy as np
 
-from u2slim.results import BETA2
+from u2slim.evaluation.results import BETA2
 
 SLACK = 3
 DILATION = 0.02

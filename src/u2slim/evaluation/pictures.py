@@ -8,13 +8,13 @@ import numpy as np
 from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
-from u2slim.evaluation.models import Model
-from u2slim.evaluation.run import Scored
+from u2slim.evaluation.entries import Model
+from u2slim.evaluation.results import Picture
+from u2slim.evaluation.score_sets import Scored
 from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, both_masks
 from u2slim.evaluation.store import Store
 from u2slim.images.masks import minmax, to_8bit
 from u2slim.images.read import read_image, read_mask
-from u2slim.results import Picture
 
 IOU = IMAGE_SCORES.index("IoU")
 

@@ -15,10 +15,10 @@ import py_sod_metrics as sod
 
 from u2slim.errors import UserError
 from u2slim.evaluation.boundary import boundary_iou, relaxed_boundary_f
+from u2slim.evaluation.results import BETA2, CURVES, SCORES
 from u2slim.images.masks import enlarge, minmax, to_8bit
 from u2slim.images.read import read_gray, read_image, read_mask
 from u2slim.images.refine import Refine
-from u2slim.results import BETA2, CURVES, SCORES
 
 IMAGE_SCORES = tuple(name for name in SCORES if name != "maxF_set")  # what an image by itself has
 ALL_BLACK = "all-black truth"

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from u2slim.cli import check_whole_number, plain
 from u2slim.errors import UserError
-from u2slim.evaluation.models import Model, net_model, open_models
+from u2slim.evaluation.entries import Model, net_model, open_models
 from u2slim.zoo.checkpoints import load_net
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from u2slim.errors import UserError
+from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import ImageScores
-from u2slim.results import CURVES
 
 # A new version of any of these, or of our own code, may change a number.
 _PACKAGES = ("pysodmetrics", "numpy", "scipy", "opencv-python-headless", "pillow", "torch", "onnxruntime", "openvino")

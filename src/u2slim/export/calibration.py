@@ -10,9 +10,9 @@ import onnxruntime
 
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair
+from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import score
 from u2slim.images.masks import to_8bit
-from u2slim.results import CURVES
 from u2slim.runtime.onnx_segmenters import OnnxRuntimeSegmenter
 
 

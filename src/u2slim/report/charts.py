@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from u2slim.results import Result
+from u2slim.evaluation.results import Result
 
 BINS = 20
 INK = "#010203"  # stands for the page's text colour, light or dark, until the drawing is done

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from u2slim.evaluation.results import LOWER_IS_BETTER, SCORES, ModelFacts, Picture, Result
 from u2slim.report.charts import charts
 from u2slim.report.html import COLOURS, write_html
-from u2slim.results import LOWER_IS_BETTER, SCORES, ModelFacts, Picture, Result
 
 LONG_SIDE = 240
 MISSED, FALSE = (70, 160, 255), (255, 130, 0)

@@ -9,9 +9,9 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from u2slim.confusion import scores
 from u2slim.data.labels import IGNORE
 from u2slim.errors import UserError
+from u2slim.evaluation.confusion import scores
 from u2slim.losses import CascadeLoss, DeepSupervision
 from u2slim.models.resize import upsample
 from u2slim.tasks.base import SegmentationTask

@@ -12,15 +12,15 @@ from rich.markup import escape
 from rich.progress import track
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from u2slim.confusion import class_ious, draw_confusion, scores
 from u2slim.data.catalog import CATALOG
 from u2slim.data.dataset import load_pair
 from u2slim.data.labels import IGNORE, Labels
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
-from u2slim.evaluation.models import Model
+from u2slim.evaluation.confusion import class_ious, draw_confusion, scores
+from u2slim.evaluation.entries import Model
+from u2slim.evaluation.results import ModelFacts
 from u2slim.files import write_whole
-from u2slim.results import ModelFacts
 from u2slim.terminal import rows_as_markdown
 
 log = logging.getLogger(__name__)

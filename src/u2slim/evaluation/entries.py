@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from u2slim.data.catalog import CATALOG
 from u2slim.errors import UserError
+from u2slim.evaluation.results import ModelFacts
 from u2slim.images.read import EXTENSIONS
 from u2slim.images.refine import Refine
-from u2slim.results import ModelFacts
 from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
 from u2slim.sizes import Size, sides
 from u2slim.zoo import checkpoints

@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
-from u2slim.evaluation.models import Model
+from u2slim.evaluation.entries import Model
+from u2slim.evaluation.results import BETA2, CURVES, SCORES, Result
 from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image
 from u2slim.evaluation.store import Store, digest
 from u2slim.images.read import read_image
 from u2slim.processes import start_worker
-from u2slim.results import BETA2, CURVES, SCORES, Result
 
 IN_FLIGHT = 4  # images per process between the net and the scores: what bounds memory
 
