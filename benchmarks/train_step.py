@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from u2slim.models import U2Net, u2net
 from u2slim.models.conv import DepthwiseSeparableConv, GroupedConv, StandardConv
-from u2slim.speed import choose_precision, device_of, keep_memory
 from u2slim.tasks import SaliencyTask
+from u2slim.training.speed import choose_precision, device_of, keep_memory
 
 VARIANTS = {conv.variant: conv for conv in (StandardConv, GroupedConv, DepthwiseSeparableConv)}
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

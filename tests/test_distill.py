@@ -19,11 +19,11 @@ from u2slim.callbacks import EMA, StepCheckpoint
 from u2slim.callbacks.losses import LossMeans
 from u2slim.data.cache import SquareCache
 from u2slim.data.saliency_datamodule import SaliencyDataModule
-from u2slim.distill import Distillation, feature_loss
 from u2slim.errors import UserError
-from u2slim.losses import DeepSupervision
 from u2slim.models import DepthwiseSeparableConv, U2Net
 from u2slim.tasks import SaliencyTask
+from u2slim.training.distillation import Distillation, feature_loss
+from u2slim.training.losses import DeepSupervision
 
 WEIGHTS = (5, 1, 1, 1, 0.5, 1, 2)
 STUDENT = {

@@ -15,11 +15,11 @@ from u2slim.errors import UserError
 from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import IMAGE_SCORES, score
 from u2slim.images.masks import to_8bit
-from u2slim.losses import OUTPUTS, BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
-from u2slim.metrics import SaliencyMetrics
 from u2slim.models import U2Net
 from u2slim.models.resize import upsample
 from u2slim.runtime import TorchSegmenter
+from u2slim.training.losses import OUTPUTS, BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
+from u2slim.training.metrics import SaliencyMetrics
 
 
 def test_loss_is_u2nets_sum_of_seven_terms():

@@ -23,8 +23,8 @@ from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.data.transforms import scene
 from u2slim.errors import UserError
 from u2slim.evaluation.confusion import scores
-from u2slim.losses import CascadeLoss, DeepSupervision
 from u2slim.tasks import SaliencyTask, SemanticTask
+from u2slim.training.losses import CascadeLoss, DeepSupervision
 
 NAMES = ["a", "b", "c"]
 SMALL = ("model.width=0.1", "model.backbone=resnet18", "trainer=cpu", "trainer.precision=32-true")
@@ -211,7 +211,9 @@ def test_the_task_brings_what_belongs_to_it(extra):
     assert list(cfg.data.augment.scales) == [0.5, 2.0] and cfg.data.augment.mirror and cfg.data.augment.scaling
     assert cfg.init._target_ == "u2slim.compress.init.backbone" and cfg.init.weights is None
     assert not extra or cfg.trainer.max_steps == 30000
-    assert (other.model.classes, other.loss._target_) == (11, "u2slim.losses.CrispLoss"), "the user's choice stays"
+    assert (other.model.classes, other.loss._target_) == (11, "u2slim.training.losses.CrispLoss"), (
+        "the user's choice stays"
+    )
     assert list(other.data.augment.crop) == [90, 120]
     assert (saliency.optimized_metric, saliency.task._target_) == ("val/maxF", "u2slim.tasks.SaliencyTask")
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import REPO, THREADS, TINY, children, run, wait_for, write_set
 from u2slim.errors import UserError
-from u2slim.resume import finished_before, finished_scores
+from u2slim.training.resume import finished_before, finished_scores
 
 COMMON = ("init=random", *TINY, "data.val_count=2")
 

@@ -23,11 +23,11 @@ from u2slim.callbacks import BaseRate, Progress, StepCheckpoint, StopAtNonFinite
 from u2slim.callbacks.checkpoint import moments
 from u2slim.callbacks.losses import base_rate_entropy
 from u2slim.errors import UserError
-from u2slim.losses import DeepSupervision
 from u2slim.models import u2net
-from u2slim.schedules import Factor, schedule
-from u2slim.speed import choose_precision
 from u2slim.tasks import SaliencyTask
+from u2slim.training.losses import DeepSupervision
+from u2slim.training.schedules import Factor, schedule
+from u2slim.training.speed import choose_precision
 from u2slim.zoo.checkpoints import WholeCheckpointIO, load_net
 
 COMMON = ("model=dwsep", "init=random", *TINY)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY, run, write_set
-from u2slim.loggers import ResumableWandbLogger
 from u2slim.models import build_net
-from u2slim.provenance import git_state
+from u2slim.training.loggers import ResumableWandbLogger
+from u2slim.training.provenance import git_state
 
 BLOCK, HEADER = 32768, 7
 

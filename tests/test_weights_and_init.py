@@ -9,12 +9,12 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import REPO, random_net
-from u2slim import resume
 from u2slim.compress import init
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
 from u2slim.runtime import open_segmenter
+from u2slim.training import resume
 from u2slim.zoo import checkpoints as checkpoint
 from u2slim.zoo import published as weights
 from u2slim.zoo.checkpoints import write_net

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from u2slim.files import free_bytes, write_whole
-from u2slim.steps import ends_step, was_logged
+from u2slim.training.steps import ends_step, was_logged
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.steps import ends_step, was_logged
+from u2slim.training.steps import ends_step, was_logged
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 import torch
 
-from u2slim.steps import will_be_logged
+from u2slim.training.steps import will_be_logged
 
 
 class OptimizerCurves(pl.Callback):

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pytorch_lightning.callbacks import RichProgressBar
 
-from u2slim.steps import was_logged
+from u2slim.training.steps import was_logged
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import time
 
 import pytorch_lightning as pl
 
-from u2slim.steps import was_logged
+from u2slim.training.steps import was_logged
 
 
 class Throughput(pl.Callback):

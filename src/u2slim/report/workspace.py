@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from u2slim.cli import door
 from u2slim.errors import UserError
-from u2slim.losses import OUTPUTS
 from u2slim.repository import CONFIGS
+from u2slim.training.losses import OUTPUTS
 
 STEP = "trainer/global_step"
 CURVES = {

@@ -12,7 +12,7 @@ from u2slim.errors import UserError
 from u2slim.models import build_net
 from u2slim.models.preprocess import Preprocess
 from u2slim.models.recompute import recompute_activations
-from u2slim.steps import will_be_logged
+from u2slim.training.steps import will_be_logged
 
 
 class SegmentationTask(pl.LightningModule):

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from u2slim.distill import Distillation
 from u2slim.errors import UserError
-from u2slim.losses import CascadeLoss, DeepSupervision
-from u2slim.metrics import SaliencyMetrics
 from u2slim.models import SemanticNet
-from u2slim.steps import will_be_logged
 from u2slim.tasks.base import SegmentationTask
+from u2slim.training.distillation import Distillation
+from u2slim.training.losses import CascadeLoss, DeepSupervision
+from u2slim.training.metrics import SaliencyMetrics
+from u2slim.training.steps import will_be_logged
 
 
 class SaliencyTask(SegmentationTask):

@@ -12,9 +12,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from u2slim.data.labels import IGNORE
 from u2slim.errors import UserError
 from u2slim.evaluation.confusion import scores
-from u2slim.losses import CascadeLoss, DeepSupervision
 from u2slim.models.resize import upsample
 from u2slim.tasks.base import SegmentationTask
+from u2slim.training.losses import CascadeLoss, DeepSupervision
 
 
 class SemanticTask(SegmentationTask):

@@ -23,7 +23,7 @@ from u2slim.cli import output_dir, write_json
 from u2slim.errors import UserError
 from u2slim.processes import when_parent_ends
 from u2slim.repository import REPOSITORY, TRAIN
-from u2slim.resume import finished_scores, refuse_another_config
+from u2slim.training.resume import finished_scores, refuse_another_config
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from u2slim.cli import folder_is_given, plain
 from u2slim.errors import UserError
-from u2slim.loggers import RUN_ID
+from u2slim.training.loggers import RUN_ID
 from u2slim.zoo import checkpoints as checkpoint
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,9 @@ def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
     if lr != cfg.optimizer.lr:
         raise UserError(f"{path} was trained with optimizer.lr={lr:g}, and goes on with that; give the same.")
     for schedule in saved["lr_schedulers"]:
-        own = next(iter(schedule.get("lr_lambdas", ())), None) or schedule  # u2slim.schedules, or one of torch's
+        own = (
+            next(iter(schedule.get("lr_lambdas", ())), None) or schedule
+        )  # u2slim.training.schedules, or one of torch's
         steps = own.get("total_steps", cfg.trainer.max_steps)
         if steps != cfg.trainer.max_steps:
             raise UserError(f"{path} follows a schedule of {steps} steps; resume it with trainer.max_steps={steps}.")
