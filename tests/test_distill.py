@@ -16,7 +16,7 @@ from tests import test_ddp
 from tests.conftest import REPO, SIZE, TINY, assert_same_samples, random_net, run, two_passes, write_set
 from train import train
 from u2slim.callbacks import EMA, StepCheckpoint
-from u2slim.callbacks.losses import LossMeans
+from u2slim.callbacks.loss_guards import LossMeans
 from u2slim.data.cache import SquareCache
 from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.errors import UserError

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import train_step
 from tests.conftest import REPO, THREADS, TINY, run, wait_for, write_set
 from u2slim.callbacks import BaseRate, Progress, StepCheckpoint, StopAtNonFinite, Throughput
-from u2slim.callbacks.checkpoint import moments
-from u2slim.callbacks.losses import base_rate_entropy
+from u2slim.callbacks.loss_guards import base_rate_entropy
+from u2slim.callbacks.step_checkpoint import moments
 from u2slim.errors import UserError
 from u2slim.models import u2net
 from u2slim.tasks import SaliencyTask

@@ -6,7 +6,7 @@ import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 
-from u2slim.callbacks.pictures import step_of_scores
+from u2slim.callbacks.validation_pictures import step_of_scores
 from u2slim.evaluation.confusion import draw_confusion
 
 
