@@ -18,7 +18,7 @@ from u2slim.errors import UserError
 from u2slim.export import Deployment, Gate, check_parity, convert, reference_of, store_in_half, write_onnx
 from u2slim.models import DepthwiseSeparableConv
 from u2slim.models.preprocess import Preprocess
-from u2slim.runtime.graph import read_graph
+from u2slim.runtime.onnx_reader import read_graph
 
 SIDE = 64
 

@@ -66,7 +66,7 @@ def net_segmenter(
     check_runtime(runtime)
     if runtime in ("auto", "torch"):
         return TorchSegmenter(net, sides(size, "size"), stretch, streams=streams)
-    from u2slim.export.graph import write_onnx
+    from u2slim.runtime.onnx_writer import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"

@@ -11,7 +11,7 @@ import torch
 
 from u2slim.errors import UserError
 from u2slim.models.preprocess import Preprocess
-from u2slim.runtime.graph import read_graph
+from u2slim.runtime.onnx_reader import read_graph
 from u2slim.runtime.segmenter import Segmenter, threads_each
 from u2slim.runtime.signal_stack import signal_stack_kept
 
