@@ -185,6 +185,6 @@ def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeyp
     np.testing.assert_allclose(in_half(), expected, atol=0.02)
     halves = {node.name for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "Conv"}
     assert halves == {"first", "middle", "last"}
-    monkeypatch.setattr("u2slim.export.precision.MARGIN", 1e-9)
+    monkeypatch.setattr("u2slim.export.half.MARGIN", 1e-9)
     with np.errstate(all="ignore"):
         assert not np.isfinite(in_half()).all(), "or nothing had to stay in float32"

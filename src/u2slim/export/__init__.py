@@ -2,8 +2,8 @@
 
 from u2slim.export.calibration import Gate
 from u2slim.export.deploy import PRECISIONS, Deployment
+from u2slim.export.half import store_in_half
 from u2slim.export.parity import Row, check_parity, reference_of
-from u2slim.export.precision import store_in_half
 from u2slim.runtime.onnx_writer import KINDS, convert, write_onnx
 
 __all__ = [

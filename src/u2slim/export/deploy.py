@@ -9,9 +9,9 @@ import numpy as np
 from torch import nn
 
 from u2slim.export.calibration import Gate, input_blobs
+from u2slim.export.half import compute_in_half, store_in_half
 from u2slim.export.int8 import quantise
 from u2slim.export.parity import Reference, Row, check_parity, reference_of
-from u2slim.export.precision import compute_in_half, store_in_half
 from u2slim.files import write_whole
 from u2slim.runtime.onnx_writer import convert, write_onnx
 from u2slim.sizes import Size
