@@ -17,10 +17,10 @@ import torch
 from loky import cpu_count
 from PIL import Image
 
+from u2slim.cutout.batch import Cutter, predict
 from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.images.read import read_gray, read_image, write_png
-from u2slim.predict import Cutter, predict
 from u2slim.runtime import ONNX_RUNTIMES, open_segmenter
 from u2slim.runtime.segmenter import threads_each
 

@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.conftest import REPO
+from u2slim.cutout.batch import Cutter, Outcome, predict
 from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.export import write_onnx
 from u2slim.models import build_net
 from u2slim.models.preprocess import Preprocess
-from u2slim.predict import Cutter, Outcome, predict
 from u2slim.runtime import Segmenter, open_segmenter
 from u2slim.zoo.checkpoints import load_net
 

@@ -1,4 +1,4 @@
-"""The picture at the end of `make demo`: python -m u2slim.demo outputs/demo."""
+"""The picture at the end of `make demo`: python -m u2slim.report.demo outputs/demo."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What a net cuts out of scikit-image's photographs, as one picture: python -m u2slim.showcase FILE [NET]."""
+"""What a net cuts out of scikit-image's photographs, as one picture: python -m u2slim.report.showcase FILE [NET]."""
 
 import sys
 from pathlib import Path
