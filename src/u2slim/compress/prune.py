@@ -1,4 +1,6 @@
-"""Drop a dense net's weakest filters step by step, re-training between: python -m u2slim.compress.prune checkpoint=FILE ratio=.5
+"""Drop a dense net's weakest filters step by step, re-training between.
+
+    python -m u2slim.compress.prune checkpoint=FILE ratio=.5
 
 As ICNet's authors compress it: a layer's filters are ranked by their L1 norm, and the smallest go. Layers whose outputs
 are added share the ranking, by the sum of their norms. Classes are no filters and stay.
@@ -27,7 +29,7 @@ from u2slim.models import ConvVariant, StandardConv
 from u2slim.models.channels import channels_of
 from u2slim.repository import CONFIGS, TRAIN
 from u2slim.sizes import Size
-from u2slim.zoo import checkpoints as checkpoint
+from u2slim.zoo import checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def main(cfg: DictConfig) -> None:
     folder = output_dir()
     path = _source(cfg.checkpoint, folder)
     overrides = _overrides_of(path) if cfg.retrain else []
-    net, size = checkpoint.load_net(str(path))
+    net, size = checkpoints.load_net(str(path))
     full, before = widths(net), _millions(net)
     for step in range(1, cfg.steps + 1):
         prune(net, {name: max(1, round(width * (1 - cfg.ratio * step / cfg.steps))) for name, width in full.items()})
@@ -52,7 +54,7 @@ def main(cfg: DictConfig) -> None:
         part = folder / f"step{step}"
         _write(net, size, part)
         _train(part, cfg.retrain, [*overrides, *cfg.train])
-        net, _ = checkpoint.load_net(str(part / "train/checkpoints/last.ckpt"))
+        net, _ = checkpoints.load_net(str(part / "train/checkpoints/last.ckpt"))
     _write(net, size, folder)
     where = f"--config-dir '{folder}' model=pruned init=checkpoint init.path='{folder / 'pruned.ckpt'}'"
     log.info("to train it on: python train.py %s and the settings of before", where)
@@ -62,7 +64,7 @@ def _source(given: str, folder: Path) -> Path:
     """The checkpoint to prune, which the folder remembers: what lies in it was made of no other."""
     note = folder / "source.json"
     before = json.loads(note.read_text()) if note.is_file() else None
-    path = Path(before["path"]) if before and given == "last" else checkpoint.resolve(given).absolute()
+    path = Path(before["path"]) if before and given == "last" else checkpoints.resolve(given).absolute()
     if given == "last" and (path.parents[2] / "pruned.ckpt").is_file():
         raise UserError(f"The last checkpoint, {path}, is of a pruning; name the one to prune, checkpoint=FILE.")
     now = {"path": str(path), "sha256": file_digest(path, "sha256")}
@@ -164,7 +166,7 @@ def _train(part: Path, steps: int, overrides: list[str]) -> None:
 
 def _write(net: nn.Module, size: Size, folder: Path) -> None:
     """The net as a checkpoint, and its config."""
-    checkpoint.write_net(net, size, folder / "pruned.ckpt")
+    checkpoints.write_net(net, size, folder / "pruned.ckpt")
     config = OmegaConf.create(dict(net.config))
     write_whole(folder / "model" / "pruned.yaml", lambda partial: OmegaConf.save(config, partial))
 

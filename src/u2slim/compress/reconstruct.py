@@ -51,7 +51,7 @@ def reconstruct(
         relu: aim at outputs behind ReLU (negative values are all alike) rather than before it.
         alternate: solve for depthwise weights too, not for pointwise ones only.
         order: `sequential` as above; `independent`: each convolution gets the dense net's input.
-        weigh: let errors count by what they do to the dense net's output (`u2slim.compress.sensitivity`), not all alike.
+        weigh: let errors count by what they do to the dense net's output (`compress.sensitivity`), not all alike.
 
     Returns:
         each convolution's error behind BatchNorm (and ReLU), relative to the variance there.

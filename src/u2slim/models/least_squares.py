@@ -17,7 +17,7 @@ MOST_UNKNOWNS = 8192  # of one system of equations: half a gigabyte
 class Goal:
     """What should come out of a convolution's BatchNorm (x * scale + shift), and whether a ReLU follows.
 
-    No scale may be 0. `root` is the square root of the metric in which errors count (`u2slim.compress.sensitivity`); None: all
+    No scale may be 0. `root` is the square root of the metric in which errors count (`compress.sensitivity`); None: all
     outputs alike. It matters only where one parameter serves several outputs.
     """
 

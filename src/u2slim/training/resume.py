@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from u2slim.cli import folder_is_given, plain
 from u2slim.errors import UserError
 from u2slim.training.loggers import RUN_ID
-from u2slim.zoo import checkpoints as checkpoint
+from u2slim.zoo import checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def _find(cfg: DictConfig, folder: Path) -> tuple[Path, dict] | None:
         return None
     if cfg.ckpt_path == "last" and (own := _checkpoints(folder)):
         return newest_whole(own)
-    path = checkpoint.resolve(cfg.ckpt_path)
-    return path, checkpoint.read(path)
+    path = checkpoints.resolve(cfg.ckpt_path)
+    return path, checkpoints.read(path)
 
 
 def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
@@ -93,7 +93,7 @@ def newest_whole(paths: list[Path]) -> tuple[Path, dict]:
     """The last of the checkpoints that can be read, and what is in it."""
     *earlier, newest = paths
     try:
-        return newest, checkpoint.read(newest)
+        return newest, checkpoints.read(newest)
     except UserError as error:
         if not earlier:
             raise
