@@ -139,7 +139,7 @@ import pickle, sys
 import u2slim.data.transforms
 from albumentations import check_version
 assert check_version.opener is None, "the import asked the network"
-from tests.test_augment import digests
+from tests.data.test_augment import digests
 print(digests(*pickle.load(sys.stdin.buffer)))
 """
 
