@@ -13,11 +13,11 @@ from torch import nn
 
 from u2slim.cli import door, output_dir, plain
 from u2slim.data.pairs import Pair
-from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
 from u2slim.export import KINDS, PRECISIONS, Deployment, Gate, Row
+from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.models import SemanticNet
 from u2slim.sizes import sides

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from u2slim.cli import check_whole_number, configured_segmenter, door, output_dir
 from u2slim.cutout.batch import KINDS, Cutter, default_workers, predict
-from u2slim.data.photos import find_photos
 from u2slim.errors import UserError
+from u2slim.images.photos import find_photos
 from u2slim.zoo.checkpoints import DEFAULT
 
 log = logging.getLogger(__name__)

@@ -18,11 +18,11 @@ from PIL import Image
 
 from tests.conftest import REPO
 from u2slim.cutout.batch import Cutter, Outcome, predict
-from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.export import write_onnx
+from u2slim.images.photos import find_photos
 from u2slim.models import build_net
-from u2slim.models.preprocess import Preprocess
+from u2slim.models.normalise import Normalise
 from u2slim.runtime import Segmenter, open_segmenter
 from u2slim.zoo.checkpoints import load_net
 
@@ -87,7 +87,7 @@ def test_classes_and_their_colours_are_pythons(program, tmp_path, kind):
     with torch.no_grad():  # or else one class may win everywhere
         image = torch.from_numpy(cv2.resize(render(5, 0)[0], (96, 64))).permute(2, 0, 1)[None]
         head = net.classify if kind == "ICNet" else net.scores[0]
-        head.bias -= net(Preprocess()(image))[0].mean((0, 2, 3))
+        head.bias -= net(Normalise()(image))[0].mean((0, 2, 3))
     write_onnx(net, [64, 96], tmp_path / "net.onnx")
     (tmp_path / "in").mkdir()
     for index in range(2):

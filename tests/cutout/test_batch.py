@@ -18,11 +18,11 @@ from torch import nn
 
 from tests.conftest import REPO, THREADS, random_net, run, wait_for
 from u2slim.cutout.batch import Cutter, predict
-from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.export import write_onnx
 from u2slim.images.masks import to_8bit
+from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.images.refine import ForegroundML, GuidedFilter
 from u2slim.runtime import net_segmenter, onnx_segmenter
@@ -131,7 +131,7 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     source.mkdir()
     Image.fromarray(render(3, 0)[0]).resize((800, 600)).save(source / "0.jpg")
     script = (
-        "import resource, sys; from pathlib import Path; from u2slim.data.photos import find_photos\n"
+        "import resource, sys; from pathlib import Path; from u2slim.images.photos import find_photos\n"
         "from u2slim.cutout.batch import Cutter, predict; from u2slim.runtime import net_segmenter\n"
         "from tests.conftest import random_net\n"
         "cutter = Cutter(net_segmenter(random_net(), 64), Path(sys.argv[1]))\n"

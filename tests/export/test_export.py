@@ -17,7 +17,7 @@ from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.export import Deployment, Gate, check_parity, convert, reference_of, store_in_half, write_onnx
 from u2slim.models import DepthwiseSeparableConv
-from u2slim.models.preprocess import Preprocess
+from u2slim.models.normalise import Normalise
 from u2slim.runtime.onnx_reader import read_graph
 
 SIDE = 64
@@ -30,7 +30,7 @@ def net():
 
 def sevenfold(net: torch.nn.Module, image_13HW: np.ndarray) -> list[np.ndarray]:
     with torch.inference_mode():
-        return [logits.sigmoid().numpy() for logits in net(Preprocess()(torch.from_numpy(image_13HW)))]
+        return [logits.sigmoid().numpy() for logits in net(Normalise()(torch.from_numpy(image_13HW)))]
 
 
 def test_names_follow_the_modules_and_metadata_say_what_the_file_is(net, tmp_path: Path):
@@ -181,7 +181,7 @@ def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeyp
         return ReferenceEvaluator(str(tmp_path / "net.onnx")).run(None, blob)[0]
 
     with torch.inference_mode():
-        expected = net(Preprocess()(torch.from_numpy(blob["image"])))[0].sigmoid().numpy()
+        expected = net(Normalise()(torch.from_numpy(blob["image"])))[0].sigmoid().numpy()
     np.testing.assert_allclose(in_half(), expected, atol=0.02)
     halves = {node.name for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "Conv"}
     assert halves == {"first", "middle", "last"}

@@ -157,18 +157,22 @@ def test_the_loss_is_the_papers_sum_by_hand_and_ignores_what_has_no_class():
                         count += 1
         return total / count
 
-    total, terms = CascadeLoss()(outputs, labels)
+    total, terms = CascadeLoss()(named(outputs), labels)
     hand = [by_hand(logits) for logits in outputs]
     assert list(terms) == ["main", "auxiliary1", "auxiliary2"]
     torch.testing.assert_close(torch.stack(list(terms.values())), torch.stack(hand))
     torch.testing.assert_close(total, hand[0] + 0.4 * hand[1] + 0.16 * hand[2])
-    torch.testing.assert_close(CascadeLoss()(outputs[:2], labels)[0], hand[0] + 0.4 * hand[1])
-    torch.testing.assert_close(CascadeLoss()(outputs[:1], labels)[0], hand[0])
+    torch.testing.assert_close(CascadeLoss()(named(outputs[:2]), labels)[0], hand[0] + 0.4 * hand[1])
+    torch.testing.assert_close(CascadeLoss()(named(outputs[:1]), labels)[0], hand[0])
     total.backward()
     assert (outputs[0].grad[:, :, 0] == 0).all() and (outputs[0].grad[:, :, 2] != 0).any()
-    assert CascadeLoss()(outputs, torch.full_like(labels, IGNORE))[0] == 0
+    assert CascadeLoss()(named(outputs), torch.full_like(labels, IGNORE))[0] == 0
     with pytest.raises(UserError, match="loss.weights has 1 numbers; give 3"):
-        CascadeLoss([1.0])(outputs, labels)
+        CascadeLoss([1.0])(named(outputs), labels)
+
+
+def named(outputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(zip(("main", "auxiliary1", "auxiliary2"), outputs, strict=False))
 
 
 def tiny_task(classes: int = 3, **options) -> SemanticTask:

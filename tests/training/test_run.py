@@ -201,7 +201,7 @@ def test_the_stop_rule_ends_a_run_with_a_checkpoint_and_the_best_are_kept(folder
     more = ("trainer.accumulate_grad_batches=2", "trainer.max_steps=9", "optimizer=adamw", "data.val_count=4")
     total = "callbacks.stop.total=10"  # the sum of seven terms is about 5, and would be so without the accumulation
     printed = run("train.py", *COMMON, *options, *every, *more, total, "hydra.run.dir=stop", cwd=folder)
-    found = re.search(r"stopping at step 4 \(means over 4 steps: total ([\d.]+), fused ([\d.]+)\)", printed)
+    found = re.search(r"stopping at step 4 \(means over 4 steps: total ([\d.]+), answer ([\d.]+)\)", printed)
     assert float(found[1]) > 5 * float(found[2]) and "to step 4" in printed
     names = sorted(path.name for path in (folder / "stop/checkpoints").iterdir())
     with (folder / "stop/csv/version_0/metrics.csv").open() as file:
@@ -243,7 +243,7 @@ class Constant(pl.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> dict:
         loss = F.binary_cross_entropy_with_logits(self.logit.expand_as(batch["mask"]), batch["mask"])
-        return {"loss": loss, "total": loss.detach(), "fused": loss.detach()}
+        return {"loss": loss, "total": loss.detach(), "answer": loss.detach()}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.0)

@@ -19,8 +19,8 @@ from u2slim.compress.reconstruct import errors_by_form
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.models.preprocess import Preprocess
-from u2slim.models.u2net import WIDTHS, ConvBNReLU
+from u2slim.models.normalise import Normalise
+from u2slim.models.u2net import WIDTHS, ConvBNReLU, convolutions
 from u2slim.zoo.published import published_net
 
 Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
@@ -113,12 +113,11 @@ def write(options: argparse.Namespace) -> None:
         )
     photos = Photos.below(options.photos, options.size, "--photos").squares(options.count, seed=0)
     dense = published_net(options.width, options.weights)
-    errors = errors_by_form(dense, Preprocess()(photos).contiguous(memory_format=torch.channels_last))
+    errors = errors_by_form(dense, Normalise()(photos).contiguous(memory_format=torch.channels_last))
     blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
     channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
     ranks = choose_ranks(errors, channels, options.share)
     error = sum(errors[name].get(form, 0) for name, form in ranks.items()) ** 0.5
-    line = " ".join(_word(ranks.get(name, DENSE)) for name in blocks)
     how = f"--share {options.share:g} --count {len(photos)} --size {options.size}"
     text = f"""# Low rank, each convolution its own: u2slim.compress.ranks --width {options.width} {how}
 _target_: u2slim.models.U2Net
@@ -127,15 +126,24 @@ conv:
   _target_: u2slim.models.LowRankConv
   _partial_: true
 ranks:
-  {options.width}: {line}
-"""
+  {options.width}:
+{_lines(ranks)}"""
     write_whole(options.config, lambda partial: partial.write_text(text))
     print(f"{len(ranks)} convolutions, the mask's logits {error:.2f} off by estimate: {options.config}")
 
 
+def _lines(ranks: Mapping[str, Form]) -> str:
+    """The ranks as YAML, a line a stage; what has none is dense."""
+    lines = []
+    for stage, names in convolutions().items():
+        forms = (f"{name}: {_word(ranks.get(f'{stage}.{name}', DENSE))}" for name in names)
+        lines.append(f"    {stage}: {{{', '.join(forms)}}}\n")
+    return "".join(lines)
+
+
 def _word(form: Form) -> str:
     narrow, rank = form
-    return str(rank) if narrow is None else f"{narrow}:{rank}"
+    return str(rank) if narrow is None else f"{narrow}-{rank}"
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.images.colours import overlay
 from u2slim.images.masks import to_8bit
-from u2slim.images.read import read_photo, write_png
+from u2slim.images.read import read_photo
 from u2slim.images.refine import Foreground, Refine
+from u2slim.images.write import write_png
 from u2slim.runtime import Segmenter
 
 MOST_WORKERS = 8  # by default: each holds a photo and a net's activations

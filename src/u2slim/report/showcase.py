@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from skimage import data
 
-from u2slim.images.read import write_png
-from u2slim.runtime import Segmenter, open_segmenter
-from u2slim.zoo.checkpoints import DEFAULT
+from u2slim.images.write import write_png
+from u2slim.runtime import Segmenter
+from u2slim.zoo import DEFAULT, open_net
 
 # Free of rights: NASA, Stefan van der Walt, Rachel Michetti, SpaceX, as scikit-image's documentation has it.
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -17,7 +17,7 @@ SIDE = 200  # pixels
 
 
 def main(path: Path, net: str) -> None:
-    segmenter = open_segmenter(net)
+    segmenter = open_net(net).segmenter()
     write_png(path, np.hstack([column(getattr(data, name)(), segmenter) for name in PHOTOS]))
     print(f"{net} on {', '.join(PHOTOS)}: {path}")
 

@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 
 from u2slim.cli import door
 from u2slim.errors import UserError
+from u2slim.models import U2Net
 from u2slim.repository import CONFIGS
-from u2slim.training.losses import OUTPUTS
 
 STEP = "trainer/global_step"
+ANSWER, *SIDES = U2Net.outputs
 CURVES = {
-    "Loss": ["train/loss", "train/fused", "val/loss", "val/fused"],
-    "Side outputs": [f"train/{name}" for name in OUTPUTS if name != "fused"],
+    "Loss": ["train/loss", f"train/{ANSWER}", "val/loss", f"val/{ANSWER}"],
+    "Side outputs": [f"train/{name}" for name in SIDES],
     "Validation": [f"val/{name}" for name in ("maxF", "meanF", "MAE", "IoU", "mIoU")],
     "Speed": ["train/images_per_s"],
     "Optimizer": ["train/lr", "train/grad_norm"],

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from u2slim.errors import UserError
+from u2slim.images.preprocess import Preprocess
 
 MOST_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
 MOST_CLASSES = 254  # of a class map, whose largest number is for no class
@@ -19,16 +20,17 @@ DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the publishe
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file with one image input: its bytes, names, (height, width), and whether it normalises its input.
+    """An ONNX file with one image input: its bytes, names, (height, width), and how its input is normalised.
 
-    `labels` are the `names` and `palette` of a semantic net, whose output are logits.
+    `preprocess` is None where the graph takes RGB 0..255 itself. `labels` are the `names` and `palette` of a net that
+    tells classes apart, whose output are logits.
     """
 
     data: bytes
     input: str
     output: str
     size: tuple[int, int]
-    embedded: bool
+    preprocess: Preprocess | None
     labels: dict[str, list] | None = None
 
 
@@ -71,8 +73,19 @@ def read_graph(path: Path) -> Graph:
             "use a net for smaller images."
         )
     output = "mask" if "mask" in outputs else outputs[0]
-    labels = _labels(path, metadata)
-    return Graph(data, name, output, (height, width), metadata.get("u2slim.models.preprocess") == "embedded", labels)
+    size = height, width
+    return Graph(data, name, output, size, _preprocess(path, metadata, size), _labels(path, metadata))
+
+
+def _preprocess(path: Path, metadata: Mapping[str, str], size: tuple[int, int]) -> Preprocess | None:
+    if metadata.get("u2slim.preprocess") == "embedded":
+        return None
+    try:
+        return Preprocess.from_metadata({key.removeprefix("u2slim."): metadata[key] for key in metadata}, size)
+    except ValueError as error:
+        raise UserError(
+            f"{path} does not say how its input is normalised ({error}). Export it again with export.py."
+        ) from error
 
 
 def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:

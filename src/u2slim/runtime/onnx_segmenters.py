@@ -7,10 +7,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from u2slim.errors import UserError
-from u2slim.models.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import read_graph
 from u2slim.runtime.segmenter import Segmenter, threads_each
 from u2slim.runtime.signal_stack import signal_stack_kept
@@ -22,14 +20,14 @@ class OnnxSegmenter(Segmenter):
     A file of another project is taken to be of the ecosystem's kind: ImageNet-normalised input, first output.
 
     Raises:
-        UserError: the runtime cannot run the file, or the file has no fused mask.
+        UserError: the runtime cannot run the file, or the file's first output is no mask.
     """
 
     def __init__(self, path: str | Path, stretch: bool = True, streams: int = 1):
         graph = read_graph(Path(path))
         super().__init__(graph.size, stretch, graph.labels)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
-        self.preprocess = None if graph.embedded else Preprocess()
+        self.preprocess = graph.preprocess
         self.own = threading.local()  # what each thread that calls needs for itself
         try:
             self.load(graph.data, streams)
@@ -43,7 +41,7 @@ class OnnxSegmenter(Segmenter):
             return
         if mask.size != self.size[0] * self.size[1]:
             raise UserError(
-                f"{path} has no fused mask: its output {self.output} is of shape {mask.shape} for an image of "
+                f"{path} makes no mask: its output {self.output} is of shape {mask.shape} for an image of "
                 f"{self.size[1]}x{self.size[0]}. Export it with export.py."
             )
         if mask.min() < -0.01 or mask.max() > 1.01:
@@ -68,7 +66,7 @@ class OnnxSegmenter(Segmenter):
         """The input (1, 3, H, W) float32 that the file takes for an RGB image, 0..255, of `self.size`."""
         blob = np.ascontiguousarray(image_HW3.transpose(2, 0, 1)[None], dtype=np.float32)
         if self.preprocess is not None:
-            blob = self.preprocess(torch.from_numpy(blob)).numpy()
+            blob = self.preprocess(blob)
         return blob
 
     @abstractmethod
@@ -77,7 +75,7 @@ class OnnxSegmenter(Segmenter):
 
     @abstractmethod
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
-        """The fused probability of one prepared input."""
+        """The net's answer for one prepared input."""
 
 
 class OpenCVSegmenter(OnnxSegmenter):

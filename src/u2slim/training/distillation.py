@@ -1,7 +1,6 @@
 """Learning from the outputs of a trained net, the teacher, which needs no masks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +8,9 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from u2slim.errors import UserError
+from u2slim.models import Net
 from u2slim.models.hooks import outputs_of
-from u2slim.zoo.checkpoints import load_net
-from u2slim.zoo.published import published_net
+from u2slim.zoo import PUBLISHED, open_net
 
 
 class Distillation:
@@ -20,7 +19,8 @@ class Distillation:
     Not a module: so the teacher is in no checkpoint, no optimizer, no average of weights and no gradient's reduction.
 
     Args:
-        teacher: a published `.pth` or one of our training checkpoints; None downloads the published net of `width`.
+        teacher: any name or file of a net that `open_net` takes, but for ONNX files; None: the published U2-Net of
+            `width`.
         width: of a published teacher; a checkpoint brings its own.
         weight: of the logit term, see `logit_loss`.
         temperature: by which the logit term divides both nets' logits.
@@ -117,9 +117,8 @@ def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
     return torch.stack(ratios).square().mean()
 
 
-def _load(teacher: str | None, width: str) -> nn.Module:
-    if teacher and not Path(teacher).expanduser().is_file():
-        raise UserError(f"No teacher at {teacher}; check task.distill.teacher.")
-    if teacher and Path(teacher).suffix.lower() == ".ckpt":
-        return load_net(teacher)[0]
-    return published_net(width, Path(teacher).expanduser() if teacher else None)
+def _load(teacher: str | None, width: str) -> Net:
+    names = [name for name, record in PUBLISHED.items() if record.config.get("width") == width]
+    if not teacher and not names:
+        raise UserError(f"task.distill.width={width} is not known; no such net is published.")
+    return open_net(teacher or names[0]).net()
