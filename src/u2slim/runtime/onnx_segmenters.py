@@ -94,7 +94,7 @@ class OpenCVSegmenter(OnnxSegmenter):
         if not hasattr(self.own, "net"):
             self.own.net = cv2.dnn.readNetFromONNX(self.data)
             # Winograd convolutions are about 1.3 times as fast and put single pixels 1.2e-4 off, past our promise.
-            # upstream: https://github.com/opencv/opencv/issues/22578 (closed with this switch); drop at 1e-5 with it
+            # upstream: https://github.com/opencv/opencv/issues/22578 (closed with this switch); drop when within 1e-4
             self.own.net.enableWinograd(False)
         names = self.own.net.getUnconnectedOutLayersNames()
         self.own.net.setInput(blob_13HW)
