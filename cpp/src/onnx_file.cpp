@@ -135,6 +135,7 @@ bool are_finite(Bytes values, std::int64_t type) {
 }
 
 // Returns the tensor's name. OpenCV reads as many values as the shape says, whatever is there.
+// upstream: https://github.com/opencv/opencv/pull/29314, and pull/29370 for 5; drop when no older OpenCV is taken
 std::string check_tensor(Bytes message) {
     std::vector<std::int64_t> shape;
     std::int64_t type = 0;

@@ -17,6 +17,4 @@ def missing_extra(what: str, package: str, extra: str) -> UserError:
         package: that is missing.
         extra: of u2slim, which brings it.
     """
-    return UserError(
-        f"{what} needs {package}: pip install 'u2slim[{extra}]', or in a clone pip install -e '.[{extra}]'."
-    )
+    return UserError(f"{what} needs {package}: pip install {package}, or in a clone pip install -e '.[{extra}]'.")

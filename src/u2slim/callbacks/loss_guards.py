@@ -122,8 +122,9 @@ class BaseRate(LossMeans):
             log.info(text, foreground, entropy)
         if abs(answer - entropy) <= self.tolerance * entropy:
             log.warning(
-                "the loss of the net's answer stood at %.4f for %d steps, the entropy of predicting the foreground's share "
-                "%.3f everywhere: the net tells nothing apart. Try another optimizer.lr or init=pretrained; see the masks",
+                "the loss of the net's answer stood at %.4f for %d steps, the entropy of predicting the foreground's "
+                "share %.3f everywhere: the net tells nothing apart. Try another optimizer.lr or "
+                "init=pretrained; see the masks",
                 answer,
                 self.over_steps,
                 foreground,

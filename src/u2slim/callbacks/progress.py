@@ -36,6 +36,8 @@ class Progress(RichProgressBar):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         # Reading values waits for the device. Lightning itself would read those logged for its bar after every batch.
+        # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/20300 (closed, but 2.6.6 reads still);
+        # drop when RichProgressBar.on_train_batch_end heeds refresh_rate
         if was_logged(trainer, batch_idx):
             logged = trainer.callback_metrics
             self._metrics = {name: round(float(logged[name]), 4) for name in self.shown if name in logged}

@@ -137,9 +137,8 @@ def pretrained(
                 "init.method=lstsq and init.reestimate learn from photos, masks are not needed: name a folder of some "
                 "with init.folder=DIR, or use init.method=project init.reestimate=false."
             )
-        input_N3HW = Normalise(net.preprocess)(photos.squares(count, seed)).contiguous(
-            memory_format=torch.channels_last
-        )
+        input_N3HW = Normalise(net.preprocess)(photos.squares(count, seed))
+        input_N3HW = input_N3HW.contiguous(memory_format=torch.channels_last)
         if method == "lstsq":
             reconstruct(dense, net.to(memory_format=torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
         if reestimate:
@@ -170,9 +169,8 @@ def _dense(net: Net, weights: str | Path | None) -> tuple[Path, Net]:
     ours, theirs = _layout(net), _layout(dense)
     if ours != theirs:
         name = min(ours.items() ^ theirs.items())[0]
-        fitting = ", ".join(
-            f"model.{key}={value}" for key, value in _plain(dense).items() if _plain(net).get(key) != value
-        )
+        own = _plain(net)
+        fitting = ", ".join(f"model.{key}={value}" for key, value in _plain(dense).items() if own.get(key) != value)
         raise UserError(
             f"{path} holds {dense.name}, not a dense {net.name}: they differ in {name}. "
             + (f"Use {fitting}." if fitting else "Give the dense net of this model.")

@@ -86,6 +86,7 @@ def _layers(path: Path) -> dict[str, list[str]]:
 def _quantise(
     whole: Path, path: Path, blobs: Sequence[Blob], ranges: Path, only: Sequence[str] = (), but: Sequence[str] = ()
 ) -> None:
+    # upstream: https://github.com/microsoft/onnxruntime/pull/12729; drop when it warns by a logger of its own
     logging.getLogger().disabled, disabled = True, logging.getLogger().disabled  # it advises what was done already
     try:
         quantize_static(

@@ -65,6 +65,7 @@ class ForegroundML:
 
     def __call__(self, image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
         """Colours (H, W, 3) uint8 of a photo and its mask, both uint8; where the mask is full, the photo's."""
+        # upstream: https://github.com/pymatting/pymatting/issues/44; drop when it is closed
         if min(mask_HW.shape) < 2:  # which pymatting divides by zero for
             return image_HW3
         from pymatting import estimate_foreground_ml

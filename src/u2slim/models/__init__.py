@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import hydra
-from torch import nn
 
 from u2slim.errors import UserError
 from u2slim.models.channels import set_channels

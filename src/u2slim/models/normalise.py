@@ -26,6 +26,8 @@ class Normalise(nn.Module):
 def _maximum(x_BCHW: Tensor) -> Tensor:
     # Channel by channel, because OpenCV 4.14 computes ONNX's ReduceMax wrongly over three axes at once, and then as
     # three channels again, because 4.6 cannot divide an image by a single number that it has computed.
+    # upstream: the first not reported as far as known; drop when OpenCV 4's ReduceMax over axes 1 to 3 is as 5.0's
+    # upstream: https://github.com/opencv/opencv/issues/22356; drop when cpp/ asks for OpenCV > 4.6
     maxima = x_BCHW.amax((2, 3), keepdim=True)
     red, green, blue = maxima[:, 0:1], maxima[:, 1:2], maxima[:, 2:3]
     maximum = torch.cat([torch.maximum(torch.maximum(red, green), blue)] * 3, 1)

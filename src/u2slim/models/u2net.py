@@ -106,8 +106,8 @@ class U2Net(Net):
         conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
             `u2slim.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
-        ranks: by width, by stage (`encoder.0`, ..., `decoder.4`), by convolution (as `RSU` names them): `conv` is called
-            with `rank=` that number, and where there are two, `24-10`, with `narrow=` the first; 0: a dense one.
+        ranks: by width, by stage (`encoder.0`, ..., `decoder.4`), by convolution (as `RSU` names them): `conv` is
+            called with `rank=` that number, and where there are two, `24-10`, with `narrow=` the first; 0: a dense one.
             `compress.ranks` chooses them.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits

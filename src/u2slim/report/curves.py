@@ -25,6 +25,7 @@ STYLE = {
     "grid.alpha": 0.2,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    # upstream: https://github.com/matplotlib/matplotlib/issues/5907 (closed with this setting); drop when 0 draws all
     "agg.path.chunksize": 10_000,  # in one piece a long curve is more than Agg can hold
 }
 SMOOTHED_PART = 40

@@ -28,27 +28,41 @@ ONNX_RUNTIMES = {"opencv": OpenCVSegmenter, "onnxruntime": OnnxRuntimeSegmenter,
 PACKAGES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
 
 
-def onnx_segmenter(path: Path, runtime: str = "auto", stretch: bool = True, streams: int = 1) -> Segmenter:
-    """An ONNX file in a runtime, by default OpenCV."""
+def onnx_segmenter(
+    path: Path,
+    runtime: str = "auto",
+    stretch: bool = True,
+    streams: int = 1,
+    threads: int | None = None,
+    size: Size | None = None,
+) -> Segmenter:
+    """An ONNX file in a runtime, by default OpenCV; see `OnnxSegmenter`."""
     check_runtime(runtime)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
-    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams)
+    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams, threads, size)
 
 
-def net_segmenter(net: "Net", size: Size, runtime: str = "auto", stretch: bool = True, streams: int = 1) -> Segmenter:
+def net_segmenter(
+    net: "Net",
+    size: Size,
+    runtime: str = "auto",
+    stretch: bool = True,
+    streams: int = 1,
+    threads: int | None = None,
+) -> Segmenter:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
     check_runtime(runtime)
     if runtime in ("auto", "torch"):
         from u2slim.runtime.torch_segmenter import TorchSegmenter
 
-        return TorchSegmenter(net, sides(size, "size"), stretch, streams=streams)
+        return TorchSegmenter(net, sides(size, "size"), stretch, streams=streams, threads=threads)
     from u2slim.runtime.onnx_writer import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         write_onnx(net, size, path)
-        return ONNX_RUNTIMES[runtime](path, stretch, streams)
+        return ONNX_RUNTIMES[runtime](path, stretch, streams, threads)
 
 
 def check_runtime(runtime: str) -> None:

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from u2slim.errors import UserError
 from u2slim.images.preprocess import Preprocess
+from u2slim.sizes import Size, sides
 
 MOST_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
 MOST_CLASSES = 254  # of a class map, whose largest number is for no class
@@ -34,11 +35,15 @@ class Graph:
     labels: dict[str, list] | None = None
 
 
-def read_graph(path: Path) -> Graph:
+def read_graph(path: Path, size: Size | None = None) -> Graph:
     """An ONNX file, its weights in files beside it included.
 
+    Args:
+        path: the file.
+        size: to run it at; None: the size that it says.
+
     Raises:
-        UserError: it is damaged, takes anything but one image, or asks for absurdly much memory.
+        UserError: it is damaged, takes anything but one image, asks for absurdly much memory, or for another size.
     """
     try:
         model = onnx.load(path)
@@ -65,8 +70,14 @@ def read_graph(path: Path) -> Graph:
     if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
     named = metadata.get("u2slim.size", "")
-    sides = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else [DEFAULT_SIDE]
-    height, width = (side or own for side, own in zip(shape[2:], (sides[0], sides[-1]), strict=True))
+    usual = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else [DEFAULT_SIDE]
+    wanted = (usual[0], usual[-1]) if size is None else sides(size, "size")
+    height, width = (side or own for side, own in zip(shape[2:], wanted, strict=True))
+    if size is not None and (height, width) != wanted:
+        raise UserError(
+            f"{path} runs at {width}x{height} pixels and no other size. Leave out the size, or export the net at "
+            "another one: export.py export.dynamic=true."
+        )
     if height * width > MOST_PIXELS or largest > MOST_BYTES:
         raise UserError(
             f"{path} asks for images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "

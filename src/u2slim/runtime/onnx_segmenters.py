@@ -12,6 +12,7 @@ from u2slim.errors import UserError
 from u2slim.runtime.onnx_reader import read_graph
 from u2slim.runtime.segmenter import Segmenter, threads_each
 from u2slim.runtime.signal_stack import signal_stack_kept
+from u2slim.sizes import Size
 
 
 class OnnxSegmenter(Segmenter):
@@ -19,18 +20,32 @@ class OnnxSegmenter(Segmenter):
 
     A file of another project is taken to be of the ecosystem's kind: ImageNet-normalised input, first output.
 
+    Args:
+        path: the file.
+        stretch: see `Segmenter`.
+        streams: so many threads may call it at once.
+        threads: that all of them together may take; None: one a core.
+        size: to run a file at that leaves its size open; None: what the file says.
+
     Raises:
         UserError: the runtime cannot run the file, or the file's first output is no mask.
     """
 
-    def __init__(self, path: str | Path, stretch: bool = True, streams: int = 1):
-        graph = read_graph(Path(path))
+    def __init__(
+        self,
+        path: str | Path,
+        stretch: bool = True,
+        streams: int = 1,
+        threads: int | None = None,
+        size: Size | None = None,
+    ):
+        graph = read_graph(Path(path), size)
         super().__init__(graph.size, stretch, graph.labels)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
         self.preprocess = graph.preprocess
         self.own = threading.local()  # what each thread that calls needs for itself
         try:
-            self.load(graph.data, streams)
+            self.load(graph.data, streams, threads_each(streams, threads))
             mask = self.run(np.full((1, 3, *self.size), 0.5, np.float32))
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())[:300]
@@ -70,8 +85,8 @@ class OnnxSegmenter(Segmenter):
         return blob
 
     @abstractmethod
-    def load(self, data: bytes, streams: int) -> None:
-        """Prepare the file's bytes to be run by so many threads at once."""
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
+        """Prepare the file's bytes to be run by `streams` threads at once, each of which takes `threads`."""
 
     @abstractmethod
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
@@ -83,15 +98,16 @@ class OpenCVSegmenter(OnnxSegmenter):
 
     runtime = "opencv"
 
-    def load(self, data: bytes, streams: int) -> None:
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
         self.data = np.frombuffer(data, np.uint8)
-        if streams > 1:
-            cv2.setNumThreads(threads_each(streams))
+        if threads is not None:
+            cv2.setNumThreads(threads)
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "net"):
             self.own.net = cv2.dnn.readNetFromONNX(self.data)
             # Winograd convolutions are about 1.3 times as fast and put single pixels 1.2e-4 off, past our promise.
+            # upstream: https://github.com/opencv/opencv/issues/22578 (closed with this switch); drop when within 1e-4
             self.own.net.enableWinograd(False)
         names = self.own.net.getUnconnectedOutLayersNames()
         self.own.net.setInput(blob_13HW)
@@ -103,13 +119,13 @@ class OnnxRuntimeSegmenter(OnnxSegmenter):
 
     runtime = "onnxruntime"
 
-    def load(self, data: bytes, streams: int) -> None:
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # its errors come as exceptions, too
-        if streams > 1:
-            options.intra_op_num_threads = threads_each(streams)
+        if threads is not None:
+            options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
@@ -121,11 +137,13 @@ class OpenVINOSegmenter(OnnxSegmenter):
 
     runtime = "openvino"
 
-    def load(self, data: bytes, streams: int) -> None:
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
         import openvino
 
         # Without the hint it rounds to bfloat16 where the processor can.
         options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads * streams
         core = openvino.Core()
         with signal_stack_kept():
             self.net = core.compile_model(core.read_model(data), "CPU", options)

@@ -79,8 +79,13 @@ class Segmenter(ABC):
         return self.logits(image_HW3) if self.labels else self.probability(image_HW3)
 
 
-def threads_each(streams: int) -> int:
-    """The threads of one inference where `streams` of them share the cores."""
+def threads_each(streams: int, threads: int | None = None) -> int | None:
+    """The threads of one inference, where `streams` of them share `threads` or else the cores.
+
+    None: one inference may take what the runtime takes by itself.
+    """
+    if streams == 1:
+        return threads
     from loky import cpu_count  # a tenth of a second, which one photo does not need
 
-    return max(1, cpu_count() // streams)
+    return max(1, (threads or cpu_count()) // streams)

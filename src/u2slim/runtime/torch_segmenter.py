@@ -23,6 +23,7 @@ class TorchSegmenter(Segmenter):
         stretch: bool = True,
         device: str | None = None,
         streams: int = 1,
+        threads: int | None = None,
     ):
         super().__init__(size, stretch, net.labels)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -30,8 +31,9 @@ class TorchSegmenter(Segmenter):
         if self.device.type == "cpu":
             # As the image comes (H, W, 3): otherwise torch copies from layout to layout around each convolution.
             self.net.to(memory_format=torch.channels_last)
-        if streams > 1:
-            torch.set_num_threads(threads_each(streams))
+        each = threads_each(streams, threads)
+        if each is not None:
+            torch.set_num_threads(each)
 
     def fingerprint(self) -> str:
         total = hashlib.sha256(f"{self.net} {self.size} {self.device.type}".encode())

@@ -71,6 +71,7 @@ class SegmentationTask(pl.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.freeze_batchnorm = freeze_batchnorm
         # Not Lightning's own averages, which are wrong where processes see different numbers of images.
+        # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/21859; drop when it is closed
         self.val_losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", self.answer)})
         self.validated_at: int | None = None
 
@@ -141,6 +142,7 @@ class SegmentationTask(pl.LightningModule):
         shown = self.score(logits, batch)
         for name, value in {"loss": total, self.answer: terms[self.answer]}.items():
             # One number an image: torchmetrics 1.9 forgets weights where it lets NaN through.
+            # upstream: https://github.com/Lightning-AI/torchmetrics/issues/3434; drop when it is closed
             self.val_losses[name].update(value.expand(len(shown)))
         return shown
 

@@ -14,6 +14,9 @@ from u2slim.files import free_bytes, write_whole
 class WholeCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are on the disk whole or not at all, whenever the process or the machine ends."""
 
+    # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/19970; drop when it is closed and what
+    # Lightning writes is synced and renamed: in 2.6.6 fsspec moves it from /tmp, which between disks is a copy
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         def write(partial: Path) -> None:
             with partial.open("wb") as file:

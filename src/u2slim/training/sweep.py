@@ -69,6 +69,7 @@ def run_job(cfg: DictConfig) -> float | None:
         write_json(folder / JOB_FILE, job)
     if job["reason"]:
         log.error("job %d failed: %s", number, job["reason"])
+    # upstream: https://github.com/hydra-ecosystem/hydra/issues/2237; drop when hydra-optuna-sweeper > 1.3.0
     score = scores.get(cfg.optimized_metric)
     return score if score is not None and math.isfinite(score) else None
 
@@ -201,6 +202,7 @@ class SweepCallback(Callback):
         logging.getLogger("alembic").setLevel(logging.WARNING)  # optuna's, of which Hydra would print a page
         if "optimized_metric" in config:
             self.folder = Path(config.hydra.sweep.dir).absolute()
+            # upstream: not reported as far as known (seen with hydra-core 1.3.8); drop when it is called there, too
             atexit.register(self.close)  # where a launcher raises, on_multirun_end is not called
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

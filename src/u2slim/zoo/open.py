@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError, missing_extra
 from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
+from u2slim.sizes import Size
 from u2slim.zoo.records import PUBLISHED, Published
 from u2slim.zoo.shipped import SHIPPED
 
@@ -63,20 +64,34 @@ class NetHandle:
             raise missing_extra(f"building {self.name} for torch", "torch", "train") from error
         return net_from(self.path())
 
-    def segmenter(self, runtime: str = "auto", stretch: bool = True, streams: int = 1) -> Segmenter:
-        """What cuts out with the net in a runtime, for so many threads at once.
+    def segmenter(
+        self,
+        runtime: str = "auto",
+        stretch: bool = True,
+        streams: int = 1,
+        threads: int | None = None,
+        size: Size | None = None,
+    ) -> Segmenter:
+        """What cuts out with the net in a runtime.
 
         `auto` takes OpenCV where there is an ONNX file, and torch where there is none. For another runtime than torch
         a net without an ONNX file is exported first, to a file that does not stay.
+
+        Args:
+            runtime: `auto`, `torch`, `opencv`, `onnxruntime` or `openvino`.
+            stretch: stretch each mask to 0..1, as U2-Net's own test script does.
+            streams: so many threads may call it at once.
+            threads: that all of them together may take; None: one a core.
+            size: side of the square, or [height, width], to run the net at; None: its own.
 
         Raises:
             UserError: the runtime is not known, not installed, or cannot run the file.
         """
         check_runtime(runtime)
         if self.onnx is not None and (runtime != "torch" or not self.has_weights):
-            return onnx_segmenter(self.onnx, runtime, stretch, streams)
+            return onnx_segmenter(self.onnx, runtime, stretch, streams, threads, size)
         net = self.net()
-        return net_segmenter(net, net.preprocess.size, runtime, stretch, streams)
+        return net_segmenter(net, size or net.preprocess.size, runtime, stretch, streams, threads)
 
 
 def open_net(name: str | Path) -> NetHandle:
