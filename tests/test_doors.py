@@ -21,7 +21,7 @@ from PIL import Image
 from tests.conftest import REPO, THREADS, TINY, children, run, write_set
 from u2slim.evaluation.results import SCORES
 from u2slim.export import write_onnx
-from u2slim.zoo.checkpoints import load_net
+from u2slim.zoo import open_net
 
 STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
 
@@ -220,7 +220,7 @@ def test_each_door_starts_in_a_fresh_interpreter(tmp_path):
 def test_eval_scores_many_models_on_many_sets(trained):
     folder, _ = trained
     checkpoint, onnx = "outputs/run/checkpoints/last.ckpt", folder / "a.onnx"
-    write_onnx(load_net(str(folder / checkpoint))[0], 64, onnx)
+    write_onnx(open_net(folder / checkpoint).net(), 64, onnx)
     write_set(folder / "two/ECSSD", "images", "ground_truth_mask", 3)
     write_set(folder / "two/DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask", 4, first=5)
     shutil.copytree(folder / "two/DUTS-TE/DUTS-TE-Mask", folder / "theirs")

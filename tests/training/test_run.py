@@ -25,10 +25,11 @@ from u2slim.callbacks.step_checkpoint import moments
 from u2slim.errors import UserError
 from u2slim.models import u2net
 from u2slim.tasks import SaliencyTask
+from u2slim.training.checkpoint_io import WholeCheckpointIO
 from u2slim.training.losses import DeepSupervision
 from u2slim.training.schedules import Factor, schedule
 from u2slim.training.speed import choose_precision
-from u2slim.zoo.checkpoints import WholeCheckpointIO, load_net
+from u2slim.zoo import open_net
 
 COMMON = ("model=dwsep", "init=random", *TINY)
 GOLDEN = Path(__file__).parent / "golden_losses.txt"
@@ -134,7 +135,7 @@ def test_averaged_weights_are_those_of_the_formula_and_what_users_of_a_checkpoin
     name = "net.encoder.0.bottom.conv.pointwise.weight"
     by_hand = 0.7 * (0.7 * two["state_dict"][name] + 0.3 * three[name]) + 0.3 * four["current_model_state"][name]
     torch.testing.assert_close(four["state_dict"][name], by_hand)
-    net, _ = load_net(str(folder / "ema/checkpoints/step_000004.ckpt"))
+    net = open_net(folder / "ema/checkpoints/step_000004.ckpt").net()
     torch.testing.assert_close(net.state_dict()[name.removeprefix("net.")], by_hand)
 
 

@@ -43,6 +43,7 @@ class OnnxSegmenter(Segmenter):
         super().__init__(graph.size, stretch, graph.labels)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
         self.preprocess = graph.preprocess
+        self.threads = threads
         self.own = threading.local()  # what each thread that calls needs for itself
         try:
             self.load(graph.data, streams, threads_each(streams, threads))
@@ -142,8 +143,8 @@ class OpenVINOSegmenter(OnnxSegmenter):
 
         # Without the hint it rounds to bfloat16 where the processor can.
         options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads * streams
+        if self.threads is not None:
+            options["INFERENCE_NUM_THREADS"] = self.threads
         core = openvino.Core()
         with signal_stack_kept():
             self.net = core.compile_model(core.read_model(data), "CPU", options)
