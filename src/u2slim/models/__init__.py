@@ -8,6 +8,7 @@ import hydra
 from torch import nn
 
 from u2slim.errors import UserError
+from u2slim.legacy import current
 from u2slim.models.channels import set_channels
 from u2slim.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv
 from u2slim.models.fcn import FCN
@@ -32,18 +33,20 @@ __all__ = [
     "build_net",
 ]
 
-_OWN_CLASS = re.compile(r"src\.models\.[A-Z]\w*")
+_OWN_CLASS = re.compile(r"u2slim\.models\.[A-Z]\w*")
 
 
 def build_net(config: Mapping[str, Any]) -> nn.Module:
     """The net that a `model` config describes, which it keeps as `config`; its `labels` are not known yet.
 
-    The config may come out of a checkpoint file, so it may hold only plain values and, as `_target_`, only the
-    classes of this package. Any net takes `channels`, by which `u2slim.compress.prune` writes down what it left.
+    The config may come out of a checkpoint file, of this version or an earlier one. So it may hold only plain values
+    and, as `_target_`, only the classes of this package. Any net takes `channels`, by which `u2slim.compress.prune`
+    writes down what it left.
 
     Raises:
         UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.
     """
+    config = current(config)
     _check(config)
     net = hydra.utils.instantiate({name: value for name, value in config.items() if name != "channels"})
     if config.get("channels"):
