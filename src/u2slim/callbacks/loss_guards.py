@@ -136,7 +136,7 @@ def base_rate_entropy(foreground: float) -> float:
 
 
 class StopBelow(LossMeans):
-    """Ends training once the mean total or the mean fused loss is low enough: the plan's stop rule.
+    """Ends training once the mean total or the mean fused loss is low enough: the averaging baseline's stop rule.
 
     Args:
         total, fused: the bounds.

@@ -23,7 +23,7 @@ class ConvVariant:
     weighs: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
-        """Set every parameter to averages of the dense ones: the plan's initialisation."""
+        """Set every parameter to averages of the dense ones: as the averaging baseline begins."""
         raise NotImplementedError
 
     def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
@@ -244,7 +244,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
         return len(self) == 3
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
-        raise UserError("init.method=mean is the plan's, for grouped and dwsep; use project or lstsq.")
+        raise UserError("init.method=mean is the averaging baseline's, for grouped and dwsep; use project or lstsq.")
 
     def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         rank = len(self.reduce.weight)
