@@ -3,21 +3,20 @@
 import logging
 from pathlib import Path
 
-import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from u2slim.cli import check_whole_number, configured_segmenter, door, output_dir
+from u2slim.cli import check_whole_number, output_dir, plain, research_command
 from u2slim.cutout.batch import KINDS, Cutter, default_workers, predict
 from u2slim.data.photos import find_photos
 from u2slim.errors import UserError
+from u2slim.runtime import open_segmenter
 from u2slim.zoo.checkpoints import DEFAULT
 
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
-@door
+@research_command("predict")
 def main(cfg: DictConfig) -> None:
     if cfg.input is None:
         raise UserError("Say what to cut out: input=photo.jpg or input=FOLDER.")
@@ -31,7 +30,9 @@ def main(cfg: DictConfig) -> None:
     if cfg.workers is not None:
         check_whole_number(cfg, "workers", 1)
         workers = min(cfg.workers, len(photos))
-    segmenter = configured_segmenter(cfg, workers)
+    segmenter = open_segmenter(
+        cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size, cfg.runtime, cfg.stretch, workers
+    )
     if segmenter.labels and (cfg.refine or cfg.foreground):
         raise UserError("refine= and foreground= are for masks; this net tells classes apart: leave them out.")
     cutter = Cutter(segmenter, output, cfg.cutout, instantiate(cfg.refine), instantiate(cfg.foreground))

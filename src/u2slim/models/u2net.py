@@ -168,7 +168,7 @@ class U2Net(nn.Module):
 def _numbers(ranks: Mapping[str, str], width: str) -> Iterator[tuple[int | None, int]]:
     if not isinstance(ranks, Mapping) or ranks.get(width) is None:
         raise UserError(
-            f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks --width {width}."
+            f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks width={width}."
         )
     words = str(ranks[width]).split()
     for word in words:

@@ -6,18 +6,15 @@ Every call saves a new view of the project and prints its address; dry=true prin
 import json
 from collections.abc import Sequence
 
-import hydra
 from omegaconf import DictConfig
 
-from u2slim.cli import door
+from u2slim.cli import research_command
 from u2slim.errors import UserError
-from u2slim.repository import CONFIGS
-from u2slim.training.losses import OUTPUTS
 
 STEP = "trainer/global_step"
 CURVES = {
     "Loss": ["train/loss", "train/fused", "val/loss", "val/fused"],
-    "Side outputs": [f"train/{name}" for name in OUTPUTS if name != "fused"],
+    "Side outputs": [f"train/side{number}" for number in range(1, 7)],
     "Validation": [f"val/{name}" for name in ("maxF", "meanF", "MAE", "IoU", "mIoU")],
     "Speed": ["train/images_per_s"],
     "Optimizer": ["train/lr", "train/grad_norm"],
@@ -25,8 +22,7 @@ CURVES = {
 PICTURES = ["val/masks", "val/pictures"]
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="workspace")
-@door
+@research_command("workspace")
 def main(cfg: DictConfig) -> None:
     if not cfg.entity:
         raise UserError("Say entity=, the W&B user or team whose project it is.")
