@@ -24,7 +24,7 @@ demo: setup ## Train, evaluate, export and predict on generated images: minutes 
 	$(BIN)/python eval.py data=sample checkpoint=$(DEMO)/train/checkpoints/last.ckpt report=true hydra.run.dir=$(DEMO)/eval
 	$(BIN)/python export.py checkpoint=$(DEMO)/train/checkpoints/last.ckpt export.output=$(DEMO)/demo.onnx hydra.run.dir=$(DEMO)/export
 	$(BIN)/python predict.py input=data/sample/DUTS-TE/DUTS-TE-Image checkpoint=$(DEMO)/demo.onnx output=$(DEMO)/predict hydra.run.dir=$(DEMO)/predict
-	$(BIN)/python -m u2slim.report.demo $(DEMO)
+	$(BIN)/python -m u2slim.report.demo folder=$(DEMO)
 
 train: setup ## Train: make train ARGS="model=dwsep init=pretrained data=duts data.root=DIR"
 	$(BIN)/python train.py $(ARGS)

@@ -170,7 +170,7 @@ def test_debug_configs_run(trained, debug):
 @pytest.mark.parametrize(
     ("experiment", "expected"),
     [
-        ("plan", (200000, 16, 2000, "full", "pretrained")),
+        ("baseline", (200000, 16, 2000, "full", "pretrained")),
         ("demo", (500, 8, 125, "lite", "random")),
         ("compress", (20000, 12, 1000, "lite", "pretrained")),
     ],
@@ -178,7 +178,7 @@ def test_debug_configs_run(trained, debug):
 def test_experiments_compose(experiment, expected):
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         cfg = compose("train", [f"experiment={experiment}"])
-    if experiment == "plan":  # the plan's net and averages
+    if experiment == "baseline":  # its net, and averages
         assert cfg.model.stem is None and cfg.init.method == "mean"
     every, init = cfg.callbacks.checkpoint.every_n_train_steps, cfg.init._target_.split(".")[-1]
     assert (cfg.trainer.max_steps, cfg.data.batch_size, every, cfg.model.width, init) == expected
@@ -206,8 +206,8 @@ def test_a_schedule_resumes_bit_for_bit_and_only_at_its_length(trained):
 
 def test_each_door_starts_in_a_fresh_interpreter(tmp_path):
     doors = [[str(REPO / door)] for door in ("train.py", "eval.py", "export.py", "predict.py")]
-    doors += [["-m", f"u2slim.{name}"] for name in ("report", "ranks", "data.doctor", "data.fetch")]
-    env = os.environ | {"PYTHONPATH": str(REPO)}
+    doors += [["-m", f"u2slim.{name}"] for name in ("report", "compress.ranks", "data.doctor", "data.fetch")]
+    env = os.environ | {"PYTHONPATH": str(REPO / "src")}
     for some in (doors[:2], doors[2:4], doors[4:]):
         started = [
             subprocess.Popen([sys.executable, *d, "--help"], cwd=tmp_path, env=env, stdout=-1, text=True) for d in some

@@ -1,4 +1,4 @@
-"""What the command-line doors share."""
+"""What the commands of research share: how they start, how they end, and what they ask of their config."""
 
 import errno
 import functools
@@ -11,19 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from u2slim.errors import UserError
 from u2slim.files import write_whole
+from u2slim.legacy import current
 from u2slim.repository import CONFIGS
-from u2slim.runtime import Segmenter, open_segmenter
 
 # Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
 # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/21326 (closed, 2.6.6 still warns); drop when not
@@ -34,12 +33,42 @@ warnings.filterwarnings("ignore", message=".*not resumable.*")
 
 log = logging.getLogger(__name__)
 
+Main = Callable[[DictConfig], Any]
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
-OmegaConf.register_new_resolver("gpus", lambda most=64: min(most, torch.cuda.device_count()), replace=True)
+
+def research_command(name: str) -> Callable[[Main], Callable[[], None]]:
+    """Make a function of a config a command, whose settings are those of conf/NAME.yaml.
+
+    The command composes its config from the command line and calls the function with it. A user's mistake, which is
+    a `UserError`, ends in its one sentence instead of the stack that found it.
+
+    Args:
+        name: of the config, which is also that of the command's folder under `outputs`.
+    """
+
+    def decorate(main: Main) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run(cfg: DictConfig) -> Any:
+            with_sentences = ending_in_a_sentence(main)
+            return with_sentences(up_to_date(cfg))
+
+        @functools.wraps(main)
+        def command() -> None:
+            if not CONFIGS.is_dir():
+                sys.exit("Research commands run from a clone of the repository: pip install -e '.[train]' there.")
+            prepare_hydra()
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(run)()
+
+        return command
+
+    return decorate
 
 
-def _prefer_own_presets() -> None:
+def prepare_hydra() -> None:
+    """Teach Hydra what the files in conf/ need: the resolver `gpus`, and our launchers instead of the plugins' own."""
+    OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
     # Hydra warns of a config file that has the name of a plugin's own config, or refuses it.
     # upstream: https://github.com/hydra-ecosystem/hydra/issues/1471 (closed as documented);
     # drop when the plugins' configs have names of their own, or ours have
@@ -48,16 +77,29 @@ def _prefer_own_presets() -> None:
         ConfigStore.instance().repo["hydra"].get(path.parent.name, {}).pop(path.name, None)
 
 
-_prefer_own_presets()
+def _gpus(most: int = 64) -> int:
+    import torch
+
+    return min(most, torch.cuda.device_count())
 
 
-def door(main: Callable) -> Callable:
-    """Let a user's mistake end in its one sentence instead of the stack that found it."""
+def up_to_date(cfg: DictConfig) -> DictConfig:
+    """The composed config with what files of earlier versions call otherwise under its name of today."""
+    before = OmegaConf.to_container(cfg, resolve=False)
+    if (after := current(before)) == before:
+        return cfg
+    cfg = OmegaConf.create(after)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def ending_in_a_sentence(main: Main) -> Main:
+    """Let a user's mistake end in its one sentence, which also goes into the log file, and exit code 1."""
 
     @functools.wraps(main)
-    def wrapped(config):
+    def wrapped(cfg: DictConfig) -> Any:
         try:
-            return main(config)
+            return main(cfg)
         except (UserError, InstantiationException) as error:
             cause = error if isinstance(error, UserError) else error.__cause__
             if not isinstance(cause, UserError):
@@ -107,15 +149,9 @@ def plain(config: DictConfig) -> dict:
 
 
 def check_whole_number(cfg: DictConfig, name: str, least: int) -> None:
-    """Raise UserError unless a door's setting is a whole number, and not too small a one."""
+    """Raise UserError unless a command's setting is a whole number, and not too small a one."""
     if type(cfg[name]) is not int or cfg[name] < least:
         raise UserError(f"{name}={cfg[name]}: give a whole number from {least}.")
-
-
-def configured_segmenter(cfg: DictConfig, streams: int = 1) -> Segmenter:
-    """What `checkpoint`, or else `model` and `init`, of a door's config name, for so many threads at once."""
-    init, model = instantiate(cfg.init), plain(cfg.model)
-    return open_segmenter(cfg.checkpoint, model, init, cfg.size, cfg.runtime, cfg.stretch, streams)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -47,7 +47,7 @@ def test_ranks_are_taken_in_order_and_zero_is_dense():
         ({"lite": "0 1:10"}, "64 -> 16 channels cannot have rank 1:10"),
         ({"lite": "0 4:0"}, "64 -> 16 channels cannot have rank 4:0"),
         ({"lite": "0 8:"}, "lite holds 8:: give whole numbers from 0, or two as in 24:10"),
-        ({"full": "1 2"}, "has no lite: .* u2slim.compress.ranks --width lite"),
+        ({"full": "1 2"}, "has no lite: .* u2slim.compress.ranks width=lite"),
     ],
 )
 def test_wrong_ranks_are_refused(ranks, sentence):
@@ -147,7 +147,7 @@ def test_inputs_are_narrowed_where_that_lowers_more_for_its_weights():
 
 def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
     write_set(tmp_path, "photos", "masks", 3)
-    options = ("--photos=photos", f"--weights={published}", "--size=64", "--share=0.3", "sub/third.yaml")
+    options = ("photos=photos", f"weights={published}", "size=64", "share=0.3", "config=sub/third.yaml")
     assert "111 convolutions, the mask's logits" in run("u2slim.compress.ranks", *options, cwd=tmp_path)
     net = build_net(OmegaConf.to_container(OmegaConf.load(tmp_path / "sub/third.yaml")))
 
@@ -157,6 +157,6 @@ def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
     assert 0.29 < weights(net) / weights(U2Net("lite")) <= 0.3
     assert isinstance(convolutions(net)[0], StandardConv)
     assert "sub/third.yaml is there already" in run("u2slim.compress.ranks", *options, cwd=tmp_path, ok=False)
-    assert "No photo or folder at --photos=none" in run(
-        "u2slim.compress.ranks", "--photos=none", f"--weights={published}", "x.yaml", cwd=tmp_path, ok=False
+    assert "No photo or folder at photos=none" in run(
+        "u2slim.compress.ranks", "photos=none", f"weights={published}", "config=x.yaml", cwd=tmp_path, ok=False
     )

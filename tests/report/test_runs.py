@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import REPO
 from u2slim.errors import UserError
-from u2slim.report.__main__ import parse
+from u2slim.report.__main__ import check
 from u2slim.report.curves import smooth, write_report
 from u2slim.report.runs import read_curves, read_runs
 
@@ -215,16 +215,13 @@ def test_mistakes_end_in_a_sentence(tmp_path):
     ):
         with pytest.raises(UserError, match=sentence):
             read_runs(sources)
-    for arguments, sentence in (
-        ([], "Say runs="),
-        (["runs=a"], "Say out="),
-        (["runs=", "out=b"], "Say runs="),
-        (["rnus=a", "out=b"], "rnus=a is not a setting; give runs= and out="),
-        (["outputs/a", "out=b"], "outputs/a is not a setting"),
+    for settings, sentence in (
+        ({"runs": None, "out": None}, "Say runs="),
+        ({"runs": "a", "out": None}, "Say out="),
+        ({"runs": "", "out": "b"}, "Say runs="),
     ):
         with pytest.raises(UserError, match=sentence):
-            parse(arguments)
-    assert parse(["runs=a/lr=1,seed=2", "out=b"])["runs"] == "a/lr=1,seed=2"
+            check(OmegaConf.create(settings))
     write_run(tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
@@ -243,6 +240,9 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"init=random: {tmp_path}/runs/a" in done.stdout
     assert done.stdout.splitlines()[-1] == f"Look at {tmp_path}/out/runs.png or {tmp_path}/out/runs.html"
+    for wrong, sentence in (("rnus=a", "Could not override 'rnus'"), ("outputs/a", "outputs/a")):
+        done = command(wrong, "out=b")
+        assert done.returncode == 1 and sentence in done.stderr
     done = command("runs=nowhere", "out=x")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "csv/version_*/metrics.csv" in command("--help").stdout

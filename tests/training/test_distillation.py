@@ -14,7 +14,6 @@ from hydra import compose, initialize_config_dir
 
 from tests import test_ddp
 from tests.conftest import REPO, SIZE, TINY, assert_same_samples, random_net, run, two_passes, write_set
-from train import train
 from u2slim.callbacks import EMA, StepCheckpoint
 from u2slim.callbacks.loss_guards import LossMeans
 from u2slim.data.cache import SquareCache
@@ -24,6 +23,7 @@ from u2slim.models import DepthwiseSeparableConv, U2Net
 from u2slim.tasks import SaliencyTask
 from u2slim.training.distillation import Distillation, feature_loss
 from u2slim.training.losses import DeepSupervision
+from u2slim.training.run import train
 
 WEIGHTS = (5, 1, 1, 1, 0.5, 1, 2)
 STUDENT = {
@@ -223,7 +223,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(duts, bare, published, tmp_path
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         cfg = compose("train", ["data.unlabelled=photos"])
     with pytest.raises(UserError, match="data.unlabelled=photos: images without masks need a teacher; add distill="):
-        train(cfg)
+        train(cfg, tmp_path)
     with pytest.raises(UserError, match="No teacher at none.pth; check task.distill.teacher"):
         Distillation("none.pth")
     with pytest.raises(UserError, match="holds the lite net, not the full one.*for a teacher task.distill.width=lite"):

@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from tests.conftest import REPO, THREADS, TINY, children, run, wait_for, write_set
+from u2slim.cli import prepare_hydra
 from u2slim.errors import UserError
 from u2slim.training.resume import finished_before, finished_scores
 
@@ -187,6 +188,7 @@ def test_the_presets_set_what_the_launchers_know(place):
         "hydra_plugins.hydra_submitit_launcher.config",
         reason="hydra-submitit-launcher absent: pip install -r requirements-sweep.txt",
     )
+    prepare_hydra()
     for launcher, known in (("submitit_local", plugin.LocalQueueConf), ("submitit_slurm", plugin.SlurmQueueConf)):
         with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
             cfg = compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True).hydra

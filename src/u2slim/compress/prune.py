@@ -17,17 +17,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from u2slim.cli import check_whole_number, door, output_dir
+from u2slim.cli import check_whole_number, output_dir, research_command
 from u2slim.errors import UserError
 from u2slim.files import file_digest, write_whole
 from u2slim.models import ConvVariant, StandardConv
 from u2slim.models.channels import channels_of
-from u2slim.repository import CONFIGS, TRAIN
+from u2slim.repository import TRAIN
 from u2slim.sizes import Size
 from u2slim.zoo import checkpoints
 
@@ -37,8 +36,7 @@ log = logging.getLogger(__name__)
 _DECIDED = ("model", "init", "trainer.max_steps", "hydra", "resume", "ckpt_path", "find_lr")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="prune")
-@door
+@research_command("prune")
 def main(cfg: DictConfig) -> None:
     _check(cfg)
     folder = output_dir()

@@ -1,27 +1,29 @@
 """Choose ranks for each convolution, so that a low-rank net of a given size loses least: a config for `model=`.
 
-    python -m u2slim.compress.ranks --weights u2netp.pth --photos DIR --share 0.5 conf/model/NAME.yaml
+    python -m u2slim.compress.ranks config=conf/model/NAME.yaml photos=DIR share=0.5 weights=u2netp.pth
 
 Of some of the dense net's convolutions a few directions span the outputs, or all of the inputs that matter, of others
 not, and on some the mask hardly depends: one share for all wastes on these what the others lack. Masks are not
 looked at.
 """
 
-import argparse
 import heapq
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 
+from u2slim.cli import check_whole_number, research_command
 from u2slim.compress.reconstruct import errors_by_form
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.models.normalise import Normalise
-from u2slim.models.u2net import WIDTHS, ConvBNReLU, convolutions
-from u2slim.zoo.published import published_net
+from u2slim.models.u2net import WIDTHS, ConvBNReLU, U2Net, convolutions
+from u2slim.zoo import open_net
+from u2slim.zoo.records import u2net_of
 
 Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
 DENSE: Form = (None, 0)
@@ -61,7 +63,7 @@ def choose_ranks(
     most = sum(9 * inputs * outputs for inputs, outputs in channels.values())
     if not least / most <= share <= 1:
         bound = math.ceil(1000 * least / most) / 1000
-        raise UserError(f"--share {share:g}: give a share from {bound} (the lowest ranks everywhere) to 1.")
+        raise UserError(f"share={share:g}: give a share from {bound} (the lowest ranks everywhere) to 1.")
     taken, left = dict.fromkeys(offers, 0), share * most - least
 
     def best_step(name: str) -> tuple[float, str, int]:
@@ -87,49 +89,46 @@ def choose_ranks(
     return {name: offers[name][index][2] for name, index in taken.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("config", type=Path, help="the file to write")
-    parser.add_argument("--photos", required=True, help="a folder of photos")
-    parser.add_argument("--share", type=float, default=0.5, help="of the dense convolutions' weights")
-    parser.add_argument("--width", choices=WIDTHS, default="lite")
-    parser.add_argument("--weights", help="the published net of that width; by default downloaded")
-    parser.add_argument("--count", type=int, default=32, help="photos to look at")
-    parser.add_argument("--size", type=int, default=320, help="their side in pixels")
-    options = parser.parse_args()
-    try:
-        write(options)
-    except UserError as error:
-        parser.exit(1, f"{error}\n")
-
-
-def write(options: argparse.Namespace) -> None:
-    for name, least in {"count": 1, "size": 32}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--{name} {getattr(options, name)}: give a number from {least}.")
-    if options.config.exists():
-        raise UserError(
-            f"{options.config} is there already, and nets may have been trained with it: name another file."
-        )
-    photos = Photos.below(options.photos, options.size, "--photos").squares(options.count, seed=0)
-    dense = published_net(options.width, options.weights)
-    errors = errors_by_form(dense, Normalise()(photos).contiguous(memory_format=torch.channels_last))
+@research_command("ranks")
+def main(cfg: DictConfig) -> None:
+    check(cfg)
+    path = Path(cfg.config)
+    dense = open_net(cfg.weights or u2net_of(cfg.width)).net()
+    if not isinstance(dense, U2Net) or dense.width != cfg.width:
+        raise UserError(f"{cfg.weights} holds {dense.name}, not U2-Net of width={cfg.width}; give its width.")
+    photos = Photos.below(cfg.photos, cfg.size, "photos").squares(cfg.count, seed=0)
+    normalised = Normalise(dense.preprocess)(photos).contiguous(memory_format=torch.channels_last)
+    errors = errors_by_form(dense, normalised)
     blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
     channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
-    ranks = choose_ranks(errors, channels, options.share)
+    ranks = choose_ranks(errors, channels, cfg.share)
     error = sum(errors[name].get(form, 0) for name, form in ranks.items()) ** 0.5
-    how = f"--share {options.share:g} --count {len(photos)} --size {options.size}"
-    text = f"""# Low rank, each convolution its own: u2slim.compress.ranks --width {options.width} {how}
+    how = f"width={cfg.width} share={cfg.share:g} count={len(photos)} size={cfg.size}"
+    text = f"""# Low rank, each convolution its own: u2slim.compress.ranks {how}
 _target_: u2slim.models.U2Net
-width: {options.width}
+width: {cfg.width}
 conv:
   _target_: u2slim.models.LowRankConv
   _partial_: true
 ranks:
-  {options.width}:
+  {cfg.width}:
 {_lines(ranks)}"""
-    write_whole(options.config, lambda partial: partial.write_text(text))
-    print(f"{len(ranks)} convolutions, the mask's logits {error:.2f} off by estimate: {options.config}")
+    write_whole(path, lambda partial: partial.write_text(text))
+    print(f"{len(ranks)} convolutions, the mask's logits {error:.2f} off by estimate: {path}")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise UserError where a setting is missing or wrong."""
+    if cfg.config is None or cfg.photos is None:
+        raise UserError("Say config=FILE, the config to write, and photos=DIR, a folder of photos.")
+    if cfg.width not in WIDTHS:
+        raise UserError(f"width={cfg.width} is not known; choose one of: {', '.join(WIDTHS)}.")
+    if type(cfg.share) not in (int, float):
+        raise UserError(f"share={cfg.share}: give a number up to 1.")
+    check_whole_number(cfg, "count", 1)
+    check_whole_number(cfg, "size", 32)
+    if Path(cfg.config).exists():
+        raise UserError(f"{cfg.config} is there already, and nets may have been trained with it: name another file.")
 
 
 def _lines(ranks: Mapping[str, Form]) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import hydra
 import numpy as np
 from omegaconf import DictConfig
 
-from u2slim.cli import check_whole_number, door, output_dir, plain, write_json
+from u2slim.cli import check_whole_number, output_dir, plain, research_command, write_json
 from u2slim.data.catalog import CATALOG
 from u2slim.data.check import BAD_LABELS, GREY, Record, examine_all
 from u2slim.data.class_tables import absent, class_facts, class_rows
@@ -25,7 +24,6 @@ from u2slim.data.pairs import Pair, Problem, expected_places, known_shards, list
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.images.read import read_mask
-from u2slim.repository import CONFIGS
 from u2slim.terminal import print_rows, rows_as_markdown
 
 log = logging.getLogger(__name__)
@@ -68,8 +66,7 @@ class SetReport:
         return sum(finding.kind in kinds for finding in self.findings)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="doctor")
-@door
+@research_command("doctor")
 def main(cfg: DictConfig) -> None:
     check_whole_number(cfg, "examples", 1)
     reports, across = diagnose(cfg.root, [cfg.sets] if isinstance(cfg.sets, str) else cfg.sets, plain(cfg.shards))

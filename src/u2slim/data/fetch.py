@@ -4,23 +4,20 @@ import logging
 import shutil
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, ListConfig
 
-from u2slim.cli import door
+from u2slim.cli import research_command
 from u2slim.data.archive import compare, download, unpack
 from u2slim.data.catalog import CATALOG, Archive, DataSet
 from u2slim.data.pairs import find_pairs
 from u2slim.errors import UserError
-from u2slim.repository import CONFIGS
 
 log = logging.getLogger(__name__)
 
 DOWNLOADS = ".downloads"  # under the data root
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="fetch")
-@door
+@research_command("fetch")
 def main(cfg: DictConfig) -> None:
     names = _names(cfg.set)
     failed = []

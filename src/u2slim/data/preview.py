@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import hydra
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from u2slim.cli import check_whole_number, door, output_dir
+from u2slim.cli import check_whole_number, output_dir, research_command
 from u2slim.data.catalog import CATALOG
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.data.dataset import TrainStream
@@ -19,7 +18,6 @@ from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
 from u2slim.images.colours import coloured, overlay
 from u2slim.images.write import write_png
-from u2slim.repository import CONFIGS
 from u2slim.sizes import Size, sides
 
 log = logging.getLogger(__name__)
@@ -124,8 +122,7 @@ def write_preview(cfg: DictConfig, path: Path) -> None:
     log.info("%d images, each with %d samples of %s: %s", len(pairs), cfg.draws, cfg.title, path)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="preview")
-@door
+@research_command("preview")
 def main(cfg: DictConfig) -> None:
     write_preview(cfg, Path(cfg.out) if cfg.out else output_dir() / "preview.png")
 

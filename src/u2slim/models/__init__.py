@@ -7,6 +7,7 @@ from typing import Any
 import hydra
 
 from u2slim.errors import UserError
+from u2slim.legacy import current
 from u2slim.models.channels import set_channels
 from u2slim.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv
 from u2slim.models.fcn import FCN
@@ -39,8 +40,9 @@ _OWN_CLASS = re.compile(r"u2slim\.models\.[A-Z]\w*")
 def build_net(config: Mapping[str, Any]) -> Net:
     """The net that a `model` config describes, which it keeps as `config`; its `labels` are not known yet.
 
-    The config may come out of a checkpoint file, so it may hold only plain values and, as `_target_`, only the
-    classes of this package. Any net takes `channels`, by which `compress.prune` writes down what it left.
+    The config may come out of a checkpoint file, of this version or an earlier one. So it may hold only plain values
+    and, as `_target_`, only the classes of this package. Any net takes `channels`, by which `u2slim.compress.prune`
+    writes down what it left.
 
     Raises:
         UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.
@@ -57,7 +59,7 @@ def build_net(config: Mapping[str, Any]) -> Net:
 
 def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A `model` config of any age as it would be written today."""
-    config = dict(config)
+    config = current(dict(config))
     ranks = config.get("ranks")
     if isinstance(ranks, Mapping):
         config["ranks"] = {w: ranks_by_name(r) if isinstance(r, str) else r for w, r in ranks.items()}

@@ -236,7 +236,7 @@ def _factories(ranks: Mapping, width: str, conv: ConvFactory) -> dict[str, dict[
     """What makes each convolution, by stage and name."""
     if not isinstance(ranks, Mapping) or ranks.get(width) is None:
         raise UserError(
-            f"model.ranks has no {width}: ranks suit one width; make them with compress.ranks width={width}."
+            f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks width={width}."
         )
     given = {f"{stage}.{name}": form for stage, forms in ranks[width].items() for name, form in forms.items()}
     known = {f"{stage}.{name}" for stage, names in convolutions().items() for name in names}

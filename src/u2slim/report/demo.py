@@ -1,8 +1,7 @@
-"""The picture at the end of `make demo`: python -m u2slim.report.demo outputs/demo."""
+"""The picture at the end of `make demo`: python -m u2slim.report.demo folder=outputs/demo."""
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +10,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from omegaconf import DictConfig
 
+from u2slim.cli import research_command
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair, find_pairs
 from u2slim.files import write_whole
@@ -23,7 +24,9 @@ ROWS = 6
 LOSS = f"train/{U2Net.outputs[0]}"
 
 
-def main(folder: Path) -> None:
+@research_command("demo")
+def main(cfg: DictConfig) -> None:
+    folder = Path(cfg.folder)
     pairs = find_pairs("sample_te", "data/sample")
     pairs = pairs[:: len(pairs) // ROWS][:ROWS]
     checkpoints = sorted((folder / "train/checkpoints").glob("step_*.ckpt"))
@@ -74,4 +77,4 @@ def draw(shown: dict[str, list[np.ndarray]], curve: dict[str, list[float]], path
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo"))
+    main()

@@ -1,25 +1,30 @@
-"""What a net cuts out of scikit-image's photographs, as one picture: python -m u2slim.report.showcase FILE [NET]."""
+"""What a net cuts out of scikit-image's photographs, as one picture: python -m u2slim.report.showcase out=FILE."""
 
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from omegaconf import DictConfig
 from skimage import data
 
+from u2slim.cli import research_command
+from u2slim.errors import UserError
 from u2slim.images.write import write_png
 from u2slim.runtime import Segmenter
-from u2slim.zoo import DEFAULT, open_net
+from u2slim.zoo import open_net
 
 # Free of rights: NASA, Stefan van der Walt, Rachel Michetti, SpaceX, as scikit-image's documentation has it.
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 SIDE = 200  # pixels
 
 
-def main(path: Path, net: str) -> None:
-    segmenter = open_net(net).segmenter()
+@research_command("showcase")
+def main(cfg: DictConfig) -> None:
+    if cfg.out is None:
+        raise UserError("Say where the picture goes: out=FILE.png.")
+    segmenter, path = open_net(cfg.checkpoint).segmenter(), Path(cfg.out)
     write_png(path, np.hstack([column(getattr(data, name)(), segmenter) for name in PHOTOS]))
-    print(f"{net} on {', '.join(PHOTOS)}: {path}")
+    print(f"{cfg.checkpoint} on {', '.join(PHOTOS)}: {path}")
 
 
 def column(photo: np.ndarray, segmenter: Segmenter) -> np.ndarray:
@@ -33,4 +38,4 @@ def column(photo: np.ndarray, segmenter: Segmenter) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else DEFAULT)
+    main()

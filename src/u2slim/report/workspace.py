@@ -6,13 +6,11 @@ Every call saves a new view of the project and prints its address; dry=true prin
 import json
 from collections.abc import Sequence
 
-import hydra
 from omegaconf import DictConfig
 
-from u2slim.cli import door
+from u2slim.cli import research_command
 from u2slim.errors import UserError
 from u2slim.models import U2Net
-from u2slim.repository import CONFIGS
 
 STEP = "trainer/global_step"
 ANSWER, *SIDES = U2Net.outputs
@@ -26,8 +24,7 @@ CURVES = {
 PICTURES = ["val/masks", "val/pictures"]
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="workspace")
-@door
+@research_command("workspace")
 def main(cfg: DictConfig) -> None:
     if not cfg.entity:
         raise UserError("Say entity=, the W&B user or team whose project it is.")

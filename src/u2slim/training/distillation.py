@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from u2slim.errors import UserError
-from u2slim.models import Net
 from u2slim.models.hooks import outputs_of
-from u2slim.zoo import PUBLISHED, open_net
+from u2slim.models.u2net import WIDTHS
+from u2slim.zoo import open_net
+from u2slim.zoo.records import u2net_of
 
 
 class Distillation:
@@ -45,10 +46,12 @@ class Distillation:
         for name, value in {"weight": weight, "labels": labels, "features": features}.items():
             if not value >= 0:
                 raise UserError(f"task.distill.{name}={value}: give a weight from 0 on.")
+        if width not in WIDTHS:
+            raise UserError(f"task.distill.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         if not temperature > 0:
             raise UserError(f"task.distill.temperature={temperature}: give a number above 0.")
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
-            self.teacher = _load(teacher, width).requires_grad_(False)
+            self.teacher = open_net(teacher or u2net_of(width)).net().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict) -> "Distillation":
         return self  # a copy of the training task, as for averaged weights, learns from the same teacher
@@ -115,10 +118,3 @@ def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
     pairs = [(x.float(), t.float()) for x, t in zip(features, targets, strict=True)]
     ratios = [vector_norm(x - t, dim=(1, 2, 3)) / vector_norm(t, dim=(1, 2, 3)).clamp(min=1e-6) for x, t in pairs]
     return torch.stack(ratios).square().mean()
-
-
-def _load(teacher: str | None, width: str) -> Net:
-    names = [name for name, record in PUBLISHED.items() if record.config.get("width") == width]
-    if not teacher and not names:
-        raise UserError(f"task.distill.width={width} is not known; no such net is published.")
-    return open_net(teacher or names[0]).net()

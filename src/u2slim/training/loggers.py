@@ -1,7 +1,9 @@
 """The W&B logger whose run goes on when training does."""
 
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,15 @@ def _kept_id(file: Path) -> str | None:
 def forget_run(folder: Path) -> None:
     """Make the next W&B run of this folder a new one."""
     (folder / RUN_ID).unlink(missing_ok=True)
+
+
+@contextmanager
+def wandb_ends_with() -> Iterator[None]:
+    """Finish what was logged to W&B when a run ends, and tell it whether the run failed."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish(exit_code=int(failed))

@@ -87,6 +87,12 @@ PUBLISHED = {
     )
 }
 
+
+def u2net_of(width: str) -> str:
+    """The name of the published U2-Net of a width, `full` or `lite`."""
+    return next(name for name, record in PUBLISHED.items() if record.config.get("width") == width)
+
+
 # ResNets of ImageNet's 1000 classes, by torchvision. What follows the dash is how the file's SHA-256 begins.
 BACKBONE_ADDRESSES = {
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",

@@ -1,0 +1,102 @@
+"""One evaluation: from a composed config to tables in its folder."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from u2slim.data.pairs import Pair
+from u2slim.data.semantic_datamodule import SemanticDataModule
+from u2slim.errors import UserError
+from u2slim.evaluation.classes import score_classes, tables, write_results
+from u2slim.evaluation.entries import Model, with_latencies
+from u2slim.evaluation.pictures import worst_and_median
+from u2slim.evaluation.results import ModelFacts, Picture, Result
+from u2slim.evaluation.score_sets import score_all, summarise
+from u2slim.evaluation.settings import checked, configured_models, fresh
+from u2slim.evaluation.store import Store
+from u2slim.evaluation.tables import as_terminal, write_images, write_tables
+from u2slim.terminal import print_rows, print_whole
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found, and written into the folder.
+
+    Args:
+        score: of the first model on the first set: maxF, or mIoU of nets that tell classes apart.
+        files: the names of what was written, in words.
+        models: what each model costs.
+        results: of masks; empty for classes.
+        pictures: for a report; None where none is wanted.
+    """
+
+    score: float
+    files: str
+    models: dict[str, ModelFacts]
+    results: list[Result]
+    pictures: list[Picture] | None = None
+
+
+def evaluate(cfg: DictConfig, folder: Path) -> Evaluation:
+    """Score what conf/eval.yaml composes, print the table and write it into the folder.
+
+    Raises:
+        UserError: a setting is wrong, or a model or a data set is missing or cannot be used.
+    """
+    stretches = checked(cfg)
+    data = instantiate(cfg.data)
+    sets = data.test_pairs()
+    models = configured_models(cfg)
+    if isinstance(data, SemanticDataModule):
+        return _evaluate_classes(models, sets, cfg.latency, folder)
+    if telling := [name for name, model in models.items() if model.segmenter and model.segmenter.labels]:
+        raise UserError(f"{telling[0]} tells classes apart; score it on data with classes: data=camvid or cityscapes.")
+    return _evaluate_masks(cfg, stretches, models, sets, folder)
+
+
+def _evaluate_masks(
+    cfg: DictConfig,
+    stretches: Sequence[bool],
+    models: Mapping[str, Model],
+    sets: Mapping[str, Sequence[Pair]],
+    folder: Path,
+) -> Evaluation:
+    models = with_latencies(models, cfg.latency)
+    store = Store(cfg.store or fresh(folder / "scores.sqlite"))
+    scored = score_all(models, sets, store, stretches, cfg.workers)
+    results = [
+        summarise(name, data, scored[name, data], store, stretch)
+        for data in sets
+        for name in models
+        for stretch in stretches
+    ]
+    facts = {name: model.facts for name, model in models.items()}
+    # Too wide a line can be scrolled or piped into a file; a squeezed table cannot be read.
+    print_whole(as_terminal(facts, results))
+    for result in results:
+        if result.left_out and result.stretch == stretches[0]:
+            some = "; ".join(f"{image}: {reason}" for image, reason in list(result.left_out.items())[:3])
+            log.warning("%s on %s: %d images left out: %s", result.model, result.data, len(result.left_out), some)
+    write_tables(folder, facts, results)
+    write_images(folder / "images.csv", scored, store, stretches)
+    pictures = worst_and_median(models, sets, scored, store, cfg.pictures, stretches[0]) if cfg.report else None
+    files = "metrics.json, table.md, table.tex, table.csv and images.csv"
+    return Evaluation(results[0].scores["maxF"], files, facts, results, pictures)
+
+
+def _evaluate_classes(
+    models: Mapping[str, Model], sets: Mapping[str, Sequence[Pair]], latency: int, folder: Path
+) -> Evaluation:
+    results = score_classes(models, sets)
+    facts = {name: model.facts for name, model in with_latencies(models, latency).items()}
+    for rows in tables(facts, results):
+        print_rows(rows)
+    write_results(folder, facts, results)
+    files = "metrics.json, table.md and pictures of the confusion matrices"
+    return Evaluation(results[0].scores["mIoU"], files, facts, [])

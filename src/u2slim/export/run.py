@@ -1,0 +1,139 @@
+"""One export: from a composed config to ONNX files that are proved to agree with their net."""
+
+import logging
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+
+from u2slim.cli import plain
+from u2slim.data.pairs import Pair
+from u2slim.data.sample import render
+from u2slim.data.semantic_datamodule import SemanticDataModule
+from u2slim.errors import UserError
+from u2slim.export.calibration import Gate
+from u2slim.export.deploy import PRECISIONS, Deployment
+from u2slim.export.parity import Row
+from u2slim.images.photos import find_photos
+from u2slim.images.read import read_image
+from u2slim.models import Net
+from u2slim.runtime.onnx_writer import INPUTS
+from u2slim.sizes import sides
+from u2slim.terminal import print_whole
+from u2slim.zoo.checkpoints import load_net, origin, write_net
+
+log = logging.getLogger(__name__)
+
+
+def export(cfg: DictConfig, folder: Path) -> float:
+    """Write what conf/export.yaml composes, and print how each file compares with torch in each runtime.
+
+    Returns:
+        The largest difference from torch of any file in any runtime that runs it.
+
+    Raises:
+        UserError: a setting is wrong, the net is missing, or a file does not agree, which is then not left there.
+    """
+    net = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
+    size = net.preprocess.size
+    settings = cfg.export
+    paths = files(settings, net, folder)
+    images, photos = photos_of(settings, "images", settings.count), []
+    if any(precision in ("fp16_compute", "int8") for _, precision in paths):
+        photos = photos_of(settings, "calibration", settings.calibrate_on)
+        if not settings.calibration:
+            log.warning("generated images tell the activations' range; export.calibration=FOLDER of photos is better")
+    extreme = extremes()
+    deployment = Deployment(
+        net,
+        size,
+        images=images + extreme,
+        photos=photos,
+        gate=Gate(pairs_of(cfg), images, settings.most_loss),
+        outputs=settings.outputs,
+        dynamic=settings.dynamic,
+        opset=settings.opset,
+        tolerance=settings.tolerance,
+        least_iou=settings.least_iou,
+        metadata={"weights": origin(cfg.checkpoint, cfg.init)},
+    )
+    rows = [deployment.reference.row]
+    for (preprocess, precision), path in paths.items():
+        log.info("exporting %s at %dx%d, %s, input %s", net.name, *sides(size, "size"), precision, preprocess)
+        rows += deployment.write(path, preprocess, precision)
+    if settings.weights:
+        write_net(net, size, Path(settings.weights).expanduser())
+        log.info("wrote %s", settings.weights)
+    print_table(rows, f"{net.name} on {len(images)} photos and {len(extreme)} extreme images")
+    for (preprocess, _), path in paths.items():
+        log.info("wrote %s (%.2f MB, input: %s)", path, path.stat().st_size / 1e6, preprocess)
+    return max(row.largest for row in rows if not row.error)
+
+
+def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str], Path]:
+    """Where each kind of input in each precision goes: where `settings.output` says, or into the run's folder.
+
+    Raises:
+        UserError: a kind or precision is not known or not for this net, or one file is named for several.
+    """
+    wanted = {}
+    for setting, known in {"preprocess": INPUTS, "precision": PRECISIONS}.items():
+        wanted[setting] = [settings[setting]] if isinstance(settings[setting], str) else list(settings[setting])
+        if unknown := [value for value in wanted[setting] if value not in known] or not wanted[setting]:
+            given = unknown[0] if wanted[setting] else "[]"
+            raise UserError(f"export.{setting}={given} is not known; choose one of: {', '.join(known)}.")
+    if net.classes and "int8" in wanted["precision"]:
+        reason = "int8 is kept in check by maxF, which nets with classes do not have"
+        wanted["precision"].remove("int8")
+        if not wanted["precision"]:
+            raise UserError(f"export.precision=int8: {reason}.")
+        log.warning("left out: %s", reason)
+    output = Path(settings.output or folder).expanduser()
+    pairs = list(product(*wanted.values()))
+    if settings.output and len(pairs) == 1 and not output.is_dir():
+        return {pairs[0]: output}
+    if output.suffix == ".onnx":
+        raise UserError(f"export.output={settings.output} is one file for {len(pairs)}; give a folder.")
+    ending = {"fp32": ""}
+    return {(k, p): output / f"{net.name}-{k}{ending.get(p, f'-{p}')}.onnx" for k, p in pairs}
+
+
+def pairs_of(cfg: DictConfig) -> list[Pair]:
+    """Photos with masks, where `data` is given."""
+    if not cfg.data:
+        return []
+    data = instantiate(cfg.data)
+    if isinstance(data, SemanticDataModule):
+        raise UserError("What int8 costs is measured on masks, not on classes; choose a set as data=ecssd.")
+    return [pair for found in data.test_pairs().values() for pair in found]
+
+
+def photos_of(settings: DictConfig, setting: str, count: int) -> list[np.ndarray]:
+    """The first photos of a folder, or generated ones."""
+    if settings[setting]:
+        photos = find_photos(settings[setting], setting=f"export.{setting}")[:count]
+        return [read_image(photo) for photo, _ in photos]
+    return [render(0, index)[0] for index in range(count)]
+
+
+def extremes() -> list[np.ndarray]:
+    """A black, a white and a grey image, and one of black and white pixels in turns."""
+    plain_ones = [np.full((64, 64, 3), value, np.uint8) for value in (0, 255, 127)]
+    return [*plain_ones, np.tile(np.uint8([[0, 255], [255, 0]])[..., None], (32, 32, 3))]
+
+
+def print_table(rows: list[Row], title: str) -> None:
+    table = Table("file", "MB", "runtime", "largest diff", "mean diff", "mask IoU", "ms", "x torch", title=title)
+    for number, row in enumerate(rows):
+        first = number == 0 or rows[number - 1].file != row.file
+        about = (row.file, f"{row.bytes / 1e6:.2f}") if first else ("", "")
+        if row.error:
+            table.add_row(*about, row.runtime, "does not run it")
+            continue
+        ratio = rows[0].milliseconds / row.milliseconds
+        cells = f"{row.largest:.1e} {row.mean:.1e} {row.iou:.4f} {row.milliseconds:.0f} {ratio:.1f}".split()
+        table.add_row(*about, row.runtime, *cells)
+    print_whole(table)

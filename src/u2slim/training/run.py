@@ -1,0 +1,143 @@
+"""One training run: from a composed config to checkpoints, logs and scores in its folder."""
+
+import logging
+import re
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from u2slim.cli import plain, write_json
+from u2slim.data.datamodule import PairsDataModule
+from u2slim.errors import UserError
+from u2slim.files import write_whole
+from u2slim.training.distributed import all_speak, join_run, lost_process_named
+from u2slim.training.loggers import forget_run
+from u2slim.training.lr_find import find_learning_rate
+from u2slim.training.provenance import provenance
+from u2slim.training.resume import checkpoint_for, finished_before
+from u2slim.training.speed import choose_precision, device_of, keep_memory
+from u2slim.zoo.checkpoints import WholeCheckpointIO
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, folder: Path) -> float | None:
+    """Train what conf/train.yaml composes, or go on with it, in the run's folder.
+
+    Returns:
+        `optimized_metric`, or the learning rate that `find_lr` found; None if the run was stopped before its end.
+
+    Raises:
+        UserError: a setting is wrong, data are missing, or the run cannot go on.
+    """
+    check_choices(cfg)
+    writes = join_run(cfg.trainer.num_nodes)
+    if scores := finished_before(cfg, folder):
+        return scores.get(cfg.optimized_metric)
+    checkpoint = checkpoint_for(cfg, folder)
+    if writes:
+        write_whole(folder / "config.yaml", lambda partial: OmegaConf.save(cfg, partial, resolve=True))
+        (folder / "metrics.json").unlink(missing_ok=True)  # it says of a config that its run has ended
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if checkpoint is None:
+        forget_run(folder)
+    data = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup("fit")
+    task = build_task(cfg, data, filled=checkpoint is not None)
+    trainer = build_trainer(cfg, task)
+    _describe(cfg, task, data, trainer)
+    if cfg.find_lr:
+        return find_learning_rate(trainer, task, data, folder)
+    all_speak()
+    metrics = fit(trainer, task, data, checkpoint)
+    if metrics is None:
+        return None
+    if trainer.is_global_zero:
+        reached = {"step": trainer.global_step, "max_steps": trainer.max_steps}
+        write_json(folder / "metrics.json", reached | metrics)
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if re.fullmatch("val/[^/]+", name))
+        log.info("trained %s to step %d: %s", task.net.name, trainer.global_step, scores)
+        log.info("checkpoints, logs and pictures: %s", folder)
+    return metrics.get(cfg.optimized_metric)
+
+
+def check_choices(cfg: DictConfig) -> None:
+    """Raise UserError where task and data do not go together."""
+    if cfg.data.get("unlabelled") and not cfg.task.get("distill"):
+        raise UserError(
+            f"data.unlabelled={cfg.data.unlabelled}: images without masks need a teacher; add distill=teacher."
+        )
+    is_semantic = cfg.task._target_.endswith("SemanticTask")
+    if is_semantic != ("classes" in cfg.data):
+        data = HydraConfig.get().runtime.choices.data
+        raise UserError(
+            f"task=semantic needs data with classes, which data={data} has not: use data=cityscapes, camvid or "
+            "sample_semantic, or task=saliency."
+            if is_semantic
+            else f"data={data} has classes, not masks of salient objects: add task=semantic, or use data=duts."
+        )
+    if is_semantic and cfg.task.get("distill"):
+        raise UserError("distill=teacher is for nets that make masks: leave it out with task=semantic.")
+
+
+def build_task(cfg: DictConfig, data: PairsDataModule, filled: bool) -> pl.LightningModule:
+    """The net with all that it is trained by; a net that a checkpoint will have `filled` is left as it is built."""
+    return instantiate(cfg.task)(
+        model=plain(cfg.model),
+        **data.for_task(),
+        init=None if filled else partial(instantiate(cfg.init), photos=data.photos()),
+        loss=instantiate(cfg.loss),
+        optimizer=instantiate(cfg.optimizer),
+        scheduler=instantiate(cfg.scheduler),
+    )
+
+
+def build_trainer(cfg: DictConfig, task: pl.LightningModule) -> pl.Trainer:
+    """Lightning's trainer with the callbacks and loggers of the config."""
+    device = device_of(cfg.trainer.accelerator)
+    if device == "cpu":
+        keep_memory()
+    log_every = cfg.trainer.log_every_n_steps
+    if cfg.trainer.max_steps > 0:  # not an endless run
+        log_every = min(log_every, cfg.trainer.max_steps)
+    return instantiate(cfg.trainer)(
+        precision=choose_precision(cfg.trainer.precision, device, task.net),
+        plugins=[WholeCheckpointIO()],
+        log_every_n_steps=log_every,
+        # Lightning counts batches here.
+        val_check_interval=cfg.trainer.val_check_interval * cfg.trainer.accumulate_grad_batches,
+        # Without a class it is only what a task sets of a callback that is not chosen.
+        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback and "_target_" in callback],
+        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+    )
+
+
+def _describe(cfg: DictConfig, task: pl.LightningModule, data: PairsDataModule, trainer: pl.Trainer) -> None:
+    about = provenance(task.net)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain(cfg) | about | {"validation_images": data.state_dict()["validation images"]})
+    size = "{name}: {parameters_M:.2f} M parameters ({MB_float32:.1f} MB)".format(**about["model_size"])
+    log.info("%s, precision %s", size, trainer.precision)
+
+
+def fit(
+    trainer: pl.Trainer, task: pl.LightningModule, data: PairsDataModule, checkpoint: str | None
+) -> dict[str, float] | None:
+    """What was logged of the last steps, which are validated; None if SIGTERM ended the run."""
+    try:
+        with lost_process_named():
+            trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+            metrics = dict(trainer.callback_metrics)
+            if task.validated_at != trainer.global_step:
+                trainer.validate(task, data, verbose=False)
+                metrics |= trainer.callback_metrics
+    except SIGTERMException:
+        log.info("stopped by SIGTERM at step %d, which is saved; resume=auto goes on from it", trainer.global_step)
+        return None
+    return {name: float(value) for name, value in sorted(metrics.items())}
