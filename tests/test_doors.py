@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.conftest import REPO, THREADS, TINY, children, run, write_set
 from u2slim.evaluation.results import SCORES
-from u2slim.export import write_onnx
+from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import open_net
 
 STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")

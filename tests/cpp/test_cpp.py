@@ -19,11 +19,11 @@ from PIL import Image
 from tests.conftest import REPO
 from u2slim.cutout.batch import Cutter, Outcome, cut_all
 from u2slim.data.sample import render
-from u2slim.export import write_onnx
 from u2slim.images.photos import find_photos
 from u2slim.models import build_net
 from u2slim.models.normalise import Normalise
 from u2slim.runtime import Segmenter, onnx_segmenter
+from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
 
 sys.path.insert(0, str(REPO / "cpp" / "test"))

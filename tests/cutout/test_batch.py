@@ -20,12 +20,12 @@ from tests.conftest import REPO, THREADS, random_net, run, wait_for
 from u2slim.cutout.batch import Cutter, cut_all
 from u2slim.data.sample import render
 from u2slim.errors import UserError
-from u2slim.export import write_onnx
 from u2slim.images.masks import to_8bit
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.images.refine import ForegroundML, GuidedFilter
 from u2slim.runtime import net_segmenter, onnx_segmenter
+from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
 
 RUNTIMES = ("torch", "opencv", "onnxruntime", "openvino")

@@ -294,7 +294,7 @@ def halved(net: nn.Module) -> nn.Module:
 
 
 def test_pruning_drops_exactly_the_weakest_filters_and_no_shape_breaks():
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     net = tiny("icnet", backbone="resnet50")
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     halved(net)
@@ -319,7 +319,7 @@ def test_pruning_drops_exactly_the_weakest_filters_and_no_shape_breaks():
 
 @pytest.mark.parametrize("name", [*NETS, "standard"])
 def test_a_pruned_net_is_half_as_wide_and_built_again_from_its_config(tmp_path, name):
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     saliency = {"_target_": "u2slim.models.U2Net", "width": "lite"}
     net = build_net(saliency) if name == "standard" else tiny(name)
     heads = {id(head) for head in net.heads}
@@ -338,7 +338,7 @@ def test_a_pruned_net_is_half_as_wide_and_built_again_from_its_config(tmp_path, 
 
 
 def test_what_cannot_be_pruned_or_built_is_named():
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     with pytest.raises(UserError, match="icnet-resnet18-x0.125-dwsep is not dense"):
         halved(tiny("icnet", conv={"_target_": "u2slim.models.DepthwiseSeparableConv", "_partial_": True}))
     for channels in ("3-8", "3-8 8-0", "abc"):
@@ -352,7 +352,7 @@ def test_what_cannot_be_pruned_or_built_is_named():
 
 
 def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_path):
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     settings = ("task=semantic", "data=sample_semantic", "trainer=cpu", "trainer.precision=32-true")
     settings += ("model.backbone=resnet18", "model.width=0.125", "data.batch_size=2", "data.num_workers=0")
     run("train.py", *settings, "trainer.max_steps=1", "hydra.run.dir=dense", cwd=tmp_path)

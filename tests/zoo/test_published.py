@@ -212,8 +212,10 @@ def test_project_narrowed_drops_the_inputs_least_directions():
     assert float((made - weight).norm().detach()) == pytest.approx(np.sqrt((lost**2).sum()), rel=1e-4)
 
 
-def test_the_plans_averages_are_no_low_rank_net(published):
-    with pytest.raises(UserError, match="use project or lstsq"):
+def test_averages_are_no_low_rank_net(published):
+    with pytest.raises(
+        UserError, match="init.method=mean is not known for u2net-lite-lowrank; choose one of: project, lstsq"
+    ):
         init.pretrained(U2Net("lite", LowRankConv), weights=published, method="mean")
 
 

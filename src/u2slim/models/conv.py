@@ -233,7 +233,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
             rank = max(1, round(share * 9 * in_channels * out_channels / (9 * in_channels + out_channels)))
         seen = in_channels if narrow is None else narrow
         if not (0 < seen <= in_channels and 0 < rank <= min(9 * seen, out_channels)):
-            form = rank if narrow is None else f"{narrow}:{rank}"
+            form = rank if narrow is None else f"{narrow}-{rank}"
             raise UserError(f"A convolution of {in_channels} -> {out_channels} channels cannot have rank {form}.")
         super().__init__()
         if narrow is not None:

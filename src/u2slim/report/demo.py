@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     scores = json.loads((folder / "eval/metrics.json").read_text())["results"][0]
     print(f"\nmaxF {scores['maxF']:.3f}, MAE {scores['MAE']:.3f} on {scores['images']} generated test images. Files:")
     made = [checkpoints[-1].with_name("last.ckpt"), folder / "demo.onnx", folder / "eval/report.html"]
-    for path in (*made, folder / "predict/masks", folder / "predict/cutouts"):
+    for path in (*made, folder / "cut/masks", folder / "cut/cutouts"):
         size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else f"{len(list(path.iterdir()))} files"
         print(f"  {path} ({size})")
     print(f"Look at the picture: {picture}")
@@ -48,7 +48,7 @@ def columns(pairs: list[Pair], checkpoints: list[Path], folder: Path) -> dict[st
     for checkpoint in checkpoints:
         segmenter = open_net(checkpoint).segmenter()
         result[checkpoint.stem.replace("step_", "step ")] = [segmenter(image) for image in images]
-    result["ONNX in OpenCV dnn"] = [read_mask(folder / "predict/masks" / f"{pair.name}.png") for pair in pairs]
+    result["ONNX in OpenCV dnn"] = [read_mask(folder / "cut/masks" / f"{pair.name}.png") for pair in pairs]
     return result
 
 

@@ -61,7 +61,7 @@ def _find(cfg: DictConfig, folder: Path) -> tuple[Path, dict] | None:
         return None
     if cfg.ckpt_path == "last" and (own := _checkpoints(folder)):
         return newest_whole(own)
-    path = checkpoints.resolve(cfg.ckpt_path)
+    path = checkpoints.checkpoint_path(cfg.ckpt_path)
     return path, checkpoints.read(path)
 
 

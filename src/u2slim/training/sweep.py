@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from u2slim.cli import output_dir, write_json
-from u2slim.errors import UserError
+from u2slim.errors import UserError, missing_extra
 from u2slim.processes import when_parent_ends
 from u2slim.repository import REPOSITORY, TRAIN
 from u2slim.training.resume import finished_scores, refuse_another_config
@@ -194,7 +194,7 @@ class SweepCallback(Callback):
             try:
                 importlib.import_module(part._target_.rpartition(".")[0])
             except ImportError:
-                sys.exit(f"{part._target_} is not installed: pip install -r requirements-sweep.txt")
+                sys.exit(str(missing_extra(part._target_, part._target_.split(".")[1].replace("_", "-"), "sweep")))
         # A launcher's worker starts somewhere else, and has to find `u2slim`.
         os.environ["PYTHONPATH"] = os.pathsep.join(
             filter(None, (str(REPOSITORY / "src"), os.environ.get("PYTHONPATH")))
