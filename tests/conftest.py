@@ -96,6 +96,11 @@ def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
     return printed
 
 
+def cut(*arguments: object, cwd: Path, ok: bool = True) -> str:
+    """Run `u2slim cut` in a process of its own; returns what it printed."""
+    return run("u2slim.app.main", "cut", *map(str, arguments), cwd=cwd, ok=ok)
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
 
-from tests.conftest import REPO, THREADS, random_net, run, wait_for
+from tests.conftest import REPO, THREADS, cut, random_net, wait_for
 from u2slim.cutout.batch import Cutter, cut_all
 from u2slim.data.sample import render
 from u2slim.errors import UserError
@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     for index in range(20, 300):  # what is left would take a minute
         (source / f"{index}.jpg").unlink()
     left = sum((tmp_path / f"cut/masks/{path.stem}.png").exists() for path in source.iterdir())
-    printed = run("u2slim.app.main", "cut", "photos", "-o", "cut", "--net", "lite-dwsep", cwd=tmp_path)
+    printed = cut("photos", "-o", "cut", "--net", "lite-dwsep", cwd=tmp_path)
     assert f"21 of 21 photos done with opencv: cut ({left} skipped, already done" in printed
 
 
@@ -183,7 +183,7 @@ def test_every_bad_photo_is_named_and_the_others_are_done(tmp_path):
         "nowhere.jpg": "a link that leads nowhere",
     }
     options = ("photos", "-o", "cut", "--net", "lite-dwsep", "--refine", "guided")
-    printed = run("u2slim.app.main", "cut", *options, cwd=tmp_path, ok=False)
+    printed = cut(*options, cwd=tmp_path, ok=False)
     assert "8 of 15 photos done with opencv: cut" in printed and "Traceback" not in printed
     for name, reason in bad.items():
         lines = [line for line in printed.splitlines() if f"photos/{name} " in line]
@@ -307,7 +307,7 @@ def test_rembg_gives_the_masks_of_an_external_file(tmp_path):
     source = photos_in(tmp_path / "photos", 2)
     exact = cv2.resize(render(3, 2)[0], (320, 320))
     Image.fromarray(exact).save(source / "exact.png")
-    run("u2slim.app.main", "cut", "photos", "-o", "cut", "--net", "net.onnx", "--mask", "only", cwd=tmp_path)
+    cut("photos", "-o", "cut", "--net", "net.onnx", "--mask", "only", cwd=tmp_path)
     session = rembg.new_session("u2net_custom", model_path=str(tmp_path / "net.onnx"))
     for photo, name in find_photos(source):
         theirs = np.asarray(rembg.remove(Image.open(photo), session=session, only_mask=True)).astype(int)

@@ -381,7 +381,7 @@ def test_models_are_named_as_short_as_tells_them_apart(tmp_path):
     assert list(open_models({"ours": str(tmp_path / "z")})) == ["ours"]
     with pytest.raises(UserError, match="names .*z twice"):
         open_models([str(tmp_path / "z"), str(tmp_path / "z")])
-    with pytest.raises(UserError, match="No model at nowhere.onnx"):
+    with pytest.raises(UserError, match="No net at nowhere.onnx"):
         open_models("nowhere.onnx")
     for nothing in ([], "", [" "], {}):
         with pytest.raises(UserError, match="names nothing"):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from tests.conftest import REPO, real_data, run
+from tests.conftest import REPO, cut, real_data, run
 from u2slim.data.catalog import CATALOG
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_square
 from u2slim.data.doctor import diagnose, label_rows, rows
@@ -297,14 +297,7 @@ def test_a_checkpoint_alone_is_scored_and_predicts_with_names_and_colours(traine
     assert f"| {found['mIoU']:.4f} |" in (folder / "eval/table.md").read_text()
 
     scenes_ = folder / "data/sample_semantic/scenes"
-    run(
-        "predict.py",
-        f"input={scenes_ / 'val'}",
-        "checkpoint=run/checkpoints/last.ckpt",
-        "output=cut",
-        "workers=1",
-        cwd=folder,
-    )
+    cut("--net", "run/checkpoints/last.ckpt", scenes_ / "val", "-o", "cut", "--workers", 1, cwd=folder)
     counted = np.zeros((5, 5), int)
     palette = np.array(CATALOG["scenes_val"].labels.palette)
     for path in sorted((folder / "cut/classes").iterdir()):
@@ -328,9 +321,9 @@ def test_an_exported_file_names_its_classes_and_gives_the_checkpoints_maps(train
     assert said["u2slim.classes"] == "sky,ground,house,tree,ball" and said["u2slim.size"] == "96x128"
     assert said["u2slim.palette"].split()[0] == "#4682b4"
     maps = []
-    image = f"input={folder / 'data/sample_semantic/scenes/val/0065.png'}"
+    image = folder / "data/sample_semantic/scenes/val/0065.png"
     for net, runtime in (("run/checkpoints/last.ckpt", "torch"), ("icnet.onnx", "opencv"), ("icnet.onnx", "openvino")):
-        run("predict.py", image, f"checkpoint={net}", f"runtime={runtime}", f"output={runtime}", cwd=folder)
+        cut(image, "--net", net, "--runtime", runtime, "-o", runtime, cwd=folder)
         maps.append(np.asarray(Image.open(folder / runtime / "classes/0065.png")))
     assert all((map_ != maps[0]).mean() < 0.002 for map_ in maps)
 
