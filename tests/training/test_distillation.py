@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from tests import test_ddp
 from tests.conftest import REPO, SIZE, TINY, assert_same_samples, random_net, run, two_passes, write_set
+from tests.training import test_ddp
 from u2slim.callbacks import EMA, StepCheckpoint
 from u2slim.callbacks.loss_guards import LossMeans
 from u2slim.data.cache import SquareCache
