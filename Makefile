@@ -1,29 +1,39 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Whole tests side by side, one thread each: most of their time is Python starting up.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval export test test-all lint format clean cpp cpp-bundle cpp-fuzz
+.PHONY: help setup setup-dev demo train eval export test test-all lint format clean cpp cpp-bundle cpp-fuzz
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
 
-setup: $(BIN)/.ready ## Make the virtual environment .venv with all requirements but Ray's
+setup: $(BIN)/.ready ## Make the environment .venv with what cutting out and training need
 
-$(BIN)/.ready: requirements.txt requirements-dev.txt requirements-wandb.txt requirements-matting.txt requirements-prune.txt
+setup-dev: $(BIN)/.ready-dev ## The same with tests, linters and the optional parts (but Ray's)
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+
+$(BIN)/.ready: requirements.txt pyproject.toml | $(BIN)/python
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --editable .
 	@touch $@
 
-demo: setup ## Train, evaluate, export and predict on generated images: minutes on two CPU cores, no download
+$(BIN)/.ready-dev: requirements-dev.txt $(BIN)/.ready
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+demo: setup ## Train, evaluate, export and cut out on generated images: minutes on two CPU cores, no download
 	rm -rf $(DEMO)
 	$(BIN)/python train.py experiment=demo hydra.run.dir=$(DEMO)/train
 	$(BIN)/python eval.py data=sample checkpoint=$(DEMO)/train/checkpoints/last.ckpt report=true hydra.run.dir=$(DEMO)/eval
 	$(BIN)/python export.py checkpoint=$(DEMO)/train/checkpoints/last.ckpt export.output=$(DEMO)/demo.onnx hydra.run.dir=$(DEMO)/export
-	$(BIN)/python predict.py input=data/sample/DUTS-TE/DUTS-TE-Image checkpoint=$(DEMO)/demo.onnx output=$(DEMO)/predict hydra.run.dir=$(DEMO)/predict
+	$(BIN)/u2slim cut data/sample/DUTS-TE/DUTS-TE-Image --net $(DEMO)/demo.onnx -o $(DEMO)/cut
 	$(BIN)/python -m u2slim.report.demo folder=$(DEMO)
 
 train: setup ## Train: make train ARGS="model=dwsep init=pretrained data=duts data.root=DIR"
@@ -35,31 +45,31 @@ eval: setup ## Evaluate the newest checkpoint: make eval ARGS="data=ecssd data.r
 export: setup ## Export the newest checkpoint to ONNX in every precision: make export ARGS="checkpoint=lite-half"
 	$(BIN)/python export.py checkpoint=last 'export.precision=[fp32,fp16,fp16_compute,int8]' 'export.preprocess=[embedded,external]' $(ARGS)
 
-test: setup ## Run the quick tests
+test: setup-dev ## Run the quick tests
 	$(PYTEST)
 
-test-all: setup ## Run all tests, the slow ones too
+test-all: setup-dev ## Run all tests, the slow ones too
 	$(PYTEST) -m "slow or not slow"
 
-lint: setup ## Check style and formatting
+lint: setup-dev ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: setup ## Mend style and formatting
+format: setup-dev ## Mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-cpp: setup ## Build the C++ program against the system's OpenCV into build/cpp, and test it
+cpp: setup-dev ## Build the C++ program against the system's OpenCV into build/cpp, and test it
 	@command -v cmake >/dev/null && command -v c++ >/dev/null || { echo "make cpp needs: apt install cmake g++ libopencv-dev"; exit 1; }
 	cmake -S cpp -B build/cpp -DU2SLIM_PYTHON=$(CURDIR)/$(BIN)/python || { echo "Without OpenCV: apt install libopencv-dev"; exit 1; }
 	cmake --build build/cpp --parallel
 	cd build/cpp && ctest --output-on-failure --no-tests=error
 
-cpp-bundle: setup ## Pack the C++ program with all that it needs into dist/; the first time it builds OpenCV, half an hour
+cpp-bundle: setup-dev ## Pack the C++ program with all that it needs into dist/; the first time it builds OpenCV, half an hour
 	PYTHON=$(CURDIR)/$(BIN)/python cpp/bundle.sh
 
 SECONDS ?= 600
-cpp-fuzz: setup ## Feed broken files to the C++ program: make cpp-fuzz SECONDS=600
+cpp-fuzz: setup-dev ## Feed broken files to the C++ program: make cpp-fuzz SECONDS=600
 	PYTHON=$(CURDIR)/$(BIN)/python cpp/fuzz.sh $(SECONDS)
 
 clean: ## Remove the environment, caches, builds and generated data (outputs/ and dist/ stay)

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import update_bn
 
 from u2slim.data.photos import Photos
-from u2slim.models.preprocess import Preprocess
+from u2slim.models.normalise import Normalise
 from u2slim.models.u2net import RSU, ConvBNReLU, U2Net
 from u2slim.zoo.published import published_net
 
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--random", choices=("lite", "full"), help="no weights, but a net of this width")
     parser.add_argument("--count", type=int, default=8)
     options = parser.parse_args()
-    photos = Preprocess()(Photos.below(options.photos, SIDE).squares(options.count, 0))
+    photos = Normalise()(Photos.below(options.photos, SIDE).squares(options.count, 0))
     original = random_net(options.random, photos) if options.random else published_net("lite", options.weights)
 
     variances = torch.cat([norm.running_var for norm in original.modules() if isinstance(norm, nn.BatchNorm2d)])

@@ -18,9 +18,10 @@ from loky import cpu_count
 from PIL import Image
 
 from u2slim.cutout.batch import Cutter, predict
-from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
-from u2slim.images.read import read_gray, read_image, write_png
+from u2slim.images.photos import find_photos
+from u2slim.images.read import read_gray, read_image
+from u2slim.images.write import write_png
 from u2slim.runtime import ONNX_RUNTIMES, open_segmenter
 from u2slim.runtime.segmenter import threads_each
 

@@ -18,7 +18,7 @@ mkdir -p "$bundle/models" "$bundle/sample" "$bundle/licences"
 cp "$build/u2slim" cpp/verify.sh "$bundle"
 cp weights/*.onnx "$bundle/models"
 # The photograph is NASA's and free of rights.
-$python -c "from pathlib import Path; from skimage import data; from u2slim.images.read import write_png
+$python -c "from pathlib import Path; from skimage import data; from u2slim.images.write import write_png
 write_png(Path('$bundle/sample/astronaut.png'), data.astronaut())"
 $python predict.py input="$bundle/sample" checkpoint=lite-half output="$build/golden" cutout=false hydra.run.dir="$build/golden"
 cp -r "$build/golden/masks" "$bundle/golden"

@@ -17,6 +17,7 @@ exec 3>&1 1>&2 # what the tools print is no result
 archive=$work/opencv_python_headless-$version.tar.gz
 if [ ! -f "$archive" ]; then
     # pip asks a source distribution for its metadata, for which this one needs scikit-build.
+    # upstream: https://github.com/pypa/pip/issues/1884; drop when it is closed
     ${PYTHON:-python3} -m venv "$work/pip"
     "$work/pip/bin/pip" install --quiet --disable-pip-version-check setuptools wheel scikit-build
     "$work/pip/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
@@ -31,6 +32,7 @@ source=$work/opencv_python_headless-$version
 if [ ! -f "$source/.ready" ]; then
     tar -xf "$archive" -C "$work"
     # The tree calls this function and leaves out the file that has it; nothing here multiplies in half precision.
+    # upstream: https://github.com/opencv/opencv/issues/29342; drop when version > 5.0.0
     echo 'bool MLASCALL MlasHGemmSupported(CBLAS_TRANSPOSE, CBLAS_TRANSPOSE) { return false; }' \
         >>"$source/opencv/3rdparty/mlas/lib/compute.cpp"
     touch "$source/.ready"

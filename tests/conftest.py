@@ -19,7 +19,6 @@ from u2slim.data.pairs import Pair
 from u2slim.data.sample import render
 from u2slim.data.transforms import u2net
 from u2slim.models import U2Net
-from u2slim.zoo.published import key_map
 
 REPO = Path(__file__).parent.parent
 
@@ -80,7 +79,7 @@ def published(tmp_path: Path) -> Path:
     """A file in the published lite net's layout, filled at random."""
     state = random_net().state_dict()
     path = tmp_path / "u2netp.pth"
-    torch.save({official: state[ours] for official, ours in key_map("lite").items()}, path)
+    torch.save({official: state[ours] for official, ours in U2Net.published_keys().items()}, path)
     return path
 
 
@@ -95,6 +94,11 @@ def run(door: str, *overrides: str, cwd: Path, ok: bool = True) -> str:
     printed = out + err
     assert (status == 0) == ok, printed
     return printed
+
+
+def cut(*arguments: object, cwd: Path, ok: bool = True) -> str:
+    """Run `u2slim cut` in a process of its own; returns what it printed."""
+    return run("u2slim.app.main", "cut", *map(str, arguments), cwd=cwd, ok=ok)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:

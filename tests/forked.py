@@ -54,4 +54,5 @@ def _door(command: list[str], cwd: str, env: Mapping[str, str], out: str, err: s
         else:
             runpy.run_module(command[0], run_name="__main__", alter_sys=True)
     finally:
+        # upstream: https://github.com/python/cpython/issues/83856; drop when the oldest Python has its fix
         atexit._run_exitfuncs()  # which a forked process does not do by itself

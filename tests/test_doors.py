@@ -18,10 +18,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from tests.conftest import REPO, THREADS, TINY, children, run, write_set
+from tests.conftest import REPO, THREADS, TINY, children, cut, run, write_set
 from u2slim.evaluation.results import SCORES
-from u2slim.export import write_onnx
-from u2slim.zoo.checkpoints import load_net
+from u2slim.runtime.onnx_writer import write_onnx
+from u2slim.zoo import open_net
 
 STEPS = ("trainer.max_steps=4", "callbacks.checkpoint.every_n_train_steps=2")
 
@@ -205,7 +205,7 @@ def test_a_schedule_resumes_bit_for_bit_and_only_at_its_length(trained):
 
 
 def test_each_door_starts_in_a_fresh_interpreter(tmp_path):
-    doors = [[str(REPO / door)] for door in ("train.py", "eval.py", "export.py", "predict.py")]
+    doors = [[str(REPO / door)] for door in ("train.py", "eval.py", "export.py")] + [["-m", "u2slim.app.main"]]
     doors += [["-m", f"u2slim.{name}"] for name in ("report", "compress.ranks", "data.doctor", "data.fetch")]
     env = os.environ | {"PYTHONPATH": str(REPO / "src")}
     for some in (doors[:2], doors[2:4], doors[4:]):
@@ -220,7 +220,7 @@ def test_each_door_starts_in_a_fresh_interpreter(tmp_path):
 def test_eval_scores_many_models_on_many_sets(trained):
     folder, _ = trained
     checkpoint, onnx = "outputs/run/checkpoints/last.ckpt", folder / "a.onnx"
-    write_onnx(load_net(str(folder / checkpoint))[0], 64, onnx)
+    write_onnx(open_net(folder / checkpoint).net(), 64, onnx)
     write_set(folder / "two/ECSSD", "images", "ground_truth_mask", 3)
     write_set(folder / "two/DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask", 4, first=5)
     shutil.copytree(folder / "two/DUTS-TE/DUTS-TE-Mask", folder / "theirs")
@@ -320,8 +320,8 @@ def test_exported_files_give_the_checkpoints_masks(trained):
         ("external.onnx", "onnxruntime"),
     ):
         output = f"masks/{Path(net).name}-{runtime}"
-        options = (f"checkpoint={net}", f"runtime={runtime}", f"output={output}", "cutout=false")
-        printed = run("predict.py", "input=data/ecssd/images", *options, cwd=folder)
+        options = ("--net", net, "--runtime", runtime, "-o", output, "--mask", "only")
+        printed = cut("data/ecssd/images", *options, cwd=folder)
         assert f"3 of 3 photos done with {runtime}" in printed
         paths = sorted((folder / output / "masks").glob("*.png"))
         masks[net, runtime] = np.concatenate([np.asarray(Image.open(path)).ravel() for path in paths]).astype(int)
@@ -351,13 +351,13 @@ def test_all_doors_take_published_weights_instead_of_a_checkpoint(trained, publi
     run("eval.py", *net, *photos, "data=ecssd", "hydra.run.dir=published", cwd=folder)
     assert json.loads((folder / "published/metrics.json").read_text())["results"][0]["images"] == 3
     assert "wrote p.onnx" in run("export.py", *source, "export.output=p.onnx", cwd=folder)
-    run("predict.py", *source, "input=data/ecssd/images", "output=pub", cwd=folder)
+    cut("data/ecssd/images", "--net", "p.onnx", "-o", "pub", cwd=folder)
     assert len(list((folder / "pub/masks").iterdir())) == 3
     for door in ("eval.py", "export.py"):
         assert "Say which net to use: either checkpoint=" in run(door, cwd=folder, ok=False)
 
 
-def test_predict_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
+def test_cut_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
     folder, _ = trained
     photos = folder / "photos"
     (photos / "sub dir").mkdir(parents=True)
@@ -374,7 +374,7 @@ def test_predict_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
     (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:600])
     (photos / "notes.txt").write_text("not a photo")
 
-    printed = run("predict.py", "input=photos", "output=cut", "checkpoint=last", cwd=folder, ok=False)
+    printed = cut("photos", "-o", "cut", "--net", "last", cwd=folder, ok=False)
     assert "photos/broken.jpg cannot be read" in printed
     assert "5 of 6 photos done with torch: cut" in printed
     names = ["a.jpg.png", "a.png.png", "deep.png", "sub dir/clear ü.png", "turned.png"]
@@ -385,8 +385,8 @@ def test_predict_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
             with Image.open(folder / "cut" / kind / name) as image:
                 assert image.mode == mode
                 assert image.size == ((30, 50) if name == "turned.png" else (50, 30))
-    run("predict.py", "input=photos/sub dir", "output=photos/sub dir", "checkpoint=last", cwd=folder)
-    printed = run("predict.py", "input=photos/sub dir", "output=photos/sub dir", "checkpoint=last", cwd=folder)
+    cut("photos/sub dir", "-o", "photos/sub dir", "--net", "last", cwd=folder)
+    printed = cut("photos/sub dir", "-o", "photos/sub dir", "--net", "last", cwd=folder)
     assert "1 of 1 photos done" in printed, "the results of the first run are no photos"
     cutout = np.asarray(Image.open(folder / "cut/cutouts/a.jpg.png"))
     np.testing.assert_array_equal(cutout[..., 3], np.asarray(Image.open(folder / "cut/masks/a.jpg.png")))
@@ -395,19 +395,47 @@ def test_predict_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "sentence"),
+    ("arguments", "sentence"),
     [
-        (["input=none.jpg"], "No photo or folder at input=none.jpg"),
-        (["input=outputs/run/checkpoints"], "No photos under input=outputs/run/checkpoints"),
-        ([], "Say what to cut out"),
-        (["input=data/ecssd/images", "checkpoint=none.onnx"], "No checkpoint at none.onnx"),
-        (["input=data/ecssd/images", "runtime=magic"], "runtime=magic is not known"),
-        (["input=data/ecssd/images", "output=data/ecssd/images/0008.jpg"], "cannot be written"),
-        (["input=data/ecssd/images", "checkpoint=short.onnx"], "is not an ONNX net"),
+        (["none.jpg"], "No photo or folder at none.jpg"),
+        (["outputs/run/checkpoints", "-o", "x"], "No photos under outputs/run/checkpoints"),
+        ([], "the following arguments are required: INPUT"),
+        (["data/ecssd/images"], "Say where the results of a folder go: -o FOLDER"),
+        (["data/ecssd/images", "-o", "x", "--net", "none.onnx"], "No net at none.onnx"),
+        (["data/ecssd/images", "-o", "x", "--runtime", "magic"], "invalid choice: 'magic'"),
+        (["data/ecssd/images", "-o", "x", "--size", "large"], "--size: large: give a whole number from 1"),
+        (["data/ecssd/images", "-o", "x.png"], "x.png is one file for 3 photos; give a folder"),
+        (["data/ecssd/images", "-o", "data/ecssd/images/0008.jpg"], "cannot be written"),
+        (["data/ecssd/images/0008.jpg", "-o", "cut.jpg"], "cut.jpg has another ending than .png"),
+        (["data/ecssd/images", "-o", "x", "--net", "short.onnx"], "is not an ONNX net"),
+        (
+            ["data/ecssd/images", "-o", "x", "--net", "lite-half", "--size", "256"],
+            "runs at 320x320 pixels and no other",
+        ),
     ],
 )
-def test_predict_refuses_in_a_sentence(trained, overrides, sentence):
+def test_cut_refuses_in_a_sentence(trained, arguments, sentence):
     folder, _ = trained
     (folder / "short.onnx").write_bytes(b"\x08\x07 nonsense")
-    checkpoint = [] if any(o.startswith("checkpoint") for o in overrides) else ["checkpoint=last"]
-    assert sentence in run("predict.py", *overrides, *checkpoint, cwd=folder, ok=False)
+    net = [] if "--net" in arguments else ["--net", "last"]
+    printed = cut(*arguments, *net, cwd=folder, ok=False)
+    assert sentence in printed and "Traceback" not in printed
+
+
+def test_cut_puts_single_results_where_one_looks_for_them(trained):
+    folder, _ = trained
+    Path(folder / "one").mkdir()
+    shutil.copy(folder / "data/ecssd/images/0008.jpg", folder / "one/photo.jpg")
+    for options, names in (
+        ((), ["photo-cut.png"]),
+        (("--mask", "also"), ["photo-cut.png", "photo-mask.png"]),
+        (("-o", "one/only.png", "--mask", "only"), ["only.png"]),
+        (("-o", "one/a.png", "--mask", "also", "--size", "96"), ["a-mask.png", "a.png"]),
+    ):
+        assert "1 of 1 photos done with torch" in cut("one/photo.jpg", *options, "--net", "last", cwd=folder)
+        made = sorted(path.name for path in (folder / "one").glob("*.png"))
+        assert made == names
+        for name in made:
+            with Image.open(folder / "one" / name) as image:
+                assert image.mode == ("L" if "mask" in name or name == "only.png" else "RGBA")
+            (folder / "one" / name).unlink()

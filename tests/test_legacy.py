@@ -16,7 +16,7 @@ from hydra.utils import get_object
 from tests.conftest import REPO, TINY, run, write_set
 from u2slim.legacy import current
 from u2slim.models import GroupedConv, ICNet, build_net
-from u2slim.zoo.checkpoints import load_net
+from u2slim.zoo import open_net
 
 OLD = REPO / "tests" / "old"
 CHECKPOINT = OLD / "run/checkpoints/step_000004.ckpt"
@@ -66,8 +66,8 @@ def test_only_targets_change_wherever_they_stand_and_the_config_given_stays():
 
 
 def test_an_old_checkpoint_opens_as_the_net_it_was():
-    net, size = load_net(str(CHECKPOINT))
-    assert isinstance(net, ICNet) and size == [32, 48]
+    net = open_net(CHECKPOINT).net()
+    assert isinstance(net, ICNet) and net.preprocess.size == [32, 48]
     assert any(isinstance(module, GroupedConv) for module in net.modules())
     assert net.labels["names"] == ["sky", "ground", "house", "tree", "ball"]
     assert net.config["_target_"] == "u2slim.models.ICNet", "what is written of it next is of today"

@@ -1,8 +1,11 @@
 #include "onnx_file.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <locale>
 #include <map>
 #include <set>
+#include <sstream>
 #include <utility>
 
 namespace u2slim {
@@ -132,6 +135,7 @@ bool are_finite(Bytes values, std::int64_t type) {
 }
 
 // Returns the tensor's name. OpenCV reads as many values as the shape says, whatever is there.
+// upstream: https://github.com/opencv/opencv/pull/29314, and pull/29370 for 5; drop when no older OpenCV is taken
 std::string check_tensor(Bytes message) {
     std::vector<std::int64_t> shape;
     std::int64_t type = 0;
@@ -300,6 +304,32 @@ const Value& only_input(const Graph& graph) {
     return input;
 }
 
+// Three numbers with spaces between.
+std::array<double, 3> three_numbers(const std::string& text) {
+    std::array<double, 3> numbers{};
+    std::istringstream stream(text);
+    stream.imbue(std::locale::classic());
+    for (double& number : numbers)
+        if (!(stream >> number) || !std::isfinite(number)) throw Error("its input's mean and deviation are not three numbers each");
+    if (!(stream >> std::ws).eof()) throw Error("its input's mean and deviation are not three numbers each");
+    return numbers;
+}
+
+// How the file says that its input is normalised; without a word it is as U2-Net's.
+Preprocess read_preprocess(std::map<std::string, std::string>& metadata) {
+    Preprocess preprocess;
+    if (metadata.count("u2slim.mean")) preprocess.mean = three_numbers(metadata["u2slim.mean"]);
+    if (metadata.count("u2slim.std")) preprocess.std = three_numbers(metadata["u2slim.std"]);
+    if (metadata.count("u2slim.divisor")) {
+        const std::string& divisor = metadata["u2slim.divisor"];
+        if (divisor != "maximum" && divisor != "255") throw Error("its input is to be divided by " + divisor);
+        preprocess.own_maximum = divisor == "maximum";
+    }
+    for (const double deviation : preprocess.std)
+        if (deviation == 0) throw Error("its input has a deviation of 0");
+    return preprocess;
+}
+
 // The colours of the classes that the file names, if it does.
 std::vector<Colour> read_palette(std::map<std::string, std::string>& metadata) {
     if (!metadata.count("u2slim.classes")) return {};
@@ -331,7 +361,7 @@ const Value& mask_output(const Graph& graph, bool ours) {
     const Value* mask = nullptr;
     for (const Value& output : graph.outputs)
         if (!mask && (!ours || output.name == "mask")) mask = &output;
-    if (!mask) throw Error(ours ? "it has no output `mask`, the fused one" : "it has no output");
+    if (!mask) throw Error(ours ? "it has no output `mask`" : "it has no output");
     if (mask->has_shape && (mask->shape.size() != 4 || mask->shape[1] > 1 || mask->shape[1] < 0))
         throw Error("its output " + mask->name + " is " + shown(mask->shape) + ", not a mask of 1x1xHxW");
     return *mask;
@@ -361,13 +391,13 @@ OnnxFile describe_onnx(Bytes file) {
     if (graphs.size() != 1) throw Error("it is empty or holds no net");
     const Graph graph = read_graph(graphs[0]);
     const Value& input = only_input(graph);
-    const bool ours = metadata.count("u2slim.models.preprocess") > 0;
+    const bool ours = metadata.count("u2slim.preprocess") > 0;
     const std::vector<Colour> palette = read_palette(metadata);
     const std::string mask = (palette.empty() ? mask_output(graph, ours) : logits_output(graph, palette.size())).name,
                       node = producer(graph, mask).name;
     // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
     return {side_of(input.shape[2], metadata, false), side_of(input.shape[3], metadata, true),
-            ours && metadata["u2slim.models.preprocess"] == "embedded",
+            ours && metadata["u2slim.preprocess"] == "embedded", read_preprocess(metadata),
             {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node},
             palette};
 }

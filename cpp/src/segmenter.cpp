@@ -7,6 +7,7 @@
 #include <opencv2/imgproc.hpp>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 
@@ -35,6 +36,7 @@ void require_cuda() {
 cv::dnn::Net load(const std::string& path, const std::vector<char>& bytes, Backend backend) {
 #if CV_VERSION_MAJOR >= 5
     // The new engine runs on the CPU only, and only the path's overload heeds which one is asked for.
+    // upstream: not reported as far as known (seen with OpenCV 5.0.0); drop when readNetFromONNX of bytes heeds it, too
     if (backend == Backend::cuda) return cv::dnn::readNetFromONNX(path, cv::dnn::ENGINE_CLASSIC);
 #else
     (void)path, (void)backend;
@@ -42,13 +44,14 @@ cv::dnn::Net load(const std::string& path, const std::vector<char>& bytes, Backe
     return cv::dnn::readNetFromONNX(bytes.data(), bytes.size());
 }
 
-// RGB 0..255, float32, as U2-Net takes it: divided by its own maximum, then ImageNet mean and standard deviation.
-void normalise(cv::Mat& rgb) {
+// RGB 0..255, float32, as the net's file says that it is normalised.
+void normalise(cv::Mat& rgb, const Preprocess& preprocess) {
     double top = 0;
     cv::minMaxIdx(rgb.reshape(1), nullptr, &top);
-    rgb.convertTo(rgb, CV_32F, 1 / (top + 1e-6));
-    cv::subtract(rgb, cv::Scalar(.485, .456, .406), rgb);
-    cv::divide(rgb, cv::Scalar(.229, .224, .225), rgb);
+    rgb.convertTo(rgb, CV_32F, 1 / (preprocess.own_maximum ? top + 1e-6 : 255.));
+    const std::array<double, 3>&mean = preprocess.mean, &deviation = preprocess.std;
+    cv::subtract(rgb, cv::Scalar(mean[0], mean[1], mean[2]), rgb);
+    cv::divide(rgb, cv::Scalar(deviation[0], deviation[1], deviation[2]), rgb);
 }
 
 // (H, W) of three channels as the net's (1, 3, H, W).
@@ -85,7 +88,7 @@ struct Segmenter::Net {
         bgr8.convertTo(image, CV_32F);
         cv::resize(image, image, {file.width, file.height}, 0, 0, cv::INTER_LINEAR);
         cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
-        if (!file.embedded) normalise(image);
+        if (!file.embedded) normalise(image, file.preprocess);
         return u2slim::planes(image);
     }
 

@@ -97,7 +97,7 @@ def small_net(preprocess: str, dynamic: bool = False, side: int = 32) -> onnx.Mo
         stored,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    helper.set_model_props(model, {"u2slim.models.preprocess": preprocess, "u2slim.size": str(side)})
+    helper.set_model_props(model, {"u2slim.preprocess": preprocess, "u2slim.size": str(side)})
     onnx.checker.check_model(model)
     return model
 

@@ -28,6 +28,7 @@ from u2slim.overrides import config_folders, expand_home, readable
 from u2slim.repository import CONFIGS
 
 # Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
+# upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/21326 (closed, 2.6.6 still warns); drop when not
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 # The sample stream resumes by itself, which Lightning cannot see.
@@ -88,6 +89,8 @@ def prepare_hydra() -> None:
     """Teach Hydra what the files in conf/ need: the resolver `gpus`, and our launchers instead of the plugins' own."""
     OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
     # Hydra warns of a config file that has the name of a plugin's own config, or refuses it.
+    # upstream: https://github.com/hydra-ecosystem/hydra/issues/1471 (closed as documented);
+    # drop when the plugins' configs have names of their own, or ours have
     Plugins.instance()  # has the plugins register theirs
     for path in (CONFIGS / "hydra").glob("*/*.yaml"):
         ConfigStore.instance().repo["hydra"].get(path.parent.name, {}).pop(path.name, None)

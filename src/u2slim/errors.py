@@ -1,6 +1,20 @@
+"""Errors that end in a sentence."""
+
+
 class UserError(Exception):
     """A mistake the user can mend: the message names the cause and the remedy."""
 
 
 class BadLabels(UserError):
     """A label image that can be read and whose numbers cannot be used."""
+
+
+def missing_extra(what: str, package: str, extra: str) -> UserError:
+    """The sentence for an optional part that is not installed.
+
+    Args:
+        what: needs it, e.g. a setting as the user gave it.
+        package: that is missing.
+        extra: of u2slim, which brings it.
+    """
+    return UserError(f"{what} needs {package}: pip install {package}, or in a clone pip install -e '.[{extra}]'.")

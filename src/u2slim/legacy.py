@@ -39,6 +39,20 @@ def current(config: Any) -> Any:
     return config
 
 
+def current_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a training run, as `current`, with the settings that are called otherwise today."""
+    run = current(config)
+    weights = (run.get("loss") or {}).get("weights")
+    if weights and all(weight == 1 for weight in weights):
+        run["loss"] |= {"weights": None}  # the default, which nets of any outputs have
+    callbacks = run.get("callbacks") or {}
+    if "fused" in (stop := callbacks.get("stop") or {}):
+        stop["answer"] = stop.pop("fused")
+    if (callbacks.get("progress") or {}).get("shown") == ["train/main", "train/images_per_s", "val/mIoU"]:
+        del callbacks["progress"]["shown"]  # which is the default of a task with classes
+    return run
+
+
 def current_name(name: Any) -> Any:
     """The dotted name that stands for an old one today; any other value as it is."""
     if not isinstance(name, str):

@@ -13,7 +13,7 @@ from u2slim.compress.sensitivity import metrics, square_root
 from u2slim.errors import UserError
 from u2slim.models import LowRankConv, StandardConv, U2Net, build_net
 from u2slim.models.least_squares import Goal
-from u2slim.models.u2net import ConvBNReLU
+from u2slim.models.u2net import ConvBNReLU, ranks_by_name
 
 CONVOLUTIONS = 112
 
@@ -22,32 +22,55 @@ def convolutions(net: nn.Module) -> list[nn.Module]:
     return [block.conv for block in net.modules() if isinstance(block, ConvBNReLU)]
 
 
-def test_ranks_are_taken_in_order_and_zero_is_dense():
-    ranks = ["0", *(str(index % 16) if index % 3 else f"{index % 7 + 2}:5" for index in range(1, CONVOLUTIONS))]
-    net = U2Net("lite", LowRankConv, ranks={"lite": " ".join(ranks)})
+def form(conv: nn.Module) -> str:
+    if isinstance(conv, StandardConv):
+        return "0"
+    narrowed = f"{len(conv.narrow.weight)}-" if conv.narrows else ""
+    return narrowed + str(len(conv.reduce.weight))
 
-    def form(conv: nn.Module) -> str:
-        if isinstance(conv, StandardConv):
-            return "0"
-        narrowed = f"{len(conv.narrow.weight)}:" if conv.narrows else ""
-        return narrowed + str(len(conv.reduce.weight))
 
-    assert [form(conv) for conv in convolutions(net)] == ranks
-    assert net.name == "u2net-lite-ranked-lowrank"
+def test_ranks_go_by_name_whatever_their_order_and_zero_is_dense():
+    words = ["0", *(str(index % 16) if index % 3 else f"{index % 7 + 2}:5" for index in range(1, CONVOLUTIONS))]
+    ranks = ranks_by_name(" ".join(words))
+    assert ranks["encoder.0"]["stem"] == 0 and ranks["encoder.0"]["encoder.2"] == "5-5"
+    turned = {stage: dict(reversed(forms.items())) for stage, forms in reversed(ranks.items())}
+    for given in (ranks, turned):
+        net = U2Net("lite", LowRankConv, ranks={"lite": given})
+        assert [form(conv) for conv in convolutions(net)] == [word.replace(":", "-") for word in words]
+        assert form(net.encoder[2].decoder[1].conv) == str(given["encoder.2"]["decoder.1"])
+        assert net.name == "u2net-lite-ranked-lowrank"
+
+
+def test_a_config_of_before_ranks_had_names_is_the_same_net():
+    words = " ".join(["0", *["3"] * (CONVOLUTIONS - 1)])
+    config = {"width": "lite", "conv": {"_target_": "u2slim.models.LowRankConv", "_partial_": True}}
+    config |= {"_target_": "u2slim.models.U2Net", "ranks": {"lite": words}}
+    net = build_net(config)
+    assert [form(conv) for conv in convolutions(net)] == words.split()
+    assert net.config["ranks"] == {"lite": ranks_by_name(words)}
+    for count, sentence in ((CONVOLUTIONS - 1, "fewer numbers than"), (CONVOLUTIONS + 1, "more numbers than")):
+        with pytest.raises(UserError, match=sentence):
+            build_net(config | {"ranks": {"lite": " ".join(["1"] * count)}})
+
+
+def ranks_with(stage: str, **forms: object) -> dict:
+    """All dense but for what is given."""
+    ranks = ranks_by_name(" ".join(["0"] * CONVOLUTIONS))
+    return {"lite": ranks | {stage: ranks[stage] | {name.replace("_", "."): rank for name, rank in forms.items()}}}
 
 
 @pytest.mark.parametrize(
     ("ranks", "sentence"),
     [
-        ({"lite": " ".join(["1"] * (CONVOLUTIONS - 1))}, "fewer numbers than"),
-        ({"lite": " ".join(["1"] * (CONVOLUTIONS + 1))}, "more numbers than"),
-        ({"lite": "1 -2"}, "lite holds -2: give whole numbers from 0"),
-        ({"lite": "0 65"}, "64 -> 16 channels cannot have rank 65"),
-        ({"lite": "0 65:4"}, "64 -> 16 channels cannot have rank 65:4"),
-        ({"lite": "0 1:10"}, "64 -> 16 channels cannot have rank 1:10"),
-        ({"lite": "0 4:0"}, "64 -> 16 channels cannot have rank 4:0"),
-        ({"lite": "0 8:"}, "lite holds 8:: give whole numbers from 0, or two as in 24:10"),
-        ({"full": "1 2"}, "has no lite: .* u2slim.compress.ranks width=lite"),
+        ({"lite": {"encoder.0": {"stem": 0}}}, "does not say decoder.0.bottom"),
+        (ranks_with("encoder.0", encoder_9=1), "says encoder.0.encoder.9, which the net does not have"),
+        (ranks_with("encoder.0", encoder_0=-2), "encoder.0.encoder.0=-2: give a whole number from 0"),
+        (ranks_with("encoder.0", encoder_0=65), "64 -> 16 channels cannot have rank 65"),
+        (ranks_with("encoder.0", encoder_0="65-4"), "64 -> 16 channels cannot have rank 65-4"),
+        (ranks_with("encoder.0", encoder_0="1-10"), "64 -> 16 channels cannot have rank 1-10"),
+        (ranks_with("encoder.0", encoder_0="4-0"), "64 -> 16 channels cannot have rank 4-0"),
+        (ranks_with("encoder.0", encoder_0="8-"), "=8-: give a whole number from 0, or two as in 24-10"),
+        ({"full": {}}, "has no lite: .* u2slim.compress.ranks width=lite"),
     ],
 )
 def test_wrong_ranks_are_refused(ranks, sentence):

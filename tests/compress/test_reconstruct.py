@@ -17,7 +17,7 @@ from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
 from u2slim.models.least_squares import Goal, Regression
-from u2slim.models.preprocess import Preprocess
+from u2slim.models.normalise import Normalise
 
 VARIANTS = {
     "grouped": GroupedConv,
@@ -32,7 +32,7 @@ def photos(count: int = 3, side: int = 32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     rough = torch.rand(count, 3, 8, 8, generator=generator) * 255
     smooth = torch.nn.functional.interpolate(rough, size=side, mode="bicubic").clamp(0, 255)
-    return Preprocess()((smooth + 20 * torch.rand(smooth.shape, generator=generator)).clamp(0, 255))
+    return Normalise()((smooth + 20 * torch.rand(smooth.shape, generator=generator)).clamp(0, 255))
 
 
 def fused(net: torch.nn.Module, input_N3HW: torch.Tensor) -> torch.Tensor:
@@ -278,7 +278,7 @@ def test_reestimated_statistics_are_those_of_the_photos(tmp_path, published):
     init.pretrained(net, published, "mean", reestimate=True, photos=Photos.below(tmp_path / "photos", 64))
     seen = []
     hook = net.encoder[0].stem.conv.register_forward_hook(lambda _, x, y: seen.append(y))
-    fused(net, Preprocess()(Photos.below(tmp_path / "photos", 64).squares(2, 0)))
+    fused(net, Normalise()(Photos.below(tmp_path / "photos", 64).squares(2, 0)))
     hook.remove()
     mean, variance = seen[0].mean((0, 2, 3)), seen[0].var((0, 2, 3))
     torch.testing.assert_close(net.encoder[0].stem.bn.running_mean, mean, rtol=1e-3, atol=1e-4)

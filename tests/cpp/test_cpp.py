@@ -17,14 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.conftest import REPO
-from u2slim.cutout.batch import Cutter, Outcome, predict
-from u2slim.data.photos import find_photos
+from u2slim.cutout.batch import Cutter, Outcome, cut_all
 from u2slim.data.sample import render
-from u2slim.export import write_onnx
+from u2slim.images.photos import find_photos
 from u2slim.models import build_net
-from u2slim.models.preprocess import Preprocess
-from u2slim.runtime import Segmenter, open_segmenter
-from u2slim.zoo.checkpoints import load_net
+from u2slim.models.normalise import Normalise
+from u2slim.runtime import Segmenter, onnx_segmenter
+from u2slim.runtime.onnx_writer import write_onnx
+from u2slim.zoo import SHIPPED, open_net
 
 sys.path.insert(0, str(REPO / "cpp" / "test"))
 from seeds import small_net  # noqa: E402
@@ -69,7 +69,8 @@ def program(build):
 def exported(tmp_path_factory) -> Path:
     """The smaller shipped net, for ImageNet-normalised input."""
     path = tmp_path_factory.mktemp("nets") / "external.onnx"
-    write_onnx(*load_net("lite-dwsep"), path, "external")
+    net = open_net("lite-dwsep").net()
+    write_onnx(net, net.preprocess.size, path, "external")
     return path
 
 
@@ -87,14 +88,14 @@ def test_classes_and_their_colours_are_pythons(program, tmp_path, kind):
     with torch.no_grad():  # or else one class may win everywhere
         image = torch.from_numpy(cv2.resize(render(5, 0)[0], (96, 64))).permute(2, 0, 1)[None]
         head = net.classify if kind == "ICNet" else net.scores[0]
-        head.bias -= net(Preprocess()(image))[0].mean((0, 2, 3))
+        head.bias -= net(Normalise()(image))[0].mean((0, 2, 3))
     write_onnx(net, [64, 96], tmp_path / "net.onnx")
     (tmp_path / "in").mkdir()
     for index in range(2):
         Image.fromarray(render(5, index)[0]).save(tmp_path / "in" / f"{index}.png")
-    segmenter = open_segmenter(str(tmp_path / "net.onnx"), runtime="onnxruntime")
+    segmenter = onnx_segmenter(tmp_path / "net.onnx", "onnxruntime")
     photos = find_photos(tmp_path / "in")
-    assert predict(Cutter(segmenter, tmp_path / "py"), tmp_path / "in", photos).done == 2
+    assert cut_all(Cutter(segmenter, tmp_path / "py"), "in", photos).done == 2
     golden = tmp_path / "py/classes"
     options = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "out", "--cutout", "--compare", golden)
     status, printed, failed = program(tmp_path / "in", *options)
@@ -137,7 +138,7 @@ def write_kinds(folder: Path) -> None:
 
 
 def cut_out(segmenter: Segmenter, source: Path, output: Path) -> Outcome:
-    return predict(Cutter(segmenter, output), source, find_photos(source))
+    return cut_all(Cutter(segmenter, output), str(source), find_photos(source))
 
 
 def agree(ours: Path, python: Path) -> bool:
@@ -147,7 +148,7 @@ def agree(ours: Path, python: Path) -> bool:
 
 def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, exported, tmp_path):
     write_kinds(tmp_path / "photos")
-    outcome = cut_out(open_segmenter("lite-dwsep"), tmp_path / "photos", tmp_path / "python")
+    outcome = cut_out(open_net("lite-dwsep").segmenter("torch"), tmp_path / "photos", tmp_path / "python")
     assert (outcome.done, outcome.failed) == (14, {})
     arguments = (tmp_path / "photos", "-m", exported, "-o", tmp_path / "ours")
     status, out, err = program(*arguments, "--cutout", "--time", "--compare", tmp_path / "python" / "masks")
@@ -159,7 +160,7 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
 
     # OpenCV turns inks into colours with another rounding, which the net passes on to the mask.
     Image.fromarray(render(7, 3)[0]).convert("CMYK").save(tmp_path / "cmyk.jpg")
-    cut_out(open_segmenter("lite-dwsep"), tmp_path / "cmyk.jpg", tmp_path / "python")
+    cut_out(open_net("lite-dwsep").segmenter("torch"), tmp_path / "cmyk.jpg", tmp_path / "python")
     assert program(tmp_path / "cmyk.jpg", *arguments[1:], "--cutout")[0] == 0
     pair = (np.asarray(Image.open(tmp_path / home / "cutouts/cmyk.png")).astype(int) for home in ("ours", "python"))
     difference = abs(np.subtract(*pair)).reshape(-1, 4)
@@ -176,9 +177,9 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
 
 def test_a_net_that_normalises_by_itself(program, tmp_path):
     Image.fromarray(render(7, 6)[0] // 2).save(tmp_path / "dark.png")
-    cut_out(open_segmenter("lite-dwsep"), tmp_path / "dark.png", tmp_path / "python")
+    cut_out(open_net("lite-dwsep").segmenter("torch"), tmp_path / "dark.png", tmp_path / "python")
     golden = tmp_path / "python" / "masks"
-    net = REPO / "weights" / "lite-dwsep.onnx"
+    net = SHIPPED["lite-dwsep"].onnx
     status, out, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", golden)
     assert status == 0, err
 
@@ -330,7 +331,7 @@ def test_a_net_of_another_project_is_taken_by_its_first_output(program, tmp_path
         model.graph.output.append(value_info(f"d{index}", [1, 1, "h", "w"]))
     onnx.save(model, tmp_path / "net.onnx")
     Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
-    segmenter = open_segmenter(str(tmp_path / "net.onnx"), runtime="onnxruntime")
+    segmenter = onnx_segmenter(tmp_path / "net.onnx", "onnxruntime")
     cut_out(segmenter, tmp_path / "photo.png", tmp_path / "python")
     words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
     status, out, err = program(tmp_path / "photo.png", *words)

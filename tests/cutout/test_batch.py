@@ -16,17 +16,17 @@ from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
 
-from tests.conftest import REPO, THREADS, random_net, run, wait_for
-from u2slim.cutout.batch import Cutter, predict
-from u2slim.data.photos import find_photos
+from tests.conftest import REPO, THREADS, cut, random_net, wait_for
+from u2slim.cutout.batch import Cutter, cut_all
 from u2slim.data.sample import render
 from u2slim.errors import UserError
-from u2slim.export import write_onnx
 from u2slim.images.masks import to_8bit
+from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.images.refine import ForegroundML, GuidedFilter
 from u2slim.runtime import net_segmenter, onnx_segmenter
-from u2slim.zoo.checkpoints import load_net
+from u2slim.runtime.onnx_writer import write_onnx
+from u2slim.zoo import SHIPPED, open_net
 
 RUNTIMES = ("torch", "opencv", "onnxruntime", "openvino")
 
@@ -55,14 +55,14 @@ def test_many_threads_write_what_a_plain_loop_writes(nets, tmp_path, runtime):
     source = photos_in(tmp_path / "photos", 12)
     photos = find_photos(source)
     several = Cutter(nets[runtime](runtime, streams=4), tmp_path / "four")
-    assert predict(several, source, photos, workers=4).done == 12
+    assert cut_all(several, str(source), photos, workers=4).done == 12
     loop = nets[runtime](runtime)
     for photo, name in photos:
-        image, mask = read_image(photo), read_image(several.paths(name)[0])[..., 0]
+        image, mask = read_image(photo), read_image(several.paths(photo, name)[0])[..., 0]
         expected = to_8bit(loop(image))
         assert np.ptp(expected) > 100
         np.testing.assert_allclose(mask.astype(int), expected, atol=1)
-        np.testing.assert_array_equal(np.asarray(Image.open(several.paths(name)[1])), np.dstack([image, mask]))
+        np.testing.assert_array_equal(np.asarray(Image.open(several.paths(photo, name)[1])), np.dstack([image, mask]))
 
 
 def test_only_what_is_missing_older_or_made_otherwise_is_done_again(tmp_path):
@@ -72,7 +72,7 @@ def test_only_what_is_missing_older_or_made_otherwise_is_done_again(tmp_path):
     again = Cutter(segmenter, output, cutout=False)
 
     def count(cutter: Cutter = again, **options) -> tuple[int, int]:
-        outcome = predict(cutter, source, photos, **options)
+        outcome = cut_all(cutter, str(source), photos, **options)
         return outcome.done, outcome.before
 
     assert count() == (4, 0)
@@ -99,7 +99,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     Image.fromarray(render(3, 0)[0]).save(photo)
     for index in range(300):
         (source / f"{index}.jpg").symlink_to(photo)
-    command = [sys.executable, str(REPO / "predict.py"), "input=photos", "output=cut", "checkpoint=lite-dwsep"]
+    command = [sys.executable, "-m", "u2slim.app.main", "cut", "photos", "-o", "cut", "--net", "lite-dwsep"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -114,15 +114,15 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in printed, printed
     done = len(list(tmp_path.glob("cut/masks/*.png")))
-    assert f"interrupted: {done} of 301 photos are done; the same command with output=cut goes on" in printed
+    assert f"interrupted: {done} of 301 photos are done; the same command goes on" in printed
     assert 3 < done < 301 and not list(tmp_path.glob("cut/*/.*"))
     for path in tmp_path.glob("cut/*/*.png"):
         Image.open(path).load()
     for index in range(20, 300):  # what is left would take a minute
         (source / f"{index}.jpg").unlink()
     left = sum((tmp_path / f"cut/masks/{path.stem}.png").exists() for path in source.iterdir())
-    printed = run("predict.py", "input=photos", "output=cut", "checkpoint=lite-dwsep", cwd=tmp_path)
-    assert f"21 of 21 photos done with torch: cut ({left} skipped, already done" in printed
+    printed = cut("photos", "-o", "cut", "--net", "lite-dwsep", cwd=tmp_path)
+    assert f"21 of 21 photos done with opencv: cut ({left} skipped, already done" in printed
 
 
 @pytest.mark.slow
@@ -131,11 +131,11 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     source.mkdir()
     Image.fromarray(render(3, 0)[0]).resize((800, 600)).save(source / "0.jpg")
     script = (
-        "import resource, sys; from pathlib import Path; from u2slim.data.photos import find_photos\n"
-        "from u2slim.cutout.batch import Cutter, predict; from u2slim.runtime import net_segmenter\n"
+        "import resource, sys; from pathlib import Path; from u2slim.images.photos import find_photos\n"
+        "from u2slim.cutout.batch import Cutter, cut_all; from u2slim.runtime import net_segmenter\n"
         "from tests.conftest import random_net\n"
         "cutter = Cutter(net_segmenter(random_net(), 64), Path(sys.argv[1]))\n"
-        "predict(cutter, Path('photos'), find_photos('photos'), workers=2)\n"
+        "cut_all(cutter, 'photos', find_photos('photos'), workers=2)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     peaks = []
@@ -182,9 +182,9 @@ def test_every_bad_photo_is_named_and_the_others_are_done(tmp_path):
         "folder.jpg": "is a folder, not an image",
         "nowhere.jpg": "a link that leads nowhere",
     }
-    options = ("input=photos", "output=cut", "checkpoint=lite-dwsep", "refine=guided")
-    printed = run("predict.py", *options, cwd=tmp_path, ok=False)
-    assert "8 of 15 photos done with torch: cut" in printed and "Traceback" not in printed
+    options = ("photos", "-o", "cut", "--net", "lite-dwsep", "--refine", "guided")
+    printed = cut(*options, cwd=tmp_path, ok=False)
+    assert "8 of 15 photos done with opencv: cut" in printed and "Traceback" not in printed
     for name, reason in bad.items():
         lines = [line for line in printed.splitlines() if f"photos/{name} " in line]
         assert len(lines) == 1 and reason in lines[0], printed
@@ -205,13 +205,13 @@ def test_no_result_overwrites_a_photo_or_another_result(tmp_path):
     assert names == ["0", "a.jpg", "a.jpg.webp", "a.png", "b"]
     before = (source / "b.png").read_bytes()
     cutter = Cutter(net_segmenter(random_net(), 64), tmp_path)
-    with pytest.raises(UserError, match="b.png would overwrite the photo .*b.png; choose another output="):
-        predict(cutter, source, photos)
+    with pytest.raises(UserError, match="b.png would overwrite the photo .*b.png; choose another place with -o"):
+        cut_all(cutter, str(source), photos)
     assert (source / "b.png").read_bytes() == before
-    pytest.importorskip("pymatting", reason="pymatting is not installed: pip install -r requirements-matting.txt")
+    pytest.importorskip("pymatting", reason="pymatting is not installed: pip install pymatting")
     Image.new("RGB", (1, 1), "red").save(source / "dot.png")
     cutter = Cutter(net_segmenter(random_net(), 64), tmp_path / "cut", foreground=ForegroundML())
-    assert predict(cutter, source, find_photos(source)).done == 6
+    assert cut_all(cutter, str(source), find_photos(source)).done == 6
 
 
 def graph_file(path: Path, inputs: dict[str, list], nodes: list, outputs: list[str], weights: list = ()) -> Path:
@@ -236,7 +236,7 @@ def foreign_models(folder: Path) -> dict[Path, str]:
     huge = helper.make_tensor("shape", TensorProto.INT64, [2], [200_000, 200_000])
     absurd = [node("ConstantOfShape", ["shape"], ["big"]), *relu]
     thin = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[300_000, 300_000], raw_data=b"\0" * 64)
-    whole = (REPO / "weights/lite-dwsep.onnx").read_bytes()
+    whole = (SHIPPED["lite-dwsep"].onnx).read_bytes()
     (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.onnx").write_bytes(b"")
     return {
@@ -245,7 +245,7 @@ def foreign_models(folder: Path) -> dict[Path, str]:
         make(folder / "two.onnx", {"x": image, "z": image}, sum_, ["y"]): r"it has 2 inputs \(x, z\)",
         make(folder / "flat.onnx", {"x": [1, 10]}, relu, ["y"]): r"its input x is of shape \(1, 10\)",
         make(folder / "gray.onnx", {"x": [1, 1, 32, 32]}, relu, ["y"]): r"its input x is of shape \(1, 1, 32, 32\)",
-        make(folder / "no.onnx", {"x": image}, relu, ["y"]): r"has no fused mask: .* y is of shape \(1, 3, 32, 32\)",
+        make(folder / "no.onnx", {"x": image}, relu, ["y"]): r"makes no mask: .* y is of shape \(1, 3, 32, 32\)",
         make(folder / "wide.onnx", {"x": [1, 3, 90_000, 90_000]}, relu, ["y"]): "asks for images of 90000x90000",
         make(folder / "absurd.onnx", {"x": image}, absurd, ["y"], [huge]): "arrays of up to 149.0 GiB",
         make(folder / "thin.onnx", {"x": image}, relu, ["y"], [thin]): "arrays of up to 335.3 GiB",
@@ -272,9 +272,9 @@ def test_logits_are_no_mask(tmp_path):
 
 def test_weights_beside_the_file_are_found(tmp_path):
     path = tmp_path / "net.onnx"
-    model = onnx.load(REPO / "weights/lite-dwsep.onnx")
+    model = onnx.load(SHIPPED["lite-dwsep"].onnx)
     photo = render(1, 1)[0]
-    expected = onnx_segmenter(REPO / "weights/lite-dwsep.onnx")(photo)
+    expected = onnx_segmenter(SHIPPED["lite-dwsep"].onnx)(photo)
     onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
     assert path.stat().st_size < (tmp_path / "net.data").stat().st_size
     for runtime in RUNTIMES[1:]:
@@ -284,8 +284,8 @@ def test_weights_beside_the_file_are_found(tmp_path):
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_missing_runtime_is_named_with_what_installs_it(monkeypatch, runtime):
     monkeypatch.setitem(sys.modules, runtime, None)
-    with pytest.raises(UserError, match=f"runtime={runtime} needs its package: pip install {runtime}"):
-        onnx_segmenter(REPO / "weights/lite-dwsep.onnx", runtime)
+    with pytest.raises(UserError, match=f"runtime={runtime} needs {runtime}: pip install {runtime}"):
+        onnx_segmenter(SHIPPED["lite-dwsep"].onnx, runtime)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal stack is looked at on Linux only")
@@ -296,18 +296,18 @@ def test_signals_are_handled_on_the_stack_that_there_was_before_openvino():
         "    now = (ctypes.c_uint64 * 3)(); ctypes.CDLL(None).sigaltstack(None, now); return list(now)\n"
         "before = stack(); segmenter = onnx_segmenter(sys.argv[1], 'openvino'); assert stack() == before, stack()"
     )
-    command = [sys.executable, "-c", script, str(REPO / "weights/lite-dwsep.onnx")]
+    command = [sys.executable, "-c", script, str(SHIPPED["lite-dwsep"].onnx)]
     subprocess.run(command, cwd=REPO, env=os.environ | THREADS, check=True)
 
 
 def test_rembg_gives_the_masks_of_an_external_file(tmp_path):
     rembg = pytest.importorskip("rembg", reason="rembg is not installed: pip install 'rembg[cpu]'")
-    net, _ = load_net("lite-half", None, None, 320)
+    net = open_net("lite-half").net()
     write_onnx(net, 320, tmp_path / "net.onnx", "external")
     source = photos_in(tmp_path / "photos", 2)
     exact = cv2.resize(render(3, 2)[0], (320, 320))
     Image.fromarray(exact).save(source / "exact.png")
-    run("predict.py", "input=photos", "output=cut", "checkpoint=net.onnx", "cutout=false", cwd=tmp_path)
+    cut("photos", "-o", "cut", "--net", "net.onnx", "--mask", "only", cwd=tmp_path)
     session = rembg.new_session("u2net_custom", model_path=str(tmp_path / "net.onnx"))
     for photo, name in find_photos(source):
         theirs = np.asarray(rembg.remove(Image.open(photo), session=session, only_mask=True)).astype(int)
@@ -320,7 +320,7 @@ def test_rembg_gives_the_masks_of_an_external_file(tmp_path):
 
 
 def test_guided_edges_are_the_photos_and_colours_the_subjects():
-    pytest.importorskip("pymatting", reason="pymatting is not installed: pip install -r requirements-matting.txt")
+    pytest.importorskip("pymatting", reason="pymatting is not installed: pip install pymatting")
     y, x = np.mgrid[:600, :800]
     disk = np.hypot(y - 300, x - 400) < 200
     photo = np.where(disk[..., None], np.uint8([200, 40, 40]), np.uint8([30, 60, 200]))

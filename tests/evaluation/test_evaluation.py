@@ -26,11 +26,11 @@ from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.scoring import IMAGE_SCORES, score, score_image
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
-from u2slim.export import write_onnx
 from u2slim.images.masks import enlarge, to_8bit
 from u2slim.images.refine import GuidedFilter
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, StandardConv
 from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
+from u2slim.runtime.onnx_writer import write_onnx
 
 
 def hand_made() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -381,7 +381,7 @@ def test_models_are_named_as_short_as_tells_them_apart(tmp_path):
     assert list(open_models({"ours": str(tmp_path / "z")})) == ["ours"]
     with pytest.raises(UserError, match="names .*z twice"):
         open_models([str(tmp_path / "z"), str(tmp_path / "z")])
-    with pytest.raises(UserError, match="No model at nowhere.onnx"):
+    with pytest.raises(UserError, match="No net at nowhere.onnx"):
         open_models("nowhere.onnx")
     for nothing in ([], "", [" "], {}):
         with pytest.raises(UserError, match="names nothing"):

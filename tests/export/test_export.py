@@ -15,10 +15,14 @@ from torch import nn
 from tests.conftest import random_net
 from u2slim.data.sample import render
 from u2slim.errors import UserError
-from u2slim.export import Deployment, Gate, check_parity, convert, reference_of, store_in_half, write_onnx
-from u2slim.models import DepthwiseSeparableConv
-from u2slim.models.preprocess import Preprocess
+from u2slim.export.calibration import Gate
+from u2slim.export.deploy import Deployment
+from u2slim.export.half import store_in_half
+from u2slim.export.parity import check_parity, reference_of
+from u2slim.models import DepthwiseSeparableConv, Net
+from u2slim.models.normalise import Normalise
 from u2slim.runtime.onnx_reader import read_graph
+from u2slim.runtime.onnx_writer import convert, write_onnx
 
 SIDE = 64
 
@@ -30,7 +34,7 @@ def net():
 
 def sevenfold(net: torch.nn.Module, image_13HW: np.ndarray) -> list[np.ndarray]:
     with torch.inference_mode():
-        return [logits.sigmoid().numpy() for logits in net(Preprocess()(torch.from_numpy(image_13HW)))]
+        return [logits.sigmoid().numpy() for logits in net(Normalise()(torch.from_numpy(image_13HW)))]
 
 
 def test_names_follow_the_modules_and_metadata_say_what_the_file_is(net, tmp_path: Path):
@@ -112,14 +116,17 @@ def test_fp16_halves_the_file_and_keeps_what_float16_cannot_hold(tmp_path: Path)
     assert total(half) < 0.6 * total(whole)
     assert half.stat().st_size - total(half) < 0.6 * (whole.stat().st_size - total(whole)), "names of values and nodes"
     reference = reference_of(net, images, SIDE, repeats=1)
-    rows = [reference.row, *check_parity(reference, half, tolerance=0.05, least_iou=0.98, repeats=1)]
+    rows = [reference.row, *check_parity(reference, half, tolerance=0.05, min_iou=0.98, repeats=1)]
     assert [row.runtime for row in rows][:3] == ["torch", "opencv", "onnxruntime"]
-    with pytest.raises(UserError, match="have an IoU of .* less than export.least_iou=1.01"):
-        check_parity(reference, half, tolerance=0.05, least_iou=1.01, repeats=1)
+    with pytest.raises(UserError, match="have an IoU of .* less than export.min_iou=1.01"):
+        check_parity(reference, half, tolerance=0.05, min_iou=1.01, repeats=1)
 
 
-class Three(nn.Module):
+class Three(Net):
     """Three convolutions, the fourth of what is between them only ever multiplied by 0."""
+
+    name = "three"
+    outputs = ("mask",)
 
     def __init__(self, unused: float = 1.0):
         super().__init__()
@@ -138,7 +145,7 @@ class Three(nn.Module):
         return [logits - logits.mean()]
 
 
-def deployment(net: nn.Module, **settings) -> Deployment:
+def deployment(net: Net, **settings) -> Deployment:
     images = [render(0, index)[0] for index in range(3)]
     gate = Gate([], images, settings.pop("most", 0.01))
     return Deployment(net, SIDE, images=images, photos=images, gate=gate, **settings)
@@ -168,7 +175,7 @@ def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_f
     caplog.clear()
     rows = deployment(Three(), most=-1).write(path, "embedded", "int8")
     assert rows[1].largest < 1e-4
-    assert "3 of 3 layers in float32" in caplog.text and "more than export.most_loss allows" in caplog.text
+    assert "3 of 3 layers in float32" in caplog.text and "more than export.max_loss allows" in caplog.text
 
 
 def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeypatch):
@@ -181,7 +188,7 @@ def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeyp
         return ReferenceEvaluator(str(tmp_path / "net.onnx")).run(None, blob)[0]
 
     with torch.inference_mode():
-        expected = net(Preprocess()(torch.from_numpy(blob["image"])))[0].sigmoid().numpy()
+        expected = net(Normalise()(torch.from_numpy(blob["image"])))[0].sigmoid().numpy()
     np.testing.assert_allclose(in_half(), expected, atol=0.02)
     halves = {node.name for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "Conv"}
     assert halves == {"first", "middle", "last"}

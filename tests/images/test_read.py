@@ -7,7 +7,8 @@ from PIL import Image
 
 from tests.conftest import gray
 from u2slim.errors import UserError
-from u2slim.images.read import image_size, read_image, read_mask, read_photo, write_png
+from u2slim.images.read import image_size, read_image, read_mask, read_photo
+from u2slim.images.write import write_png
 
 
 def save(path, image, **options):

@@ -30,7 +30,7 @@ from u2slim.models.parsenet import L2Norm
 from u2slim.models.pyramid import pooled
 from u2slim.models.recompute import recompute_activations
 from u2slim.models.resnet import ResNet
-from u2slim.zoo import checkpoints as checkpoint
+from u2slim.zoo import checkpoints, open_net
 from u2slim.zoo.published import load_backbone
 
 NETS = ("icnet", "pspnet", "fcn", "parsenet")
@@ -251,7 +251,7 @@ def test_icnet_sees_each_branch_at_its_resolution():
 @pytest.mark.parametrize("variant", CONVS)
 def test_variants_make_every_3x3_convolution_and_start_from_the_dense_net(tmp_path, variant):
     dense = tiny("icnet", backbone="resnet50")
-    checkpoint.write_net(dense, 64, tmp_path / "dense.ckpt")
+    checkpoints.write_net(dense, 64, tmp_path / "dense.ckpt")
     conv = {"_target_": f"u2slim.models.{CONVS[variant].__name__}", "_partial_": True}
     write_set(tmp_path, "photos", "masks", 4)
     photos = Photos.below(tmp_path / "photos", 64)
@@ -294,7 +294,7 @@ def halved(net: nn.Module) -> nn.Module:
 
 
 def test_pruning_drops_exactly_the_weakest_filters_and_no_shape_breaks():
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     net = tiny("icnet", backbone="resnet50")
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     halved(net)
@@ -319,7 +319,7 @@ def test_pruning_drops_exactly_the_weakest_filters_and_no_shape_breaks():
 
 @pytest.mark.parametrize("name", [*NETS, "standard"])
 def test_a_pruned_net_is_half_as_wide_and_built_again_from_its_config(tmp_path, name):
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     saliency = {"_target_": "u2slim.models.U2Net", "width": "lite"}
     net = build_net(saliency) if name == "standard" else tiny(name)
     heads = {id(head) for head in net.heads}
@@ -328,8 +328,8 @@ def test_a_pruned_net_is_half_as_wide_and_built_again_from_its_config(tmp_path, 
     halved(net)
     assert all(width == (full[key] // 2 if key in ours else full[key]) for key, width in widths(net).items())
     assert 3 < size / parameters(net) < 4.1
-    checkpoint.write_net(net, 64, tmp_path / "pruned.ckpt")
-    again, _ = checkpoint.load_net(str(tmp_path / "pruned.ckpt"))
+    checkpoints.write_net(net, 64, tmp_path / "pruned.ckpt")
+    again = open_net(tmp_path / "pruned.ckpt").net()
     image = torch.rand(1, 3, 47, 60)
     with torch.no_grad():
         for left, right in zip(again(image), net(image), strict=True):
@@ -338,7 +338,7 @@ def test_a_pruned_net_is_half_as_wide_and_built_again_from_its_config(tmp_path, 
 
 
 def test_what_cannot_be_pruned_or_built_is_named():
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     with pytest.raises(UserError, match="icnet-resnet18-x0.125-dwsep is not dense"):
         halved(tiny("icnet", conv={"_target_": "u2slim.models.DepthwiseSeparableConv", "_partial_": True}))
     for channels in ("3-8", "3-8 8-0", "abc"):
@@ -352,7 +352,7 @@ def test_what_cannot_be_pruned_or_built_is_named():
 
 
 def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_path):
-    pytest.importorskip("torch_pruning", reason="pruning needs requirements-prune.txt")
+    pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     settings = ("task=semantic", "data=sample_semantic", "trainer=cpu", "trainer.precision=32-true")
     settings += ("model.backbone=resnet18", "model.width=0.125", "data.batch_size=2", "data.num_workers=0")
     run("train.py", *settings, "trainer.max_steps=1", "hydra.run.dir=dense", cwd=tmp_path)
@@ -385,14 +385,14 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
     assert (config.data.batch_size, config.optimizer.lr, config.trainer.max_steps) == (2, 0.25, 1)
     widths = {}
     for name in ("step1/pruned", "step1/train/checkpoints/last", "step2/pruned", "pruned"):
-        net, _ = checkpoint.load_net(str(tmp_path / f"outputs/out/{name}.ckpt"))
+        net = open_net(tmp_path / f"outputs/out/{name}.ckpt").net()
         widths[name] = net.backbone.layer4[0].conv1.out_channels
     assert list(widths.values()) == [48, 48, 32, 32]
-    dense = checkpoint.read(tmp_path / "dense/checkpoints/last.ckpt")["hyper_parameters"]
-    kept = checkpoint.read(tmp_path / "outputs/out/pruned.ckpt")["hyper_parameters"]
+    dense = checkpoints.read(tmp_path / "dense/checkpoints/last.ckpt")["hyper_parameters"]
+    kept = checkpoints.read(tmp_path / "outputs/out/pruned.ckpt")["hyper_parameters"]
     assert kept["size"] == dense["size"] and kept["classes"] == dense["classes"]
     config = OmegaConf.to_container(OmegaConf.load(tmp_path / "outputs/out/model/pruned.yaml"))
     assert repr(build_net(config)) == repr(net)
-    checkpoint.write_net(tiny("icnet"), 64, tmp_path / "alone.ckpt")
+    checkpoints.write_net(tiny("icnet"), 64, tmp_path / "alone.ckpt")
     sentence = run("u2slim.compress.prune", "checkpoint=alone.ckpt", "retrain=1", cwd=tmp_path, ok=False)
     assert "nobody knows how it was trained" in sentence

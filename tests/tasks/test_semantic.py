@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from tests.conftest import REPO, real_data, run
+from tests.conftest import REPO, cut, real_data, run
 from u2slim.data.catalog import CATALOG
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_square
 from u2slim.data.doctor import diagnose, label_rows, rows
@@ -157,18 +157,22 @@ def test_the_loss_is_the_papers_sum_by_hand_and_ignores_what_has_no_class():
                         count += 1
         return total / count
 
-    total, terms = CascadeLoss()(outputs, labels)
+    total, terms = CascadeLoss()(named(outputs), labels)
     hand = [by_hand(logits) for logits in outputs]
     assert list(terms) == ["main", "auxiliary1", "auxiliary2"]
     torch.testing.assert_close(torch.stack(list(terms.values())), torch.stack(hand))
     torch.testing.assert_close(total, hand[0] + 0.4 * hand[1] + 0.16 * hand[2])
-    torch.testing.assert_close(CascadeLoss()(outputs[:2], labels)[0], hand[0] + 0.4 * hand[1])
-    torch.testing.assert_close(CascadeLoss()(outputs[:1], labels)[0], hand[0])
+    torch.testing.assert_close(CascadeLoss()(named(outputs[:2]), labels)[0], hand[0] + 0.4 * hand[1])
+    torch.testing.assert_close(CascadeLoss()(named(outputs[:1]), labels)[0], hand[0])
     total.backward()
     assert (outputs[0].grad[:, :, 0] == 0).all() and (outputs[0].grad[:, :, 2] != 0).any()
-    assert CascadeLoss()(outputs, torch.full_like(labels, IGNORE))[0] == 0
+    assert CascadeLoss()(named(outputs), torch.full_like(labels, IGNORE))[0] == 0
     with pytest.raises(UserError, match="loss.weights has 1 numbers; give 3"):
-        CascadeLoss([1.0])(outputs, labels)
+        CascadeLoss([1.0])(named(outputs), labels)
+
+
+def named(outputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(zip(("main", "auxiliary1", "auxiliary2"), outputs, strict=False))
 
 
 def tiny_task(classes: int = 3, **options) -> SemanticTask:
@@ -293,14 +297,7 @@ def test_a_checkpoint_alone_is_scored_and_predicts_with_names_and_colours(traine
     assert f"| {found['mIoU']:.4f} |" in (folder / "eval/table.md").read_text()
 
     scenes_ = folder / "data/sample_semantic/scenes"
-    run(
-        "predict.py",
-        f"input={scenes_ / 'val'}",
-        "checkpoint=run/checkpoints/last.ckpt",
-        "output=cut",
-        "workers=1",
-        cwd=folder,
-    )
+    cut("--net", "run/checkpoints/last.ckpt", scenes_ / "val", "-o", "cut", "--workers", 1, cwd=folder)
     counted = np.zeros((5, 5), int)
     palette = np.array(CATALOG["scenes_val"].labels.palette)
     for path in sorted((folder / "cut/classes").iterdir()):
@@ -324,9 +321,9 @@ def test_an_exported_file_names_its_classes_and_gives_the_checkpoints_maps(train
     assert said["u2slim.classes"] == "sky,ground,house,tree,ball" and said["u2slim.size"] == "96x128"
     assert said["u2slim.palette"].split()[0] == "#4682b4"
     maps = []
-    image = f"input={folder / 'data/sample_semantic/scenes/val/0065.png'}"
+    image = folder / "data/sample_semantic/scenes/val/0065.png"
     for net, runtime in (("run/checkpoints/last.ckpt", "torch"), ("icnet.onnx", "opencv"), ("icnet.onnx", "openvino")):
-        run("predict.py", image, f"checkpoint={net}", f"runtime={runtime}", f"output={runtime}", cwd=folder)
+        cut(image, "--net", net, "--runtime", runtime, "-o", runtime, cwd=folder)
         maps.append(np.asarray(Image.open(folder / runtime / "classes/0065.png")))
     assert all((map_ != maps[0]).mean() < 0.002 for map_ in maps)
 

@@ -99,7 +99,7 @@ def test_masks_count_by_the_labelled_share_of_a_batch():
     logits = [torch.randn(4, 1, side, side, requires_grad=True) for side in (32, 32, 16, 8, 4, 2, 1)]
     mask = (torch.rand(4, 1, 32, 32) > 0.7).float() * torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1, 1)
     total, terms, share = task.supervised(logits, {"mask": mask, "labelled": [True, False, True, False]}, 0.8)
-    expected, each = task.loss([x[::2] for x in logits], mask[::2])
+    expected, each = task.loss(task.named([x[::2] for x in logits]), mask[::2])
     assert share == 0.5 and total.item() == pytest.approx(0.8 * 0.5 * expected.item())
     assert terms["side3"].item() == pytest.approx(each["side3"].item())
     total.backward()
@@ -111,14 +111,14 @@ def test_masks_count_by_the_labelled_share_of_a_batch():
 
 def test_callbacks_see_the_mean_loss_and_foreground_of_labelled_images():
     class Means(LossMeans):
-        def look(self, trainer, loss, fused, foreground):
-            seen.append((fused, foreground))
+        def look(self, trainer, loss, answer, foreground):
+            seen.append((answer, foreground))
 
     seen, callback = [], Means(3)
     strategy = SimpleNamespace(reduce=lambda values, reduce_op: values)
-    for step, (share, fused, foreground) in enumerate([(1.0, 0.2, 0.3), (0.5, 0.8, 0.6), (0.0, 9.0, 0.0)], 1):
+    for step, (share, answer, foreground) in enumerate([(1.0, 0.2, 0.3), (0.5, 0.8, 0.6), (0.0, 9.0, 0.0)], 1):
         trainer = SimpleNamespace(global_step=step, accumulate_grad_batches=1, strategy=strategy)
-        outputs = {"total": torch.tensor(1.0), "fused": torch.tensor(fused), "labelled": share}
+        outputs = {"total": torch.tensor(1.0), "answer": torch.tensor(answer), "labelled": share}
         callback.on_train_batch_end(trainer, None, outputs, {"mask": torch.tensor([share * foreground])}, step - 1)
     assert seen == [pytest.approx(((0.2 + 0.4) / 1.5, (0.3 + 0.3) / 1.5))]
 

@@ -17,21 +17,21 @@ from u2slim.evaluation.scoring import IMAGE_SCORES, score
 from u2slim.images.masks import to_8bit
 from u2slim.models import U2Net
 from u2slim.models.resize import upsample
-from u2slim.runtime import TorchSegmenter
-from u2slim.training.losses import OUTPUTS, BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
+from u2slim.runtime.torch_segmenter import TorchSegmenter
+from u2slim.training.losses import BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
 from u2slim.training.metrics import SaliencyMetrics
 
 
 def test_loss_is_u2nets_sum_of_seven_terms():
     torch.manual_seed(0)
-    logits = [torch.randn(2, 1, 8, 8) for _ in OUTPUTS]
+    logits = {name: torch.randn(2, 1, 8, 8) for name in U2Net.outputs}
     mask = torch.rand(2, 1, 8, 8)
-    probabilities = [1 / (1 + torch.exp(-x)) for x in logits]
+    probabilities = [1 / (1 + torch.exp(-x)) for x in logits.values()]
     by_hand = [-(mask * p.log() + (1 - mask) * (1 - p).log()).mean() for p in probabilities]
 
     total, terms = DeepSupervision()(logits, mask)
     torch.testing.assert_close(total, sum(by_hand))
-    assert list(terms) == list(OUTPUTS)
+    assert list(terms) == ["fused", *(f"side{n}" for n in range(1, 7))]
     torch.testing.assert_close(torch.stack(list(terms.values())), torch.stack(by_hand))
 
     weights = [5, 1, 1, 0.5, 1, 1, 0]
@@ -54,7 +54,7 @@ def test_side_outputs_at_their_own_size_give_the_plain_loss_and_gradient():
     expected = grads()
     logits = net(image, upsampled=False)
     assert [tuple(output.shape[2:]) for output in logits] == [(64, 96), *((64 >> n, 96 >> n) for n in range(6))]
-    total, terms = DeepSupervision()(logits, mask)
+    total, terms = DeepSupervision()(dict(zip(net.outputs, logits, strict=True)), mask)
     total.backward()
     torch.testing.assert_close(torch.stack(list(terms.values())), torch.stack(plain))
     for found, wanted in zip(grads(), expected, strict=True):
@@ -137,7 +137,7 @@ def test_crisp_loss_is_its_formula_and_rewards_a_choice_where_cross_entropy_rewa
 
 def test_loss_wants_one_weight_an_output():
     with pytest.raises(UserError, match="loss.weights has 2 numbers; give 7"):
-        DeepSupervision([1, 1])
+        DeepSupervision([1, 1]).weights_of(U2Net.outputs)
 
 
 def predictions() -> list[tuple[np.ndarray, np.ndarray]]:

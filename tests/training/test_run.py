@@ -25,10 +25,11 @@ from u2slim.callbacks.step_checkpoint import moments
 from u2slim.errors import UserError
 from u2slim.models import u2net
 from u2slim.tasks import SaliencyTask
+from u2slim.training.checkpoint_io import WholeCheckpointIO
 from u2slim.training.losses import DeepSupervision
 from u2slim.training.schedules import Factor, schedule
 from u2slim.training.speed import choose_precision
-from u2slim.zoo.checkpoints import WholeCheckpointIO, load_net
+from u2slim.zoo import open_net
 
 COMMON = ("model=dwsep", "init=random", *TINY)
 GOLDEN = Path(__file__).parent / "golden_losses.txt"
@@ -134,7 +135,7 @@ def test_averaged_weights_are_those_of_the_formula_and_what_users_of_a_checkpoin
     name = "net.encoder.0.bottom.conv.pointwise.weight"
     by_hand = 0.7 * (0.7 * two["state_dict"][name] + 0.3 * three[name]) + 0.3 * four["current_model_state"][name]
     torch.testing.assert_close(four["state_dict"][name], by_hand)
-    net, _ = load_net(str(folder / "ema/checkpoints/step_000004.ckpt"))
+    net = open_net(folder / "ema/checkpoints/step_000004.ckpt").net()
     torch.testing.assert_close(net.state_dict()[name.removeprefix("net.")], by_hand)
 
 
@@ -201,7 +202,7 @@ def test_the_stop_rule_ends_a_run_with_a_checkpoint_and_the_best_are_kept(folder
     more = ("trainer.accumulate_grad_batches=2", "trainer.max_steps=9", "optimizer=adamw", "data.val_count=4")
     total = "callbacks.stop.total=10"  # the sum of seven terms is about 5, and would be so without the accumulation
     printed = run("train.py", *COMMON, *options, *every, *more, total, "hydra.run.dir=stop", cwd=folder)
-    found = re.search(r"stopping at step 4 \(means over 4 steps: total ([\d.]+), fused ([\d.]+)\)", printed)
+    found = re.search(r"stopping at step 4 \(means over 4 steps: total ([\d.]+), answer ([\d.]+)\)", printed)
     assert float(found[1]) > 5 * float(found[2]) and "to step 4" in printed
     names = sorted(path.name for path in (folder / "stop/checkpoints").iterdir())
     with (folder / "stop/csv/version_0/metrics.csv").open() as file:
@@ -243,7 +244,7 @@ class Constant(pl.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> dict:
         loss = F.binary_cross_entropy_with_logits(self.logit.expand_as(batch["mask"]), batch["mask"])
-        return {"loss": loss, "total": loss.detach(), "fused": loss.detach()}
+        return {"loss": loss, "total": loss.detach(), "answer": loss.detach()}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.0)

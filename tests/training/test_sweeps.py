@@ -155,8 +155,8 @@ def test_wrong_ways_to_resume_are_refused_in_a_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_a_search_runs_its_trials_at_once_and_again_without_training(place):
-    pytest.importorskip("submitit", reason="hydra-submitit-launcher absent: pip install -r requirements-sweep.txt")
-    pytest.importorskip("optuna", reason="hydra-optuna-sweeper absent: pip install -r requirements-sweep.txt")
+    pytest.importorskip("submitit", reason="hydra-submitit-launcher absent: pip install -e .[sweep]")
+    pytest.importorskip("optuna", reason="hydra-optuna-sweeper absent: pip install -e .[sweep]")
     search = ("experiment=search", *COMMON, "data=duts", "trainer.max_steps=2", "hydra.sweep.dir=search")
     at_once = ("hydra/launcher=submitit_local", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
     printed = run("train.py", "-m", *search, *at_once, cwd=place)
@@ -178,15 +178,15 @@ def test_ray_runs_the_jobs_or_is_asked_for_in_a_sentence(place):
     sweep = ("train.py", "-m", *COMMON, "seed=1,2", "trainer.max_steps=1", "hydra/launcher=ray", "hydra.sweep.dir=ray")
     if importlib.util.find_spec("ray") is None:
         printed = run(*sweep, cwd=place, ok=False)
-        assert "is not installed: pip install -r requirements-sweep.txt" in printed and "Traceback" not in printed
-        pytest.skip("hydra-ray-launcher absent: pip install -r requirements-sweep.txt")
+        assert "is not installed: pip install -e .[sweep]" in printed and "Traceback" not in printed
+        pytest.skip("hydra-ray-launcher absent: pip install -e .[sweep]")
     assert "2 of 2 jobs finished" in run(*sweep, cwd=place)
 
 
 def test_the_presets_set_what_the_launchers_know(place):
     plugin = pytest.importorskip(
         "hydra_plugins.hydra_submitit_launcher.config",
-        reason="hydra-submitit-launcher absent: pip install -r requirements-sweep.txt",
+        reason="hydra-submitit-launcher absent: pip install -e .[sweep]",
     )
     prepare_hydra()
     for launcher, known in (("submitit_local", plugin.LocalQueueConf), ("submitit_slurm", plugin.SlurmQueueConf)):

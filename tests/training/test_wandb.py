@@ -132,7 +132,7 @@ def test_pictures_are_laid_over_by_mask_and_prediction(runs):
 
 
 def test_the_workspace_draws_what_runs_log(runs, tmp_path):
-    pytest.importorskip("wandb_workspaces", reason="pip install -r requirements-wandb.txt")
+    pytest.importorskip("wandb_workspaces", reason="pip install wandb-workspaces")
     parts, _ = runs
     logged = {name for part in parts for row in history(part) for name in row}
     logged |= {name.rpartition("/")[0] for name in logged if name.endswith("/_type")}

@@ -13,15 +13,15 @@ from u2slim.compress import init
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net, build_net
-from u2slim.runtime import open_segmenter
 from u2slim.training import resume
-from u2slim.zoo import checkpoints as checkpoint
+from u2slim.zoo import DEFAULT, PUBLISHED, SHIPPED, Shipped, checkpoints, open_net, shipped
 from u2slim.zoo import published as weights
 from u2slim.zoo.checkpoints import write_net
+from u2slim.zoo.shipped import NETS
 
 
 def test_key_map_is_one_to_one_and_complete():
-    names = weights.key_map("full")
+    names = U2Net.published_keys()
     with torch.device("meta"):
         ours = set(U2Net("full").state_dict())
     assert set(names.values()) == ours
@@ -35,42 +35,44 @@ def test_key_map_is_one_to_one_and_complete():
 @pytest.mark.parametrize("width", ["lite", "full"])
 def test_published_layout_loads_strict(tmp_path, width):
     net = random_net(width)
-    names = weights.key_map(width)
+    names = U2Net.published_keys()
     path = tmp_path / "w.pth"
     torch.save({official: net.state_dict()[ours] for official, ours in names.items()}, path)
     loaded = U2Net(width).eval()
-    loaded.load_state_dict(weights.load_published(path, width))
+    record, tensors = weights.load_published(path)
+    assert record.config["width"] == width
+    loaded.load_state_dict(tensors)
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x)[0], net(x)[0], rtol=0, atol=0)
 
 
 def test_wrong_files_are_named(tmp_path, published):
-    with pytest.raises(UserError, match="holds the lite net, not the full one; use model.width=lite"):
-        weights.load_published(published, "full")
+    with pytest.raises(UserError, match="holds u2net-lite-standard, not a dense u2net-full.*Use model.width=lite"):
+        init.pretrained(build_net({"_target_": "u2slim.models.U2Net", "width": "full"}), weights=published)
 
     page = tmp_path / "page.pth"
     page.write_text("\n<!DOCTYPE html><html>quota exceeded</html>")
     with pytest.raises(UserError, match="is a web page, not weights"):
-        weights.load_published(page, "lite")
+        weights.load_published(page)
 
     cut = tmp_path / "cut.pth"
     cut.write_bytes(published.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"0\.1 MB.*truncated.*u2netp\.pth 4\.7 MB"):
-        weights.load_published(cut, "lite")
+        weights.load_published(cut)
 
     lightning = tmp_path / "run.pth"
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6"}, lightning)
     with pytest.raises(UserError, match="training checkpoint.*checkpoint="):
-        weights.load_published(lightning, "lite")
+        weights.load_published(lightning)
 
     other = tmp_path / "other.pth"
     torch.save({"layer.weight": torch.zeros(3)}, other)
     with pytest.raises(UserError, match="798 missing.*1 unknown.*layer.weight"):
-        weights.load_published(other, "lite")
+        weights.load_published(other)
 
     with pytest.raises(UserError, match="No weights file at .*nowhere"):
-        weights.load_published(tmp_path / "nowhere.pth", "lite")
+        weights.load_published(tmp_path / "nowhere.pth")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
@@ -81,7 +83,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     path = tmp_path / "harmful.pth"
     torch.save({"x": Harmful()}, path)
     with pytest.raises(UserError, match="cannot be read"):
-        weights.load_published(path, "lite")
+        weights.load_published(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -94,7 +96,7 @@ def test_offline_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch
     monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gdown, "download", offline)
     with pytest.raises(UserError) as error:
-        weights.fetch("lite")
+        weights.fetch(PUBLISHED["u2netp"])
     assert "https://drive.google.com/uc?id=1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy" in str(error.value)
     assert str(tmp_path / "cache" / "u2netp.pth") in str(error.value)
     assert "init.weights=PATH" in str(error.value)
@@ -106,22 +108,22 @@ def test_download_is_cached_and_its_checksum_watched(tmp_path, monkeypatch, publ
 
     calls = []
 
-    def download(id, output):
-        calls.append(id)
+    def download(url, output):
+        calls.append(url)
         with open(output, "wb") as file:
             file.write(published.read_bytes())
         return output
 
     monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gdown, "download", download)
-    path = weights.fetch("lite")
-    assert weights.fetch("lite") == path == tmp_path / "cache" / "u2netp.pth"
-    assert calls == ["1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy"]
+    path = weights.fetch(PUBLISHED["u2netp"])
+    assert weights.fetch(PUBLISHED["u2netp"]) == path == tmp_path / "cache" / "u2netp.pth"
+    assert calls == ["https://drive.google.com/uc?id=1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy"]
     damaged = bytearray(path.read_bytes())
     damaged[-1000] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(UserError, match="has changed since its first use"):
-        weights.fetch("lite")
+        weights.fetch(PUBLISHED["u2netp"])
 
 
 def convolutions(net, dense):
@@ -210,8 +212,10 @@ def test_project_narrowed_drops_the_inputs_least_directions():
     assert float((made - weight).norm().detach()) == pytest.approx(np.sqrt((lost**2).sum()), rel=1e-4)
 
 
-def test_the_plans_averages_are_no_low_rank_net(published):
-    with pytest.raises(UserError, match="use project or lstsq"):
+def test_averages_are_no_low_rank_net(published):
+    with pytest.raises(
+        UserError, match="init.method=mean is not known for u2net-lite-lowrank; choose one of: project, lstsq"
+    ):
         init.pretrained(U2Net("lite", LowRankConv), weights=published, method="mean")
 
 
@@ -247,34 +251,35 @@ def test_a_checkpoints_weights_begin_a_new_run(tmp_path):
 
 
 def test_the_shipped_files_are_those_of_the_checksums_and_agree_with_each_other():
-    listed = dict(reversed(line.split()) for line in (checkpoint.SHIPPED / "SHA256SUMS").read_text().splitlines())
-    files = [path for path in checkpoint.SHIPPED.rglob("*") if path.suffix in (".ckpt", ".onnx")]
-    digests = {path.relative_to(REPO).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    assert digests == listed
+    for folder, ending in ((REPO / "weights", ".ckpt"), (NETS, ".onnx")):
+        listed = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
+        files = [path for path in folder.iterdir() if path.suffix == ending]
+        assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == listed
+        assert {path.stem for path in files} == {n.name for n in SHIPPED.values() if ending == ".onnx" or n.checkpoint}
     photo = render(0, 1)[0]
     largest = {"lite-half": 1e-3, "lite-two-thirds": 1e-2, "lite-dwsep": 1e-3}  # the second's ONNX file has float16
-    assert checkpoint.shipped().keys() == largest.keys()
-    assert checkpoint.DEFAULT in largest
+    assert DEFAULT in largest
     for name, bound in largest.items():
-        mask, same = (open_segmenter(net)(photo) for net in (name, checkpoint.SHIPPED / f"{name}.onnx"))
+        mask, same = (open_net(name).segmenter(runtime)(photo) for runtime in ("torch", "opencv"))
         assert np.abs(mask - same).max() < bound
         if name == "lite-dwsep":
             continue
-        rounded = open_segmenter(checkpoint.SHIPPED / "int8" / f"{name}.onnx", runtime="onnxruntime")
+        rounded = open_net(f"{name}-int8").segmenter("onnxruntime")
         assert np.abs(mask - rounded(photo)).mean() < 0.01
-        net, size = checkpoint.load_net(name)
-        assert (net.name, size) == ("u2net-lite-ranked-lowrank", 320)
+        net = open_net(name).net()
+        assert (net.name, net.preprocess.size) == ("u2net-lite-ranked-lowrank", 320)
         assert net.config == OmegaConf.to_container(OmegaConf.load(REPO / f"conf/model/{name.replace('-', '_')}.yaml"))
 
 
 def test_a_shipped_net_goes_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    monkeypatch.setitem(SHIPPED, "lite-test", Shipped("lite-test", "for this test"))
     net = build_net({"_target_": "u2slim.models.U2Net", "width": "lite"})
     write_net(net, 64, tmp_path / "lite-test.ckpt")
-    loaded, size = checkpoint.load_net("lite-test")
-    assert size == 64 and torch.equal(loaded.fuse.weight, net.fuse.weight)
-    with pytest.raises(UserError, match=r"No checkpoint at other.*a shipped net \(lite-test\)"):
-        checkpoint.load_net("other")
+    loaded = open_net("lite-test").net()
+    assert loaded.preprocess.size == 64 and torch.equal(loaded.fuse.weight, net.fuse.weight)
+    with pytest.raises(UserError, match=r"No net at other.*a shipped net \(.*lite-test\)"):
+        open_net("other")
 
 
 def test_a_checkpoint_from_before_a_setting_goes_on_and_a_net_alone_is_refused(tmp_path):
@@ -282,10 +287,10 @@ def test_a_checkpoint_from_before_a_setting_goes_on_and_a_net_alone_is_refused(t
     write_net(net, 64, tmp_path / "net.ckpt")
     cfg = OmegaConf.create({"model": {**net.config, "stem": None}})
     with pytest.raises(UserError, match="net.ckpt is a net without its training; .* init=checkpoint"):
-        resume._check(cfg, tmp_path / "net.ckpt", checkpoint.read(tmp_path / "net.ckpt"))
+        resume._check(cfg, tmp_path / "net.ckpt", checkpoints.read(tmp_path / "net.ckpt"))
     cfg.model.stem = {"_target_": "u2slim.models.StandardConv", "_partial_": True}
     with pytest.raises(UserError, match="net.ckpt was trained with model"):
-        resume._check(cfg, tmp_path / "net.ckpt", checkpoint.read(tmp_path / "net.ckpt"))
+        resume._check(cfg, tmp_path / "net.ckpt", checkpoints.read(tmp_path / "net.ckpt"))
 
 
 def test_unknown_method_is_named_with_the_choices(published):

@@ -8,10 +8,11 @@ from PIL import Image
 
 from tests.conftest import run
 from u2slim.compress import init
-from u2slim.export import check_parity, reference_of, write_onnx
+from u2slim.export.parity import check_parity, reference_of
 from u2slim.images.read import read_image
 from u2slim.models import U2Net
-from u2slim.runtime import TorchSegmenter
+from u2slim.runtime.onnx_writer import write_onnx
+from u2slim.runtime.torch_segmenter import TorchSegmenter
 
 
 @pytest.fixture(scope="module")

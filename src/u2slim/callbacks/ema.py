@@ -11,5 +11,7 @@ class EMA(EMAWeightAveraging):
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # upstream: not reported as far as known (seen with pytorch-lightning 2.6.6);
+        # drop when WeightAveraging.setup takes another device than pl_module.device, the host's by then
         self._device = self._device or trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)

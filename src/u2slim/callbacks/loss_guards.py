@@ -82,7 +82,7 @@ class LossMeans(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         share = outputs.get("labelled", 1)  # of the batch; the masks of the rest are zero
-        values = torch.stack([share * outputs["total"], share * outputs["fused"], batch["mask"].float().mean()])
+        values = torch.stack([share * outputs["total"], share * outputs["answer"], batch["mask"].float().mean()])
         self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._count += share
         if trainer.global_step % self.over_steps == 0 and ends_step(trainer, batch_idx):
@@ -98,13 +98,13 @@ class LossMeans(pl.Callback):
     def load_state_dict(self, state_dict: dict) -> None:
         self._sums, self._count = state_dict["sums"], state_dict["count"]
 
-    def look(self, trainer: pl.Trainer, loss: float, fused: float, foreground: float) -> None:
-        """Called with the means over all processes of the total, the fused term and the masks."""
+    def look(self, trainer: pl.Trainer, loss: float, answer: float, foreground: float) -> None:
+        """Called with the means over all processes of the total, the term of the net's answer and the masks."""
         raise NotImplementedError
 
 
 class BaseRate(LossMeans):
-    """Warns where the fused loss stands at the entropy of a constant prediction: only the masks' mean is learnt.
+    """Warns where the answer's loss stands at the entropy of a constant prediction: only the masks' mean is learnt.
 
     With `tolerance` .02, a mean loss within 2 % of that entropy.
     """
@@ -113,18 +113,19 @@ class BaseRate(LossMeans):
         super().__init__(over_steps)
         self.tolerance = tolerance
 
-    def look(self, trainer: pl.Trainer, loss: float, fused: float, foreground: float) -> None:
+    def look(self, trainer: pl.Trainer, loss: float, answer: float, foreground: float) -> None:
         if not getattr(trainer.lightning_module.loss, "is_cross_entropy", False):
             return
         entropy = base_rate_entropy(foreground)
         if trainer.global_step <= self.over_steps:
-            text = "the masks' foreground share is %.3f: predicting it everywhere has a fused loss of %.4f"
+            text = "the masks' foreground share is %.3f: predicting it everywhere has a loss of %.4f"
             log.info(text, foreground, entropy)
-        if abs(fused - entropy) <= self.tolerance * entropy:
+        if abs(answer - entropy) <= self.tolerance * entropy:
             log.warning(
-                "the fused loss stood at %.4f for %d steps, the entropy of predicting the foreground's share %.3f "
-                "everywhere: the net tells nothing apart. Try another optimizer.lr or init=pretrained; see the masks",
-                fused,
+                "the loss of the net's answer stood at %.4f for %d steps, the entropy of predicting the foreground's "
+                "share %.3f everywhere: the net tells nothing apart. Try another optimizer.lr or "
+                "init=pretrained; see the masks",
+                answer,
                 self.over_steps,
                 foreground,
             )
@@ -136,19 +137,19 @@ def base_rate_entropy(foreground: float) -> float:
 
 
 class StopBelow(LossMeans):
-    """Ends training once the mean total or the mean fused loss is low enough: the averaging baseline's stop rule.
+    """Ends training once the mean total, or the mean loss of the net's answer, is low enough.
 
     Args:
-        total, fused: the bounds.
+        total, answer: the bounds.
         over_steps: the means are taken over so many steps, one such part of training after the other.
     """
 
-    def __init__(self, total: float, fused: float, over_steps: int):
+    def __init__(self, total: float, answer: float, over_steps: int):
         super().__init__(over_steps)
-        self.total, self.fused = total, fused
+        self.total, self.answer = total, answer
 
-    def look(self, trainer: pl.Trainer, loss: float, fused: float, foreground: float) -> None:
-        if loss < self.total or fused < self.fused:
-            means = f"means over {self.over_steps} steps: total {loss:.4f}, fused {fused:.4f}"
+    def look(self, trainer: pl.Trainer, loss: float, answer: float, foreground: float) -> None:
+        if loss < self.total or answer < self.answer:
+            means = f"means over {self.over_steps} steps: total {loss:.4f}, answer {answer:.4f}"
             log.info("stopping at step %d (%s)", trainer.global_step, means)
             trainer.should_stop = True

@@ -20,6 +20,8 @@ class OptimizerCurves(pl.Callback):
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         # Lightning has unscaled them by now, except where a fused optimizer does so inside its step.
+        # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/15501 (closed: it stays so);
+        # drop when the gradients are unscaled here for fused optimizers, too
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             norm = norm / scaler.get_scale()

@@ -40,6 +40,8 @@ class StepCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         # Lightning's own handler starts a collective wherever the signal finds the process, and with several processes
         # its loop asks for the signal, and so waits for the device, in every step.
+        # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/21487, of pull/20825, which
+        # brought both; drop when no step asks and the handler only takes a note
         if threading.current_thread() is threading.main_thread():
             self._former_handler = signal.signal(signal.SIGTERM, lambda *_: self._note_signal(trainer))
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -91,6 +93,8 @@ class StepCheckpoint(ModelCheckpoint):
     def _link_checkpoint(trainer: pl.Trainer, filepath: str, linkpath: str) -> None:
         """As Lightning's, but there is a last.ckpt at every moment."""
 
+        # upstream: not reported as far as known (seen with pytorch-lightning 2.6.6, which removes the old link first);
+        # drop when it renames a new one over it
         def link(partial: Path) -> None:
             try:
                 partial.symlink_to(Path(filepath).name)

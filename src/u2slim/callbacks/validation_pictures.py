@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from u2slim.images.colours import overlay
-from u2slim.images.read import write_png
+from u2slim.images.write import write_png
 
 CLASSES = {0: "background", 1: "salient"}
 

@@ -1,7 +1,7 @@
 """Ways to fill a net before training."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,35 @@ from u2slim.compress.reconstruct import check_settings, reconstruct
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
-from u2slim.models import ConvVariant, SemanticNet, StandardConv, U2Net
-from u2slim.models.preprocess import Preprocess
+from u2slim.models import ConvVariant, Net, SemanticNet, StandardConv, build_net
+from u2slim.models.normalise import Normalise
 from u2slim.models.resnet import ResNet
-from u2slim.zoo.checkpoints import load_net, resolve
-from u2slim.zoo.published import BACKBONES, fetch, load_backbone, published_net
+from u2slim.zoo import PUBLISHED, NetHandle, open_net
+from u2slim.zoo.published import load_backbone
+from u2slim.zoo.records import BACKBONE_ADDRESSES
 
 log = logging.getLogger(__name__)
 
 
-METHODS = ("mean", "project", "lstsq")
-
-
-def random(net: nn.Module, photos: Photos | None = None) -> nn.Module:
+def random(net: Net, photos: Photos | None = None) -> Net:
     """PyTorch's default initialisation, as the net was built."""
     return net
 
 
-def checkpoint(net: nn.Module, path: str | Path | None = None, photos: Photos | None = None) -> nn.Module:
-    """Take over the weights of a training checkpoint of the same net, and nothing else of its run.
+def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None = None) -> Net:
+    """Take over the weights of the same net, and nothing else of its run.
+
+    Args:
+        net: the net to fill, in place.
+        path: any name or file that `open_net` takes, but for ONNX files.
 
     Raises:
-        UserError: there is no such checkpoint, or it holds another net.
+        UserError: there is no such net, or it is another one.
     """
     if path is None:
         raise UserError("Say which weights to begin with: init.path=FILE, a .ckpt or a shipped net.")
-    file = resolve(path)
-    trained, _ = load_net(str(file))
+    handle = open_net(path)
+    trained, file = handle.net(), handle.path()
     # Nets with the same tensors may compute different things, e.g. with and without a shuffle.
     if repr(trained) != repr(net):
         settings = OmegaConf.to_yaml(trained.config).replace("\n", "; ")
@@ -65,14 +67,13 @@ def backbone(
     """
     if not isinstance(net, SemanticNet):
         raise UserError(f"init=backbone fills the ResNet of a net, and {net.name} has none; use init=pretrained.")
-    if method not in METHODS[:2]:
-        raise UserError(f"init.method={method} is not known here; choose one of: {', '.join(METHODS[:2])}.")
+    _check_method(method, fills_of(net), net)
     fits = net.width == 1 and not net.pruned
     if weights is None and not fits:
         log.info("%s begins at random: ImageNet's weights fit model.width=1 and no pruned net", net.name)
         return net
     if weights is None:
-        address = BACKBONES[net.depth]
+        address = BACKBONE_ADDRESSES[net.depth]
         weights = cache_dir() / Path(address).name
         if not weights.is_file():
             log.warning(
@@ -91,7 +92,7 @@ def backbone(
 
 
 def pretrained(
-    net: U2Net | SemanticNet,
+    net: Net,
     weights: str | Path | None = None,
     method: str = "lstsq",
     reestimate: bool = False,
@@ -101,13 +102,14 @@ def pretrained(
     seed: int = 0,
     lstsq: Mapping[str, Any] | None = None,
     photos: Photos | None = None,
-) -> U2Net | SemanticNet:
+) -> Net:
     """Fill any variant from the dense net of the same structure, published or trained here.
 
     Args:
         net: the net to fill, in place.
-        weights: a published `.pth` file or a training checkpoint `.ckpt`; None downloads U2-Net's on first use.
-        method: how each 3x3 convolution takes over its dense counterpart: by `mean` or `project` (see
+        weights: any name or file of the dense net that `open_net` takes, but for ONNX files; None: the published net
+            of this structure, downloaded on first use.
+        method: how each 3x3 convolution takes over its dense counterpart: by one of its `fills` (see
             `u2slim.models.conv`), or `lstsq` (see `u2slim.compress.reconstruct`), which looks at photos.
         reestimate: also measure BatchNorm's statistics anew on photos.
         folder, size: photos to use instead of `photos`, and the side they are resized to.
@@ -118,8 +120,7 @@ def pretrained(
     Raises:
         UserError: an unknown method, no photos where they are needed, or a file that is not the published net.
     """
-    if method not in METHODS:
-        raise UserError(f"init.method={method} is not known; choose one of: {', '.join(METHODS)}.")
+    _check_method(method, [*fills_of(net), "lstsq"], net)
     if type(count) is not int or count < 1:
         raise UserError(f"init.count={count}: give a whole number of photos, from 1.")
     if type(size) is not int or size < 32:
@@ -136,7 +137,8 @@ def pretrained(
                 "init.method=lstsq and init.reestimate learn from photos, masks are not needed: name a folder of some "
                 "with init.folder=DIR, or use init.method=project init.reestimate=false."
             )
-        input_N3HW = Preprocess()(photos.squares(count, seed)).contiguous(memory_format=torch.channels_last)
+        input_N3HW = Normalise(net.preprocess)(photos.squares(count, seed))
+        input_N3HW = input_N3HW.contiguous(memory_format=torch.channels_last)
         if method == "lstsq":
             reconstruct(dense, net.to(memory_format=torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
         if reestimate:
@@ -147,25 +149,51 @@ def pretrained(
     return net
 
 
-def _dense(net: U2Net | SemanticNet, weights: str | Path | None) -> tuple[Path, nn.Module]:
+def fills_of(net: nn.Module) -> list[str]:
+    """The ways in which all convolution variants of a net can take over dense weights."""
+    tables = [conv.fills for conv in net.modules() if isinstance(conv, ConvVariant)]
+    return [method for method in StandardConv.fills if all(method in table for table in tables)]
+
+
+def _check_method(method: str, known: Sequence[str], net: Net) -> None:
+    if method not in known:
+        raise UserError(f"init.method={method} is not known for {net.name}; choose one of: {', '.join(known)}.")
+
+
+def _dense(net: Net, weights: str | Path | None) -> tuple[Path, Net]:
     """The dense net to fill `net` from, and its file."""
-    if weights and str(weights).endswith(".ckpt"):
-        path = resolve(weights)
-        dense, _ = load_net(str(path))
-        if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in dense.modules()):
-            raise UserError(f"{path} is not a dense net, but {dense.name}; give one trained with StandardConv.")
-        ours, theirs = _layout(net), _layout(dense)
-        if ours != theirs:
-            name = min(ours.items() ^ theirs.items())[0]
-            raise UserError(f"{path} holds {dense.name}, not a dense {net.name}: they differ in {name}.")
-        return path, dense
-    if isinstance(net, SemanticNet):
+    handle = open_net(weights) if weights else _published(net)
+    dense, path = handle.net(), handle.path()
+    if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in dense.modules()):
+        raise UserError(f"{path} is not a dense net, but {dense.name}; give one trained with StandardConv.")
+    ours, theirs = _layout(net), _layout(dense)
+    if ours != theirs:
+        name = min(ours.items() ^ theirs.items())[0]
+        own = _plain(net)
+        fitting = ", ".join(f"model.{key}={value}" for key, value in _plain(dense).items() if own.get(key) != value)
         raise UserError(
-            f"No {net.name} is published: give a checkpoint of its dense net as init.weights=FILE.ckpt, "
-            "or ImageNet's ResNet with init=backbone."
+            f"{path} holds {dense.name}, not a dense {net.name}: they differ in {name}. "
+            + (f"Use {fitting}." if fitting else "Give the dense net of this model.")
         )
-    path = Path(weights) if weights else fetch(net.width)
-    return path, published_net(net.width, path)
+    return path, dense
+
+
+def _published(net: Net) -> NetHandle:
+    """The published net of this structure."""
+    for name, record in PUBLISHED.items():
+        with torch.device("meta"):
+            if _layout(build_net(record.config)) == _layout(net):
+                return open_net(name)
+    raise UserError(
+        f"No {net.name} is published: give a checkpoint of its dense net as init.weights=FILE.ckpt, "
+        "or ImageNet's ResNet with init=backbone."
+    )
+
+
+def _plain(net: Net) -> dict[str, Any]:
+    """The settings of a net that are neither its class nor its convolutions."""
+    config = net.config or {}
+    return {key: value for key, value in config.items() if isinstance(value, str | int | float) and key != "_target_"}
 
 
 def _layout(net: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -178,12 +206,11 @@ def _layout(net: nn.Module) -> dict[str, tuple[int, ...]]:
 def transfer(dense: nn.Module, net: nn.Module, method: str) -> None:
     """Fill `net` from `dense`, a net of the same structure with standard convolutions.
 
-    Convolution variants are filled by `method`, `mean` or `project`; everything else (BatchNorm with its statistics,
+    Convolution variants are filled by `method`, one of their `fills`; everything else (BatchNorm with its statistics,
     1x1 convolutions, heads) is carried over.
     """
     if isinstance(net, ConvVariant):
-        fill = net.fill_mean if method == "mean" else net.fill_project
-        fill(dense.weight, dense.bias)
+        net.fills[method](net, dense.weight, dense.bias)
         return
     for name, tensor in (*net.named_parameters(recurse=False), *net.named_buffers(recurse=False)):
         tensor.copy_(getattr(dense, name))

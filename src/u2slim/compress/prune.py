@@ -23,14 +23,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from u2slim.cli import check_whole_number, output_dir, research_command
-from u2slim.errors import UserError
+from u2slim.errors import UserError, missing_extra
 from u2slim.files import file_digest, write_whole
-from u2slim.models import ConvVariant, StandardConv
+from u2slim.models import ConvVariant, Net, StandardConv
 from u2slim.models.channels import channels_of
 from u2slim.overrides import override
 from u2slim.repository import TRAIN
 from u2slim.sizes import Size
-from u2slim.zoo import checkpoints
+from u2slim.zoo import checkpoints, open_net
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ def main(cfg: DictConfig) -> None:
     folder = output_dir()
     path = _source(cfg.checkpoint, folder)
     overrides = _overrides_of(path) if cfg.retrain else []
-    net, size = checkpoints.load_net(str(path))
+    net = open_net(path).net()
+    size = net.preprocess.size
     full, before = widths(net), _millions(net)
     for step in range(1, cfg.steps + 1):
         prune(net, {name: max(1, round(width * (1 - cfg.ratio * step / cfg.steps))) for name, width in full.items()})
@@ -54,7 +55,7 @@ def main(cfg: DictConfig) -> None:
         part = folder / f"step{step}"
         _write(net, size, part)
         _train(part, cfg.retrain, [*overrides, *cfg.train])
-        net, _ = checkpoints.load_net(str(part / "train/checkpoints/last.ckpt"))
+        net = open_net(part / "train/checkpoints/last.ckpt").net()
     _write(net, size, folder)
     where = ["--config-dir", str(folder), "model=pruned", "init=checkpoint", f"init.path={folder / 'pruned.ckpt'}"]
     log.info("to train it on: python train.py %s and the settings of before", shlex.join(where))
@@ -64,7 +65,7 @@ def _source(given: str, folder: Path) -> Path:
     """The checkpoint to prune, which the folder remembers: what lies in it was made of no other."""
     note = folder / "source.json"
     before = json.loads(note.read_text()) if note.is_file() else None
-    path = Path(before["path"]) if before and given == "last" else checkpoints.resolve(given).absolute()
+    path = Path(before["path"]) if before and given == "last" else checkpoints.checkpoint_path(given).absolute()
     if given == "last" and (path.parents[2] / "pruned.ckpt").is_file():
         raise UserError(f"The last checkpoint, {path}, is of a pruning; name the one to prune, checkpoint=FILE.")
     now = {"path": str(path), "sha256": file_digest(path, "sha256")}
@@ -79,7 +80,7 @@ def widths(net: nn.Module) -> dict[str, int]:
     return {name: module.out_channels for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
 
 
-def prune(net: nn.Module, keep: Mapping[str, int]) -> None:
+def prune(net: Net, keep: Mapping[str, int]) -> None:
     """Leave each convolution but the heads the `keep` filters of the largest L1 norms, in place and in their order.
 
     Convolutions whose outputs are added keep the same ones, as many as the first of them is to keep.
@@ -121,7 +122,7 @@ def _torch_pruning() -> ModuleType:
     try:
         import torch_pruning
     except ImportError as error:
-        raise UserError("Pruning needs torch-pruning: pip install -r requirements-prune.txt.") from error
+        raise missing_extra("Pruning", "torch-pruning", "prune") from error
     return torch_pruning
 
 
@@ -164,7 +165,7 @@ def _train(part: Path, steps: int, overrides: list[str]) -> None:
         )
 
 
-def _write(net: nn.Module, size: Size, folder: Path) -> None:
+def _write(net: Net, size: Size, folder: Path) -> None:
     """The net as a checkpoint, and its config."""
     checkpoints.write_net(net, size, folder / "pruned.ckpt")
     config = OmegaConf.create(dict(net.config))

@@ -20,9 +20,10 @@ from u2slim.compress.reconstruct import errors_by_form
 from u2slim.data.photos import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.models.preprocess import Preprocess
-from u2slim.models.u2net import WIDTHS, ConvBNReLU
-from u2slim.zoo.published import published_net
+from u2slim.models.normalise import Normalise
+from u2slim.models.u2net import WIDTHS, ConvBNReLU, U2Net, convolutions
+from u2slim.zoo import open_net
+from u2slim.zoo.records import u2net_of
 
 Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
 DENSE: Form = (None, 0)
@@ -92,14 +93,16 @@ def choose_ranks(
 def main(cfg: DictConfig) -> None:
     check(cfg)
     path = Path(cfg.config)
+    dense = open_net(cfg.weights or u2net_of(cfg.width)).net()
+    if not isinstance(dense, U2Net) or dense.width != cfg.width:
+        raise UserError(f"{cfg.weights} holds {dense.name}, not U2-Net of width={cfg.width}; give its width.")
     photos = Photos.below(cfg.photos, cfg.size, "photos").squares(cfg.count, seed=0)
-    dense = published_net(cfg.width, cfg.weights)
-    errors = errors_by_form(dense, Preprocess()(photos).contiguous(memory_format=torch.channels_last))
+    normalised = Normalise(dense.preprocess)(photos).contiguous(memory_format=torch.channels_last)
+    errors = errors_by_form(dense, normalised)
     blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
     channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
     ranks = choose_ranks(errors, channels, cfg.share)
     error = sum(errors[name].get(form, 0) for name, form in ranks.items()) ** 0.5
-    line = " ".join(_word(ranks.get(name, DENSE)) for name in blocks)
     how = f"width={cfg.width} share={cfg.share:g} count={len(photos)} size={cfg.size}"
     text = f"""# Low rank, each convolution its own: u2slim.compress.ranks {how}
 _target_: u2slim.models.U2Net
@@ -108,8 +111,8 @@ conv:
   _target_: u2slim.models.LowRankConv
   _partial_: true
 ranks:
-  {cfg.width}: {line}
-"""
+  {cfg.width}:
+{_lines(ranks)}"""
     write_whole(path, lambda partial: partial.write_text(text))
     print(f"{len(ranks)} convolutions, the mask's logits {error:.2f} off by estimate: {path}")
 
@@ -128,9 +131,18 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"{cfg.config} is there already, and nets may have been trained with it: name another file.")
 
 
+def _lines(ranks: Mapping[str, Form]) -> str:
+    """The ranks as YAML, a line a stage; what has none is dense."""
+    lines = []
+    for stage, names in convolutions().items():
+        forms = (f"{name}: {_word(ranks.get(f'{stage}.{name}', DENSE))}" for name in names)
+        lines.append(f"    {stage}: {{{', '.join(forms)}}}\n")
+    return "".join(lines)
+
+
 def _word(form: Form) -> str:
     narrow, rank = form
-    return str(rank) if narrow is None else f"{narrow}:{rank}"
+    return str(rank) if narrow is None else f"{narrow}-{rank}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""From photos to masks and cut-outs, one or many."""

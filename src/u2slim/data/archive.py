@@ -62,6 +62,7 @@ def _download_from(url: str, path: Path) -> None:
         gdown.download(**options, retries=_RETRIES)
     except DownloadError as error:
         # The rest is not to be had: the server knows no ranges, has another file by now, or all was already here.
+        # upstream: not reported as far as known (seen with gdown 6.5); drop when resume=True starts again by itself
         if not any(reason in str(error) for reason in ("byte range", "multiple temporary files")):
             raise
         for partial in path.parent.glob(f"{path.name}????????.part"):

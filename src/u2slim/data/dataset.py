@@ -63,6 +63,7 @@ def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """At another (height, width), without new values."""
     # Not INTER_NEAREST, which takes pixels' corners for their centres and shifts the mask by half a pixel.
+    # upstream: https://github.com/opencv/opencv/issues/10146; drop when it is closed
     return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
@@ -158,6 +159,8 @@ class TrainStream(PairDataset):
         if self.augment:
             # One generator for all transforms: `set_random_seed` would give each its own copy, and every flip the
             # same coin.
+            # upstream: not reported as far as known (seen with albumentations 2.0.8);
+            # drop when Compose.set_random_seed gives its transforms other seeds than its own
             rng = np.random.default_rng([self.seed, 1, k])
             self.augment.set_random_state(rng, random.Random(int(rng.integers(2**63))))
         return super().__getitem__(index)

@@ -1,6 +1,5 @@
-"""Finding photos, and photos without masks as what a net learns from by its own activations."""
+"""Photos without masks: what a net learns from by its own activations."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,40 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from u2slim.errors import UserError
-from u2slim.images.read import EXTENSIONS, Source, read_image
+from u2slim.images.photos import find_photos
+from u2slim.images.read import Source, read_image
 from u2slim.sizes import Size, sides
-
-
-def find_photos(source: str | Path, but: Sequence[Path] = (), setting: str = "input") -> list[tuple[Path, Path]]:
-    """(photo, relative name without its ending) for a file, or for all photos below a folder.
-
-    Photos that differ only in their ending keep it in the name, so that no result overwrites another. What lies
-    below the folders `but` is passed over: the results of an earlier run are no photos. Errors call it `setting`.
-
-    Raises:
-        UserError: there is nothing at `source`, or no photo in it.
-    """
-    source = Path(source).expanduser()
-    if not source.exists():
-        raise UserError(f"No photo or folder at {setting}={source}.")
-    if source.is_file():
-        return [(source, Path(source.stem))]
-    photos = sorted(
-        path
-        for path in source.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not path.name.startswith(".")
-        and not any(path.resolve().is_relative_to(folder.resolve()) for folder in but)
-    )
-    if not photos:
-        raise UserError(f"No photos under {setting}={source} (looked for {', '.join(EXTENSIONS)}).")
-    whole = [photo.relative_to(source) for photo in photos]
-    names, times = [path.with_suffix("") for path in whole], None
-    while times is None or max(times.values()) > 1:  # one that keeps its ending may meet another without: a.jpg(.webp)
-        times = Counter(names)
-        names = [name if times[name] == 1 else path for name, path in zip(names, whole, strict=True)]
-    return list(zip(photos, names, strict=True))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from u2slim.data.pairs import Pair
 from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
 from u2slim.images.colours import coloured, overlay
-from u2slim.images.read import write_png
+from u2slim.images.write import write_png
 from u2slim.sizes import Size, sides
 
 log = logging.getLogger(__name__)

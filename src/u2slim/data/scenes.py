@@ -10,7 +10,7 @@ import numpy as np
 
 from u2slim.data.labels import IGNORE, SCENES
 from u2slim.errors import UserError
-from u2slim.images.read import write_png
+from u2slim.images.write import write_png
 
 VERSION = 1  # raise it whenever render() draws other pictures, so that sets on disk are rebuilt
 SIZE = (96, 128)  # height, width

@@ -92,6 +92,7 @@ def state(shard: str) -> str:
     """What changes with the shard: its size and times, or what a server says of it."""
     filesystem, path = _connected(shard, os.getpid())
     # Not `ukey`, which takes files behind HTTP for unchanging; and a redirected address may differ each time.
+    # upstream: not reported as far as known (seen with fsspec 2026.9); drop when HTTPFileSystem.ukey looks at headers
     return str(sorted((name, value) for name, value in filesystem.info(path).items() if name != "url"))
 
 

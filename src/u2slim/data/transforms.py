@@ -16,7 +16,7 @@ import numpy as np
 
 from u2slim.data.labels import IGNORE
 from u2slim.errors import UserError
-from u2slim.models.preprocess import IMAGENET_MEAN
+from u2slim.images.preprocess import IMAGENET_MEAN
 from u2slim.sizes import sides
 
 Range = Sequence[float]  # lowest and highest

@@ -10,7 +10,6 @@ from statistics import median
 import numpy as np
 import onnx
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from u2slim.data.catalog import CATALOG
@@ -18,12 +17,10 @@ from u2slim.errors import UserError
 from u2slim.evaluation.results import ModelFacts
 from u2slim.images.read import EXTENSIONS
 from u2slim.images.refine import Refine
-from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
+from u2slim.models import Net
+from u2slim.runtime import Segmenter, check_runtime, net_segmenter
 from u2slim.sizes import Size, sides
-from u2slim.zoo import checkpoints
-from u2slim.zoo.published import fetch, published_net
-
-PUBLISHED = {"u2net": "full", "u2netp": "lite"}
+from u2slim.zoo import open_net
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,19 @@ def open_models(what: str | Sequence[str] | Mapping[str, str], runtime: str = "a
     if not what or not all(str(item).strip() for item in (what.values() if isinstance(what, Mapping) else what)):
         raise UserError("models= names nothing to score.")
     if not isinstance(what, Mapping):
-        what = [str(checkpoints.resolve(item)) if item == "last" else str(item) for item in what]
+        what = [str(open_net(item).path()) if item == "last" else str(item) for item in what]
         what = dict(zip(_short_names(what), what, strict=True))
     return {name: _open(str(item), runtime) for name, item in what.items()}
 
 
-def net_model(net: nn.Module, size: Size, runtime: str = "auto", megabytes: float | None = None) -> Model:
+def net_model(net: Net, size: Size, runtime: str = "auto", megabytes: float | None = None) -> Model:
     """A net in memory; `megabytes` is its weights' size unless its file's is given."""
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values() if t.is_floating_point())
     facts = ModelFacts(sum(p.numel() for p in net.parameters()), megabytes or weights / 1e6, net_gmac(net, size))
     return _with(facts, net_segmenter(net, size, runtime))
 
 
-def net_gmac(net: nn.Module, size: Size) -> float:
+def net_gmac(net: Net, size: Size) -> float:
     """1e9 multiply-accumulates of one image of that size, counted without computing anything."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
@@ -130,28 +127,17 @@ def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model
 
 
 def _open(item: str, runtime: str) -> Model:
-    if item in PUBLISHED:
-        return _published(fetch(PUBLISHED[item]), runtime)
-    path = checkpoints.shipped().get(item, Path(item).expanduser())
-    if path.is_dir():
-        return Model(ModelFacts(runtime="masks"), folder=path)
-    if not path.is_file():
-        raise UserError(
-            f"No model at {item}: give a .ckpt, .onnx or published .pth file, a folder of masks, `last` for the newest "
-            f"run's checkpoint, a shipped net, or one of {', '.join(PUBLISHED)}."
-        )
-    if path.suffix.lower() == ".onnx":
-        segmenter = onnx_segmenter(path, runtime)
-        return _with(onnx_facts(path), segmenter)
-    if path.suffix.lower() == ".pth":
-        return _published(path, runtime)
-    return net_model(*checkpoints.load_net(str(path)), runtime)
-
-
-def _published(path: Path, runtime: str) -> Model:
-    # The full net's file is forty times as large as the lite one's.
-    width = "full" if path.stat().st_size > 50e6 else "lite"
-    return net_model(published_net(width, path), 320, runtime, path.stat().st_size / 1e6)
+    if (folder := Path(item).expanduser()).is_dir():
+        return Model(ModelFacts(runtime="masks"), folder=folder)
+    try:
+        handle = open_net(item)
+    except UserError as error:
+        raise UserError(f"{error} A folder of ready-made masks can be scored, too.") from error
+    if not handle.has_weights:
+        return _with(onnx_facts(handle.path()), handle.segmenter(runtime))
+    path, net = handle.path(), handle.net()
+    own = path.stat().st_size / 1e6 if path.suffix == ".pth" else None  # a checkpoint may hold a training, too
+    return net_model(net, net.preprocess.size, runtime, own)
 
 
 def _with(facts: ModelFacts, segmenter: Segmenter) -> Model:

@@ -25,8 +25,8 @@ def configured_models(cfg: DictConfig) -> dict[str, Model]:
 def _named_models(cfg: DictConfig) -> dict[str, Model]:
     named = cfg.checkpoint if cfg.models is None else cfg.models
     if named is None:
-        net, size = load_net(None, plain(cfg.model), instantiate(cfg.init), cfg.size)
-        return {net.name: net_model(net, size, cfg.runtime)}
+        net = load_net(None, plain(cfg.model), instantiate(cfg.init), cfg.size)
+        return {net.name: net_model(net, net.preprocess.size, cfg.runtime)}
     named = OmegaConf.to_object(named) if OmegaConf.is_config(named) else named
     if not OmegaConf.is_list(cfg.runtime):
         return open_models(named, cfg.runtime)

@@ -26,7 +26,7 @@ class Gate:
 
     pairs: Sequence[Pair]
     images: Sequence[np.ndarray]
-    most: float = 0.01
+    max_loss: float = 0.01
 
     def __str__(self) -> str:
         if self.pairs:

@@ -71,6 +71,7 @@ def compute_in_half(whole: Path, small: Path, blobs: Sequence[dict[str, np.ndarr
         model, min_positive_val=6e-8, keep_io_types=True, op_block_list=[], node_block_list=[*before, *wide]
     )
     _skip_detours(half.graph)
+    # upstream: https://github.com/microsoft/onnxconverter-common/pull/291 sorts by itself; drop likewise
     ONNXModel(half).topological_sort()
     onnx.save(half, small)
     log.info(
@@ -84,6 +85,8 @@ def compute_in_half(whole: Path, small: Path, blobs: Sequence[dict[str, np.ndarr
 
 def _skip_detours(graph: onnx.GraphProto) -> None:
     """Let a float32 node read what another made; the converter gives it what is left of that after float16."""
+    # upstream: https://github.com/microsoft/onnxconverter-common/issues/271, mended there; drop when onnxruntime's
+    # float16.py, at 1.31 an older copy, is, too
     nodes = {node.output[0]: node for node in graph.node}  # casts for several readers are there several times
     narrowed = {name: node.input[0] for name, node in nodes.items() if _casts_to(node, onnx.TensorProto.FLOAT16)}
     direct = {

@@ -36,22 +36,22 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Blob], gate: Gate) -> lis
         ranges = Path(folder) / "ranges.json"
 
         def write(path: Path, floats: Collection[str] = ()) -> float:
-            _quantise(whole, path, blobs, ranges, but=[node for layer in floats for node in layers[layer]])
+            _quantise(whole, path, blobs, ranges, exclude=[node for layer in floats for node in layers[layer]])
             return loss_of(path)
 
         loss = write(small)
-        if loss <= gate.most:
+        if loss <= gate.max_loss:
             log.info("int8: maxF falls by %.4f on %s", loss, gate)
             return []
-        log.info("int8: maxF falls by %.4f on %s, more than %g: ranking layers", loss, gate, gate.most)
+        log.info("int8: maxF falls by %.4f on %s, more than %g: ranking layers", loss, gate, gate.max_loss)
         ranking, floats = _ranking(whole, layers, blobs, ranges), []
-        while loss > gate.most and len(floats) < len(ranking):
+        while loss > gate.max_loss and len(floats) < len(ranking):
             floats, before = ranking[: max(1, 2 * len(floats))], loss
             loss = write(small, floats)
             numbers = len(floats), len(ranking), loss, before
             log.info("int8: %d of %d layers in float32: maxF falls by %.4f, not %.4f", *numbers)
-    if loss > gate.most:
-        log.warning("int8: maxF falls by %.4f, %.4f more than export.most_loss allows", loss, loss - gate.most)
+    if loss > gate.max_loss:
+        log.warning("int8: maxF falls by %.4f, %.4f more than export.max_loss allows", loss, loss - gate.max_loss)
     log.info("int8: these layers stay in float32: %s", ", ".join(floats))
     return floats
 
@@ -84,8 +84,9 @@ def _layers(path: Path) -> dict[str, list[str]]:
 
 
 def _quantise(
-    whole: Path, path: Path, blobs: Sequence[Blob], ranges: Path, only: Sequence[str] = (), but: Sequence[str] = ()
+    whole: Path, path: Path, blobs: Sequence[Blob], ranges: Path, only: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> None:
+    # upstream: https://github.com/microsoft/onnxruntime/pull/12729; drop when it warns by a logger of its own
     logging.getLogger().disabled, disabled = True, logging.getLogger().disabled  # it advises what was done already
     try:
         quantize_static(
@@ -98,7 +99,7 @@ def _quantise(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=list(only),
-            nodes_to_exclude=list(but),
+            nodes_to_exclude=list(exclude),
             calibration_cache_path=ranges,
             extra_options={"QuantizeBias": False},  # no runtime is faster by it, and the file larger
         )

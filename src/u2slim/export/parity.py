@@ -11,10 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from torch import nn
 
 from u2slim.errors import UserError
-from u2slim.runtime import ONNX_RUNTIMES, Segmenter, TorchSegmenter
+from u2slim.models import Net
+from u2slim.runtime import ONNX_RUNTIMES, Segmenter
+from u2slim.runtime.torch_segmenter import TorchSegmenter
 from u2slim.sizes import Size, sides
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Reference:
     row: Row
 
 
-def reference_of(net: nn.Module, images: Sequence[np.ndarray], size: Size, repeats: int = 5) -> Reference:
+def reference_of(net: Net, images: Sequence[np.ndarray], size: Size, repeats: int = 5) -> Reference:
     """Run the net with torch on RGB images of any size."""
     shape = sides(size, "size")
     images = [cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR) for image in images]
@@ -54,20 +55,20 @@ def reference_of(net: nn.Module, images: Sequence[np.ndarray], size: Size, repea
     segmenter = TorchSegmenter(net, shape, device="cpu")
     expected = np.stack([_probability(segmenter, image) for image in images])
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
-    name, milliseconds = getattr(net, "name", "net"), _latency(segmenter, images[0], repeats)
-    return Reference(images, expected, Row(name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
+    milliseconds = _latency(segmenter, images[0], repeats)
+    return Reference(images, expected, Row(net.name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
 
 
 def check_parity(
     reference: Reference,
     path: Path,
     tolerance: float = 1e-4,
-    least_iou: float = 0.0,
+    min_iou: float = 0.0,
     dynamic: bool = False,
     repeats: int = 5,
     name: str | None = None,
     all_must_load: bool = True,
-    most_mean: float = 1.0,
+    max_mean: float = 1.0,
 ) -> list[Row]:
     """Compare the ONNX file with what torch makes of the net: a row for each runtime.
 
@@ -78,8 +79,8 @@ def check_parity(
         all_must_load: otherwise a runtime that cannot run the file gets a row that says why, as long as one can.
 
     Raises:
-        UserError: a runtime does not load the file, gives NaN, is off by more than `tolerance` anywhere or `most_mean`
-            in the mean, or makes masks whose IoU with the net's, over all images, is below `least_iou`.
+        UserError: a runtime does not load the file, gives NaN, is off by more than `tolerance` anywhere or `max_mean`
+            in the mean, or makes masks whose IoU with the net's, over all images, is below `min_iou`.
     """
     rows, images = [], reference.images
     for runtime in _runtimes(dynamic):
@@ -93,15 +94,15 @@ def check_parity(
         masks = np.stack([_probability(segmenter, image) for image in images])
         milliseconds = _latency(segmenter, images[0], repeats)
         row = _row(name or path.name, segmenter, masks, reference.expected, path.stat().st_size, milliseconds)
-        if not (row.largest <= tolerance and row.mean <= most_mean):  # also true for NaN
+        if not (row.largest <= tolerance and row.mean <= max_mean):  # also true for NaN
             raise UserError(
                 f"{row.runtime} differs from torch by up to {row.largest:.2g} (export.tolerance={tolerance:g}, "
                 f"mean {row.mean:.2g}, mask IoU {row.iou:.4f}): no file was left."
             )
-        if not row.iou >= least_iou:
+        if not row.iou >= min_iou:
             raise UserError(
-                f"{row.runtime}'s masks have an IoU of {row.iou:.4f} with torch's, less than export.least_iou="
-                f"{least_iou:g} (largest difference {row.largest:.2g}): no file was left."
+                f"{row.runtime}'s masks have an IoU of {row.iou:.4f} with torch's, less than export.min_iou="
+                f"{min_iou:g} (largest difference {row.largest:.2g}): no file was left."
             )
         rows.append(row)
     if all(row.error for row in rows):
@@ -111,6 +112,7 @@ def check_parity(
 
 def _runtimes(dynamic: bool) -> list[str]:
     runtimes = [name for name in ONNX_RUNTIMES if name != "openvino" or importlib.util.find_spec("openvino")]
+    # upstream: https://github.com/opencv/opencv/issues/26141; drop when requirements.txt has OpenCV >= 5
     if dynamic and int(cv2.__version__.split(".")[0]) < 5:
         log.info("OpenCV %s loads no graph of open size, so it is not compared; OpenCV 5 loads it", cv2.__version__)
         runtimes.remove("opencv")

@@ -8,20 +8,20 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
-from torch import nn
 
 from u2slim.cli import plain
 from u2slim.data.pairs import Pair
-from u2slim.data.photos import find_photos
 from u2slim.data.sample import render
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
 from u2slim.export.calibration import Gate
-from u2slim.export.deploy import PRECISIONS, Deployment
+from u2slim.export.deploy import Deployment
 from u2slim.export.parity import Row
+from u2slim.export.precisions import PRECISIONS
+from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
-from u2slim.models import SemanticNet
-from u2slim.runtime.onnx_writer import KINDS
+from u2slim.models import Net
+from u2slim.runtime.onnx_writer import INPUTS
 from u2slim.sizes import sides
 from u2slim.terminal import print_whole
 from u2slim.zoo.checkpoints import load_net, origin, write_net
@@ -38,11 +38,12 @@ def export(cfg: DictConfig, folder: Path) -> float:
     Raises:
         UserError: a setting is wrong, the net is missing, or a file does not agree, which is then not left there.
     """
-    net, size = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
+    net = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
+    size = net.preprocess.size
     settings = cfg.export
     paths = files(settings, net, folder)
     images, photos = photos_of(settings, "images", settings.count), []
-    if any(precision in ("fp16_compute", "int8") for _, precision in paths):
+    if any(PRECISIONS[precision].photos for _, precision in paths):
         photos = photos_of(settings, "calibration", settings.calibrate_on)
         if not settings.calibration:
             log.warning("generated images tell the activations' range; export.calibration=FOLDER of photos is better")
@@ -52,12 +53,12 @@ def export(cfg: DictConfig, folder: Path) -> float:
         size,
         images=images + extreme,
         photos=photos,
-        gate=Gate(pairs_of(cfg), images, settings.most_loss),
+        gate=Gate(pairs_of(cfg), images, settings.max_loss),
         outputs=settings.outputs,
         dynamic=settings.dynamic,
         opset=settings.opset,
         tolerance=settings.tolerance,
-        least_iou=settings.least_iou,
+        min_iou=settings.min_iou,
         metadata={"weights": origin(cfg.checkpoint, cfg.init)},
     )
     rows = [deployment.reference.row]
@@ -73,23 +74,23 @@ def export(cfg: DictConfig, folder: Path) -> float:
     return max(row.largest for row in rows if not row.error)
 
 
-def files(settings: DictConfig, net: nn.Module, folder: Path) -> dict[tuple[str, str], Path]:
+def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str], Path]:
     """Where each kind of input in each precision goes: where `settings.output` says, or into the run's folder.
 
     Raises:
         UserError: a kind or precision is not known or not for this net, or one file is named for several.
     """
     wanted = {}
-    for setting, known in {"preprocess": KINDS, "precision": PRECISIONS}.items():
+    for setting, known in {"preprocess": INPUTS, "precision": PRECISIONS}.items():
         wanted[setting] = [settings[setting]] if isinstance(settings[setting], str) else list(settings[setting])
         if unknown := [value for value in wanted[setting] if value not in known] or not wanted[setting]:
             given = unknown[0] if wanted[setting] else "[]"
             raise UserError(f"export.{setting}={given} is not known; choose one of: {', '.join(known)}.")
-    if isinstance(net, SemanticNet) and "int8" in wanted["precision"]:
-        reason = "int8 is kept in check by maxF, which nets with classes do not have"
-        wanted["precision"].remove("int8")
+    if net.classes and (refused := [name for name in wanted["precision"] if PRECISIONS[name].masks_only]):
+        reason = f"{refused[0]} is kept in check by maxF, which nets with classes do not have"
+        wanted["precision"] = [name for name in wanted["precision"] if name not in refused]
         if not wanted["precision"]:
-            raise UserError(f"export.precision=int8: {reason}.")
+            raise UserError(f"export.precision={refused[0]}: {reason}.")
         log.warning("left out: %s", reason)
     output = Path(settings.output or folder).expanduser()
     pairs = list(product(*wanted.values()))

@@ -27,6 +27,7 @@ def plain_jpeg(data: bytes, at_least: int) -> np.ndarray | None:
 
 def jpeg_damage(data: bytes) -> str:
     """What libjpeg says of a JPEG that is read all the same, with garbage from the broken place on; else empty."""
+    # upstream: https://github.com/python-pillow/Pillow/issues/9106 (closed: Pillow has no such check); drop when it has
     if data.startswith(b"\xff\xd8"):
         try:
             simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1)
@@ -51,6 +52,7 @@ def plain_png(data: bytes) -> np.ndarray | None:
 
 def is_whole_png(data: bytes) -> bool:
     """Whether every chunk agrees with its checksum, which Pillow does not look at in all of them."""
+    # upstream: https://github.com/python-pillow/Pillow/issues/5800 (closed); drop when Pillow checks IDAT as it loads
     start, kind = 8, b""
     while kind != b"IEND":
         end = start + 8 + int.from_bytes(data[start : start + 4])

@@ -8,12 +8,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from u2slim.errors import BadLabels, UserError
-from u2slim.files import write_whole
 from u2slim.images.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
 
 T = TypeVar("T")
@@ -100,6 +98,7 @@ def _read_photo(source: str | Source, at_least: int) -> tuple[np.ndarray, np.nda
         if image.mode == "I" and image.format == "TIFF":
             raise ValueError("32-bit or signed pixels; save it with 8 or 16 bits")
         image = _upright(image)
+        # upstream: https://github.com/python-pillow/Pillow/issues/3159; drop when it is closed
         if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
             image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         if not _has_alpha(image):
@@ -144,6 +143,7 @@ def read_stored(source: str | Source) -> np.ndarray:
     """
 
     def decode(image: Image.Image) -> np.ndarray:
+        # upstream: https://github.com/python-pillow/Pillow/issues/7723 (closed for 1888); drop when RGB has 16 bits
         has_lost_bits = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow keeps the upper eight
         image = _upright(image)
         if _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
@@ -190,6 +190,7 @@ def _turn(image: Image.Image) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     # Not ImageOps.exif_transpose, which also writes the rest of the EXIF data anew and fails where it is odd.
+    # upstream: https://github.com/python-pillow/Pillow/issues/8965, of many alike; drop when it only turns
     image.load()  # turns a TIFF by itself
     turn = _turn(image)
     return image if turn == 1 else image.transpose(_UPRIGHT[turn])
@@ -247,6 +248,7 @@ def _open(source: str | Source, data: bytes, decode: Callable[[Image.Image], T])
                 raise ValueError("a checksum is wrong or the end is missing")
             if image.format in ("JPEG", "MPO") and (damage := jpeg_damage(data)):
                 raise ValueError(damage)
+            # upstream: not reported as far as known (seen with Pillow 13.0); drop when it inverts them, as 8 bits
             if image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:
                 raise ValueError("16 bits with white as 0, which is read inverted; save it with black as 0")
             return decode(image)
@@ -272,14 +274,3 @@ def unreadable(source: str | Source, error: Exception) -> UserError:
             return UserError(f"{path} is empty (0 bytes); replace or remove it.")
         reason = "not an image of a known kind"
     return UserError(f"{path} cannot be read ({reason}); replace or remove it.")
-
-
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA uint8 pixels as PNG, whole or not at all."""
-    # OpenCV's own setting takes under a third of Pillow's time at level 4 for files of the same size.
-    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(pixels.ndim == 3 and pixels.shape[2])
-
-    def write(partial: Path) -> None:
-        partial.write_bytes(cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))[1])
-
-    write_whole(path, write)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from u2slim.errors import UserError
+from u2slim.errors import missing_extra
 
 # From an RGB photo (H, W, 3) uint8 and its mask (H, W): a better mask; or the subject's own colours.
 Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -61,10 +61,11 @@ class ForegroundML:
         try:
             import pymatting  # noqa: F401
         except ImportError as error:
-            raise UserError("foreground=ml needs pymatting: pip install -r requirements-matting.txt.") from error
+            raise missing_extra("--colours ml", "pymatting", "matting") from error
 
     def __call__(self, image_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
         """Colours (H, W, 3) uint8 of a photo and its mask, both uint8; where the mask is full, the photo's."""
+        # upstream: https://github.com/pymatting/pymatting/issues/44; drop when it is closed
         if min(mask_HW.shape) < 2:  # which pymatting divides by zero for
             return image_HW3
         from pymatting import estimate_foreground_ml

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import hydra
-from torch import nn
 
 from u2slim.errors import UserError
 from u2slim.legacy import current
@@ -13,10 +12,11 @@ from u2slim.models.channels import set_channels
 from u2slim.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv
 from u2slim.models.fcn import FCN
 from u2slim.models.icnet import ICNet
+from u2slim.models.net import Net
 from u2slim.models.parsenet import ParseNet
 from u2slim.models.pspnet import PSPNet
 from u2slim.models.resnet import SemanticNet
-from u2slim.models.u2net import U2Net
+from u2slim.models.u2net import U2Net, ranks_by_name
 
 __all__ = [
     "FCN",
@@ -25,6 +25,7 @@ __all__ = [
     "GroupedConv",
     "ICNet",
     "LowRankConv",
+    "Net",
     "PSPNet",
     "ParseNet",
     "SemanticNet",
@@ -36,7 +37,7 @@ __all__ = [
 _OWN_CLASS = re.compile(r"u2slim\.models\.[A-Z]\w*")
 
 
-def build_net(config: Mapping[str, Any]) -> nn.Module:
+def build_net(config: Mapping[str, Any]) -> Net:
     """The net that a `model` config describes, which it keeps as `config`; its `labels` are not known yet.
 
     The config may come out of a checkpoint file, of this version or an earlier one. So it may hold only plain values
@@ -46,14 +47,23 @@ def build_net(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         UserError: a `_target_` from elsewhere, anything but plain values, an unknown width or option.
     """
-    config = current(config)
+    config = current_config(config)
     _check(config)
     net = hydra.utils.instantiate({name: value for name, value in config.items() if name != "channels"})
     if config.get("channels"):
         set_channels(net, config["channels"])
         net.pruned = True
-    net.config, net.labels = config, None
+    net.config = config
     return net
+
+
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A `model` config of any age as it would be written today."""
+    config = current(dict(config))
+    ranks = config.get("ranks")
+    if isinstance(ranks, Mapping):
+        config["ranks"] = {w: ranks_by_name(r) if isinstance(r, str) else r for w, r in ranks.items()}
+    return config
 
 
 def _check(config: Mapping[str, Any]) -> None:

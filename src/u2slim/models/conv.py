@@ -1,12 +1,16 @@
 """Stand-ins for a 3x3 convolution, each of which can also take over a dense convolution's weights."""
 
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
 from u2slim.models.least_squares import LEAST_RIDGE, Goal, Narrowing, Regression, principal_directions, product
+
+# Called with the convolution itself, and the dense weight (O, I, 3, 3) and bias (O) or None.
+Fill = Callable[[Any, Tensor, Tensor | None], None]
 
 
 class ConvVariant:
@@ -15,20 +19,15 @@ class ConvVariant:
     All are made from (in_channels, out_channels, dilation, stride, bias). `bias=False` is for the dense convolution of
     published ResNets; the others keep the bias, which `fit` solves for.
 
-    `fill_mean` and `fill_project` need nothing but the dense weights, of the same channels, dilation and padding;
-    `fit` needs examples of what goes in and what should come out.
+    `fills` are its ways to start from nothing but the dense weights (O, I, 3, 3) and bias (O), or no bias, of the same
+    channels, dilation and padding; each sets every parameter. `init.method` names one: `mean` averages the dense
+    weights, the averaging baseline; `project` comes nearest to them. `fit` needs examples of what goes in and what
+    should come out.
     """
 
     variant: ClassVar[str]
+    fills: ClassVar[Mapping[str, Fill]]
     weighs: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
-
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
-        """Set every parameter to averages of the dense ones: as the averaging baseline begins."""
-        raise NotImplementedError
-
-    def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
-        """Set every parameter so that the weights come nearest to the dense ones."""
-        raise NotImplementedError
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         """Set every parameter by least squares; `alternate` says whether factors are solved for in turns.
@@ -47,12 +46,12 @@ class StandardConv(ConvVariant, nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
         super().__init__(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=bias)
 
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
+    def fill_copy(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.weight.copy_(weight_OI33)
         if self.bias is not None:
             _set_bias(self.bias, bias_O)
 
-    fill_project = fill_mean
+    fills = {"mean": fill_copy, "project": fill_copy}
 
 
 class GroupedConv(ConvVariant, nn.Conv2d):
@@ -116,6 +115,8 @@ class GroupedConv(ConvVariant, nn.Conv2d):
             self.weight[own] = weight_OI33[own, self.inputs_of(group)]
         _set_bias(self.bias, bias_O)
 
+    fills = {"mean": fill_mean, "project": fill_project}
+
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         made = torch.empty_like(goal.target_PO)
         for group in range(self.groups):
@@ -168,6 +169,8 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
         self.depthwise.bias.zero_()
         self.pointwise.weight.copy_((left[:, :, 0] * singular[:, :1]).T[:, :, None, None])
         _set_bias(self.pointwise.bias, bias_O)
+
+    fills = {"mean": fill_mean, "project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         def regression() -> Regression:
@@ -230,7 +233,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
             rank = max(1, round(share * 9 * in_channels * out_channels / (9 * in_channels + out_channels)))
         seen = in_channels if narrow is None else narrow
         if not (0 < seen <= in_channels and 0 < rank <= min(9 * seen, out_channels)):
-            form = rank if narrow is None else f"{narrow}:{rank}"
+            form = rank if narrow is None else f"{narrow}-{rank}"
             raise UserError(f"A convolution of {in_channels} -> {out_channels} channels cannot have rank {form}.")
         super().__init__()
         if narrow is not None:
@@ -243,9 +246,6 @@ class LowRankConv(ConvVariant, nn.Sequential):
         """Whether a 1x1 convolution comes first."""
         return len(self) == 3
 
-    def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
-        raise UserError("init.method=mean is the averaging baseline's, for grouped and dwsep; use project or lstsq.")
-
     def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         rank = len(self.reduce.weight)
         if self.narrows:
@@ -257,6 +257,8 @@ class LowRankConv(ConvVariant, nn.Sequential):
         self.reduce.weight.copy_((singular[:rank, None] * right[:rank]).reshape(self.reduce.weight.shape))
         self.expand.weight.copy_(left[:, :rank, None, None])
         _set_bias(self.expand.bias, bias_O)
+
+    fills = {"project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         rank, in_channels = self.reduce.weight.shape[:2]

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from u2slim.models.resnet import Classifier, ConvFactory, SemanticNet
+from u2slim.models.net import ConvFactory
+from u2slim.models.resnet import Classifier, SemanticNet
 
 
 class LearnedUpsampling(nn.ConvTranspose2d):
@@ -26,6 +27,7 @@ class FCN(SemanticNet):
     Input, arguments and output as `SemanticNet` says: one output, always of the input's size.
     """
 
+    outputs = ("main",)
     dilated = False
 
     def build(self, conv: ConvFactory) -> None:

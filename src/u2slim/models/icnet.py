@@ -2,9 +2,10 @@
 
 from torch import Tensor, nn
 
+from u2slim.models.net import ConvFactory
 from u2slim.models.pyramid import BINS, context
 from u2slim.models.resize import upsample
-from u2slim.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
+from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
 
 class CascadeFusion(nn.Module):
@@ -38,6 +39,8 @@ class ICNet(SemanticNet):
     Input and arguments as `SemanticNet` says. Output: `[main, guide, guide]`, with `upsampled=False` at 1/4, 1/8 and
     1/16 of the input's size (rounded up).
     """
+
+    outputs = ("main", "auxiliary1", "auxiliary2")
 
     def build(self, conv: ConvFactory) -> None:
         medium, deep = self.backbone.channels[1], self.backbone.channels[3]

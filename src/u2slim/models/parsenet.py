@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from u2slim.models.net import ConvFactory
 from u2slim.models.resize import upsample
-from u2slim.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
+from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
 
 class L2Norm(nn.Module):
@@ -26,6 +27,8 @@ class ParseNet(SemanticNet):
     Input and arguments as `SemanticNet` says. Output: one, with `upsampled=False` at 1/8 of the input's size (rounded
     up).
     """
+
+    outputs = ("main",)
 
     def build(self, conv: ConvFactory) -> None:
         deep = self.backbone.channels[3]

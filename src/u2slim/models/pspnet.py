@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
+from u2slim.models.net import ConvFactory
 from u2slim.models.pyramid import BINS, pooled
 from u2slim.models.resize import upsample
-from u2slim.models.resnet import Classifier, ConvBN, ConvFactory, SemanticNet
+from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
 
 class PSPNet(SemanticNet):
@@ -18,6 +19,8 @@ class PSPNet(SemanticNet):
     Raises:
         UserError: it trains on a single image, whose mean over all pixels BatchNorm cannot normalise.
     """
+
+    outputs = ("main", "auxiliary1")
 
     def build(self, conv: ConvFactory) -> None:
         third, deep = self.backbone.channels[2:]

@@ -31,6 +31,7 @@ def _forward(stage: nn.Module, forward: Callable, *inputs: Any) -> Any:
 @contextmanager
 def _statistics_untouched(stage: nn.Module) -> Iterator[None]:
     """BatchNorm has counted the batch in the first pass; in the second it must not again."""
+    # upstream: https://github.com/pytorch/pytorch/issues/96136; drop when it is closed
     norms = [module for module in stage.modules() if getattr(module, "num_batches_tracked", None) is not None]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

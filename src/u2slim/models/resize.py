@@ -16,6 +16,8 @@ def upsample(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
+# upstream: not reported as far as known (seen with torch 2.13);
+# drop when upsample_bilinear2d_backward keeps channels_last on a CPU
 class _Double(torch.autograd.Function):
     """Upsampling by two, its gradient as a strided depthwise convolution.
 

@@ -1,14 +1,12 @@
 """ResNets (He et al., CVPR 2016, arXiv 1512.03385) as features for segmentation, named as torchvision names theirs."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
 from u2slim.models.conv import ConvVariant, StandardConv
-
-ConvFactory = Callable[..., nn.Module]
+from u2slim.models.net import ConvFactory, Net
 
 
 class Bottleneck(nn.Module):
@@ -148,7 +146,7 @@ class Classifier(nn.Conv2d):
         super().__init__(in_channels, classes, 1, bias=bias)
 
 
-class SemanticNet(nn.Module):
+class SemanticNet(Net):
     """What the nets on a ResNet share.
 
     Args:
@@ -175,7 +173,6 @@ class SemanticNet(nn.Module):
         if type(classes) is not int or classes < 1:
             raise UserError(f"model.classes={classes}: give a whole number from 1.")
         self.classes, self.width, self.depth = classes, width, backbone
-        self.pruned = False
         self.backbone = ResNet(backbone, conv, width, self.dilated)
         self.build(conv)
 

@@ -1,7 +1,8 @@
 """U2-Net (Qin et al., Pattern Recognition 2020, arXiv 2005.09007) with exchangeable 3x3 convolutions."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,8 @@ from torch import Tensor, nn
 
 from u2slim.errors import UserError
 from u2slim.models.conv import ConvVariant, StandardConv
+from u2slim.models.net import ConvFactory, Net
 from u2slim.models.resize import upsample
-
-ConvFactory = Callable[..., nn.Module]
 
 # Each stage: (RSU depth, dilated, (in, mid, out) channels for each width).
 _ENCODER = (
@@ -52,19 +52,38 @@ class RSU(nn.Module):
 
     With `dilated` (the paper's RSU-4F) the resolution stays and the dilation doubles from level to level.
     Input (B, in, H, W), output (B, out, H, W).
+
+    Args:
+        channels: in, between and out.
+        conv: makes its 3x3 convolutions, but for those that have a factory of their own in `named`: `stem`,
+            `encoder.0`, ..., `bottom`, `decoder.0`, ...
     """
 
-    def __init__(self, depth: int, dilated: bool, channels: tuple[int, int, int], conv: ConvFactory):
+    def __init__(
+        self,
+        depth: int,
+        dilated: bool,
+        channels: tuple[int, int, int],
+        conv: ConvFactory,
+        named: Mapping[str, ConvFactory] | None = None,
+    ):
         super().__init__()
         in_channels, mid, out = channels
         levels = depth - 1
         dilations = [2**i if dilated else 1 for i in range(levels)]
+
+        def block(name: str, inputs: int, outputs: int, dilation: int) -> ConvBNReLU:
+            return ConvBNReLU(inputs, outputs, dilation, (named or {}).get(name, conv))
+
         self.dilated = dilated
-        self.stem = ConvBNReLU(in_channels, out, 1, conv)
-        self.encoder = nn.ModuleList(ConvBNReLU(out if i == 0 else mid, mid, dilations[i], conv) for i in range(levels))
-        self.bottom = ConvBNReLU(mid, mid, 2**levels if dilated else 2, conv)
+        self.stem = block("stem", in_channels, out, 1)
+        self.encoder = nn.ModuleList(
+            block(f"encoder.{i}", out if i == 0 else mid, mid, dilations[i]) for i in range(levels)
+        )
+        self.bottom = block("bottom", mid, mid, 2**levels if dilated else 2)
         self.decoder = nn.ModuleList(
-            ConvBNReLU(2 * mid, out if i == 0 else mid, dilations[i], conv) for i in reversed(range(levels))
+            block(f"decoder.{levels - 1 - i}", 2 * mid, out if i == 0 else mid, dilations[i])
+            for i in reversed(range(levels))
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -79,7 +98,7 @@ class RSU(nn.Module):
         return stem + x
 
 
-class U2Net(nn.Module):
+class U2Net(Net):
     """The salient-object net: an outer U of RSU blocks with a side output at each of six scales.
 
     Args:
@@ -87,14 +106,16 @@ class U2Net(nn.Module):
         conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
             `u2slim.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
-        ranks: by width, numbers with spaces between, one for each 3x3 convolution from the first to the last of the
-            encoder and then of the decoder, the side heads not counted: `conv` is called with `rank=` that, and where
-            there are two, `24:10`, with `narrow=` the first; 0: a dense one. `u2slim.compress.ranks` chooses them.
+        ranks: by width, by stage (`encoder.0`, ..., `decoder.4`), by convolution (as `RSU` names them): `conv` is
+            called with `rank=` that number, and where there are two, `24-10`, with `narrow=` the first; 0: a dense one.
+            `compress.ranks` chooses them.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
     `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
     they are made, down to 1/32, for losses that do without seven maps of full size.
     """
+
+    outputs = ("fused", "side1", "side2", "side3", "side4", "side5", "side6")
 
     def __init__(
         self,
@@ -107,17 +128,14 @@ class U2Net(nn.Module):
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         self.width = width
-        self.pruned = False
         self.ranked = ranks is not None
-        left = _numbers(ranks, width) if self.ranked else iter(())
-        if self.ranked:
-            conv = _ranked(conv, left)
-        self.encoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _ENCODER)
-        self.decoder = nn.ModuleList(RSU(depth, dilated, c[width], conv) for depth, dilated, c in _DECODER)
-        if next(left, None) is not None:
-            raise UserError(
-                "model.ranks has more numbers than the net has 3x3 convolutions; u2slim.compress.ranks makes them."
-            )
+        named = _factories(ranks, width, conv) if ranks is not None else {}
+
+        def stage(name: str, depth: int, dilated: bool, channels: Mapping[str, tuple[int, int, int]]) -> RSU:
+            return RSU(depth, dilated, channels[width], conv, named.get(name))
+
+        self.encoder = nn.ModuleList(stage(f"encoder.{i}", *shape) for i, shape in enumerate(_ENCODER))
+        self.decoder = nn.ModuleList(stage(f"decoder.{i}", *shape) for i, shape in enumerate(_DECODER))
         if stem is not None:
             first = self.encoder[0].stem
             first.conv = stem(3, first.bn.num_features, dilation=1)
@@ -142,6 +160,28 @@ class U2Net(nn.Module):
         """The blocks between which little is kept: where activation checkpointing cuts."""
         return [*self.encoder, *self.decoder]
 
+    @classmethod
+    def published_keys(cls) -> dict[str, str]:
+        with torch.device("meta"):
+            net = cls()
+        stages = {f"stage{n + 1}": f"encoder.{n}" for n in range(6)} | {
+            f"stage{n}d": f"decoder.{5 - n}" for n in range(1, 6)
+        }
+        modules = {f"side{n + 1}": f"sides.{n}" for n in range(6)} | {"outconv": "fuse"}
+        for stage, ours in stages.items():
+            levels = len(net.get_submodule(ours).encoder)
+            blocks = {"rebnconvin": "stem", f"rebnconv{levels + 1}": "bottom"}
+            blocks |= {f"rebnconv{n}": f"encoder.{n - 1}" for n in range(1, levels + 1)}
+            blocks |= {f"rebnconv{n}d": f"decoder.{levels - n}" for n in range(1, levels + 1)}
+            for block, our_block in blocks.items():
+                modules[f"{stage}.{block}.conv_s1"] = f"{ours}.{our_block}.conv"
+                modules[f"{stage}.{block}.bn_s1"] = f"{ours}.{our_block}.bn"
+        return {
+            f"{published}.{tensor}": f"{ours}.{tensor}"
+            for published, ours in modules.items()
+            for tensor in net.get_submodule(ours).state_dict()
+        }
+
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
         skips = []
         x = x_BCHW
@@ -165,34 +205,55 @@ class U2Net(nn.Module):
         return [sum(parts, self.fuse.bias), *sides]
 
 
-def _numbers(ranks: Mapping[str, str], width: str) -> Iterator[tuple[int | None, int]]:
+def convolutions() -> dict[str, list[str]]:
+    """The names of the 3x3 convolutions in each stage, in the order in which images reach them."""
+    names = {}
+    for part, shapes in (("encoder", _ENCODER), ("decoder", _DECODER)):
+        for number, (depth, *_) in enumerate(shapes):
+            levels = range(depth - 1)
+            own = ["stem", *(f"encoder.{i}" for i in levels), "bottom", *(f"decoder.{i}" for i in levels)]
+            names[f"{part}.{number}"] = own
+    return names
+
+
+def ranks_by_name(words: str) -> dict[str, dict[str, str | int]]:
+    """Ranks as configs had them before they had names: `0 24:10 16`, one word a convolution, in their order."""
+    left = iter(words.split())
+    try:
+        by_name = {stage: {name: _form(next(left)) for name in names} for stage, names in convolutions().items()}
+    except StopIteration:
+        raise UserError("model.ranks has fewer numbers than the net has 3x3 convolutions.") from None
+    if next(left, None) is not None:
+        raise UserError("model.ranks has more numbers than the net has 3x3 convolutions.")
+    return by_name
+
+
+def _form(word: str) -> str | int:
+    return word.replace(":", "-") if ":" in word else int(word)
+
+
+def _factories(ranks: Mapping, width: str, conv: ConvFactory) -> dict[str, dict[str, ConvFactory]]:
+    """What makes each convolution, by stage and name."""
     if not isinstance(ranks, Mapping) or ranks.get(width) is None:
         raise UserError(
             f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks width={width}."
         )
-    words = str(ranks[width]).split()
-    for word in words:
-        if not re.fullmatch(r"(\d+:)?\d+", word):
-            raise UserError(
-                f"model.ranks.{width} holds {word}: give whole numbers from 0, or two as in 24:10, with spaces between."
-            )
-    pairs = (word.rpartition(":") for word in words)
-    return ((int(narrow) if narrow else None, int(rank)) for narrow, _, rank in pairs)
+    given = {f"{stage}.{name}": form for stage, forms in ranks[width].items() for name, form in forms.items()}
+    known = {f"{stage}.{name}" for stage, names in convolutions().items() for name in names}
+    if given.keys() != known:
+        name = min(given.keys() ^ known)
+        fault = f"does not say {name}" if name in known else f"says {name}, which the net does not have"
+        raise UserError(f"model.ranks.{width} {fault}; compress.ranks writes them all.")
+    return {
+        stage: {name: _factory(form, conv, f"model.ranks.{width}.{stage}.{name}") for name, form in forms.items()}
+        for stage, forms in ranks[width].items()
+    }
 
 
-def _ranked(conv: ConvFactory, ranks: Iterator[tuple[int | None, int]]) -> ConvFactory:
-    """A factory whose convolutions take the ranks in the order in which they are made."""
-
-    def make(in_channels: int, out_channels: int, dilation: int) -> nn.Module:
-        form = next(ranks, None)
-        if form is None:
-            raise UserError(
-                "model.ranks has fewer numbers than the net has 3x3 convolutions; u2slim.compress.ranks makes them."
-            )
-        narrow, rank = form
-        if narrow is None and rank == 0:
-            return StandardConv(in_channels, out_channels, dilation)
-        factors = {} if narrow is None else {"narrow": narrow}
-        return conv(in_channels, out_channels, dilation=dilation, rank=rank, **factors)
-
-    return make
+def _factory(form: str | int, conv: ConvFactory, setting: str) -> ConvFactory:
+    if not re.fullmatch(r"(\d+-)?\d+", str(form)):
+        raise UserError(f"{setting}={form}: give a whole number from 0, or two as in 24-10.")
+    narrow, _, rank = str(form).rpartition("-")
+    if narrow:
+        return partial(conv, narrow=int(narrow), rank=int(rank))
+    return partial(conv, rank=int(rank)) if int(rank) else StandardConv

@@ -3,7 +3,7 @@
 import base64
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ from u2slim.report.html import COLOURS, write_html
 from u2slim.report.runs import NOT_DRAWN, Run
 
 LINES = ("solid", "dashed", "dotted")
-ORDER = ("train/fused", "train/loss", "train", "val/fused", "val/loss", "val")
 STYLE = {
     "font.size": 9,
     "axes.grid": True,
     "grid.alpha": 0.2,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    # upstream: https://github.com/matplotlib/matplotlib/issues/5907 (closed with this setting); drop when 0 draws all
     "agg.path.chunksize": 10_000,  # in one piece a long curve is more than Agg can hold
 }
 SMOOTHED_PART = 40
-LOWER_IS_BETTER = re.compile(r"loss|fused|MAE|MSE|err", re.IGNORECASE)
+ERRORS = re.compile(r"loss|MAE|MSE|err", re.IGNORECASE)
 
 
 def write_report(runs: Sequence[Run], folder: Path) -> tuple[list[str], list[Path]]:
@@ -39,7 +39,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> tuple[list[str], list[Pat
         UserError: the folder cannot be written.
     """
     columns = {name for run in runs for name in run.curves}
-    panels = sorted((name for name in columns if not NOT_DRAWN.search(name)), key=_rank)
+    panels = sorted((name for name in columns if not NOT_DRAWN.search(name)), key=_rank(columns))
     image, page = folder / "runs.png", folder / "runs.html"
     write_whole(image, lambda partial: draw(runs, panels, partial))
     values = dict(
@@ -54,8 +54,22 @@ def write_report(runs: Sequence[Run], folder: Path) -> tuple[list[str], list[Pat
     return panels, [image, page]
 
 
-def _rank(name: str) -> tuple[int, str]:
-    return next((rank for rank, start in enumerate(ORDER) if name.startswith(start)), len(ORDER)), name.lower()
+def _rank(columns: Set[str]) -> Callable[[str], tuple[int, str]]:
+    """Training before validation, and in both first the net's answer, then the total."""
+    losses = (*sorted(answers(columns)), "loss")
+    order = [*(f"train/{name}" for name in losses), "train", *(f"val/{name}" for name in losses), "val"]
+    return lambda name: (next((n for n, start in enumerate(order) if name.startswith(start)), len(order)), name.lower())
+
+
+def answers(columns: Set[str]) -> set[str]:
+    """The outputs whose loss is logged in training and in validation: those that nets are used by."""
+    both = ({name.removeprefix(part) for name in columns if name.startswith(part)} for part in ("train/", "val/"))
+    return set.intersection(*both) - {"loss"}
+
+
+def is_error(name: str, columns: Set[str]) -> bool:
+    """Whether the lower value of a column is the better one."""
+    return bool(ERRORS.search(name)) or name.rpartition("/")[2] in answers(columns)
 
 
 def _row(index: int, run: Run) -> dict[str, Any]:
@@ -69,7 +83,7 @@ def _row(index: int, run: Run) -> dict[str, Any]:
         else:
             cells[name] = {"last": f"{values[-1]:.4g}"}
             if np.isfinite(values).any():
-                best = np.nanargmin(values) if LOWER_IS_BETTER.search(name) else np.nanargmax(values)
+                best = np.nanargmin(values) if is_error(name, run.curves.keys()) else np.nanargmax(values)
                 cells[name] |= {"best": f"{values[best]:.4g}", "step": steps[best]}
     last = max(steps[-1] for steps, _ in run.curves.values())
     colour, line = _look(index)
@@ -134,7 +148,7 @@ def _draw_panel(axes: Axes, name: str, runs: Sequence[Run]) -> None:
             drawn.append(values[np.isfinite(values)])
     values = np.concatenate(drawn)
     steep = len(values) > 0 and values.min() > 0 and values.max() > 4 * np.median(values)
-    if steep and LOWER_IS_BETTER.search(name):
+    if steep and is_error(name, {column for run in runs for column in run.curves}):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -17,9 +17,11 @@ from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair, find_pairs
 from u2slim.files import write_whole
 from u2slim.images.read import read_mask
-from u2slim.runtime import open_segmenter
+from u2slim.models import U2Net
+from u2slim.zoo import open_net
 
 ROWS = 6
+LOSS = f"train/{U2Net.outputs[0]}"
 
 
 @research_command("demo")
@@ -33,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     scores = json.loads((folder / "eval/metrics.json").read_text())["results"][0]
     print(f"\nmaxF {scores['maxF']:.3f}, MAE {scores['MAE']:.3f} on {scores['images']} generated test images. Files:")
     made = [checkpoints[-1].with_name("last.ckpt"), folder / "demo.onnx", folder / "eval/report.html"]
-    for path in (*made, folder / "predict/masks", folder / "predict/cutouts"):
+    for path in (*made, folder / "cut/masks", folder / "cut/cutouts"):
         size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else f"{len(list(path.iterdir()))} files"
         print(f"  {path} ({size})")
     print(f"Look at the picture: {picture}")
@@ -44,17 +46,17 @@ def columns(pairs: list[Pair], checkpoints: list[Path], folder: Path) -> dict[st
     images, masks = zip(*(load_pair(pair) for pair in pairs), strict=True)
     result = {"input": list(images), "truth": list(masks)}
     for checkpoint in checkpoints:
-        segmenter = open_segmenter(str(checkpoint))
+        segmenter = open_net(checkpoint).segmenter()
         result[checkpoint.stem.replace("step_", "step ")] = [segmenter(image) for image in images]
-    result["ONNX in OpenCV dnn"] = [read_mask(folder / "predict/masks" / f"{pair.name}.png") for pair in pairs]
+    result["ONNX in OpenCV dnn"] = [read_mask(folder / "cut/masks" / f"{pair.name}.png") for pair in pairs]
     return result
 
 
 def losses(folder: Path) -> dict[str, list[float]]:
-    """The logged fused loss by step."""
+    """The logged loss of the net's answer by step."""
     with (folder / "train/csv/version_0/metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["train/fused"]]
-    return {"step": [int(row["step"]) for row in rows], "fused": [float(row["train/fused"]) for row in rows]}
+        rows = [row for row in csv.DictReader(file) if row[LOSS]]
+    return {"step": [int(row["step"]) for row in rows], "loss": [float(row[LOSS]) for row in rows]}
 
 
 def draw(shown: dict[str, list[np.ndarray]], curve: dict[str, list[float]], path: Path) -> None:
@@ -68,8 +70,8 @@ def draw(shown: dict[str, list[np.ndarray]], curve: dict[str, list[float]], path
             if row == 0:
                 axes.set_title(title, fontsize=10)
     axes = figure.add_subplot(grid[ROWS, :])
-    axes.plot(curve["step"], curve["fused"], linewidth=0.8)
-    axes.set(xlabel="step", ylabel="fused loss", ylim=(0, None))
+    axes.plot(curve["step"], curve["loss"], linewidth=0.8)
+    axes.set(xlabel="step", ylabel=LOSS, ylim=(0, None))
     figure.savefig(path, dpi=80)
     plt.close(figure)
 

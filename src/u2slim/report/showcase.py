@@ -9,8 +9,9 @@ from skimage import data
 
 from u2slim.cli import research_command
 from u2slim.errors import UserError
-from u2slim.images.read import write_png
-from u2slim.runtime import Segmenter, open_segmenter
+from u2slim.images.write import write_png
+from u2slim.runtime import Segmenter
+from u2slim.zoo import open_net
 
 # Free of rights: NASA, Stefan van der Walt, Rachel Michetti, SpaceX, as scikit-image's documentation has it.
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -21,7 +22,7 @@ SIDE = 200  # pixels
 def main(cfg: DictConfig) -> None:
     if cfg.out is None:
         raise UserError("Say where the picture goes: out=FILE.png.")
-    segmenter, path = open_segmenter(cfg.checkpoint), Path(cfg.out)
+    segmenter, path = open_net(cfg.checkpoint).segmenter(), Path(cfg.out)
     write_png(path, np.hstack([column(getattr(data, name)(), segmenter) for name in PHOTOS]))
     print(f"{cfg.checkpoint} on {', '.join(PHOTOS)}: {path}")
 

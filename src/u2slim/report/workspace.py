@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from u2slim.cli import research_command
-from u2slim.errors import UserError
+from u2slim.errors import UserError, missing_extra
+from u2slim.models import U2Net
 
 STEP = "trainer/global_step"
+ANSWER, *SIDES = U2Net.outputs
 CURVES = {
-    "Loss": ["train/loss", "train/fused", "val/loss", "val/fused"],
-    "Side outputs": [f"train/side{number}" for number in range(1, 7)],
+    "Loss": ["train/loss", f"train/{ANSWER}", "val/loss", f"val/{ANSWER}"],
+    "Side outputs": [f"train/{name}" for name in SIDES],
     "Validation": [f"val/{name}" for name in ("maxF", "meanF", "MAE", "IoU", "mIoU")],
     "Speed": ["train/images_per_s"],
     "Optimizer": ["train/lr", "train/grad_norm"],
@@ -58,7 +60,7 @@ def build(entity: str, project: str, name: str, group: str | None = None, groupb
         import wandb_workspaces.workspaces as workspaces
         from wandb_workspaces import expr
     except ModuleNotFoundError as error:
-        raise UserError("Install what builds W&B workspaces: pip install -r requirements-wandb.txt") from error
+        raise missing_extra("A W&B workspace", "wandb-workspaces", "wandb") from error
 
     sections = [
         workspaces.Section(title, [reports.LinePlot(title=y, x=STEP, y=[y]) for y in names], is_open=True)

@@ -1,18 +1,17 @@
-"""Runtimes behind one interface."""
+"""Runtimes behind one interface. Nothing here needs torch but what is made of a net of torch's."""
 
 import importlib
 import tempfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from u2slim.errors import UserError
+from u2slim.errors import UserError, missing_extra
 from u2slim.runtime.onnx_segmenters import OnnxRuntimeSegmenter, OpenCVSegmenter, OpenVINOSegmenter
-from u2slim.runtime.segmenter import Segmenter, TorchSegmenter
+from u2slim.runtime.segmenter import Segmenter
 from u2slim.sizes import Size, sides
-from u2slim.zoo import checkpoints
+
+if TYPE_CHECKING:
+    from u2slim.models import Net
 
 __all__ = [
     "ONNX_RUNTIMES",
@@ -20,58 +19,50 @@ __all__ = [
     "OpenCVSegmenter",
     "OpenVINOSegmenter",
     "Segmenter",
-    "TorchSegmenter",
     "check_runtime",
     "net_segmenter",
     "onnx_segmenter",
-    "open_segmenter",
 ]
 
 ONNX_RUNTIMES = {"opencv": OpenCVSegmenter, "onnxruntime": OnnxRuntimeSegmenter, "openvino": OpenVINOSegmenter}
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # what installs those that a user may lack
+PACKAGES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
 
 
-def open_segmenter(
-    checkpoint: str | None,
-    model: Mapping[str, Any] | None = None,
-    init: Callable[[nn.Module], nn.Module] | None = None,
-    size: Size = 320,
+def onnx_segmenter(
+    path: Path,
     runtime: str = "auto",
     stretch: bool = True,
     streams: int = 1,
+    threads: int | None = None,
+    size: Size | None = None,
 ) -> Segmenter:
-    """A segmenter from a training checkpoint, an ONNX file, or a net that `init` fills, for so many threads at once.
-
-    Raises:
-        UserError: the file is missing or not what its ending says, or the runtime cannot run it.
-    """
-    if checkpoint is not None and str(checkpoint).lower().endswith(".onnx"):
-        return onnx_segmenter(checkpoints.resolve(checkpoint), runtime, stretch, streams)
-    net, side = checkpoints.load_net(checkpoint, model, init, size)
-    return net_segmenter(net, side, runtime, stretch, streams)
-
-
-def onnx_segmenter(path: Path, runtime: str = "auto", stretch: bool = True, streams: int = 1) -> Segmenter:
-    """An ONNX file in a runtime, by default OpenCV."""
+    """An ONNX file in a runtime, by default OpenCV; see `OnnxSegmenter`."""
     check_runtime(runtime)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
-    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams)
+    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams, threads, size)
 
 
 def net_segmenter(
-    net: nn.Module, size: Size, runtime: str = "auto", stretch: bool = True, streams: int = 1
+    net: "Net",
+    size: Size,
+    runtime: str = "auto",
+    stretch: bool = True,
+    streams: int = 1,
+    threads: int | None = None,
 ) -> Segmenter:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
     check_runtime(runtime)
     if runtime in ("auto", "torch"):
-        return TorchSegmenter(net, sides(size, "size"), stretch, streams=streams)
+        from u2slim.runtime.torch_segmenter import TorchSegmenter
+
+        return TorchSegmenter(net, sides(size, "size"), stretch, streams=streams, threads=threads)
     from u2slim.runtime.onnx_writer import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         write_onnx(net, size, path)
-        return ONNX_RUNTIMES[runtime](path, stretch, streams)
+        return ONNX_RUNTIMES[runtime](path, stretch, streams, threads)
 
 
 def check_runtime(runtime: str) -> None:
@@ -82,4 +73,4 @@ def check_runtime(runtime: str) -> None:
         try:
             importlib.import_module(runtime)
         except ImportError as error:
-            raise UserError(f"runtime={runtime} needs its package: pip install {PACKAGES[runtime]}.") from error
+            raise missing_extra(f"runtime={runtime}", runtime, runtime) from error

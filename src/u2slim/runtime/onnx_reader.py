@@ -10,6 +10,8 @@ import onnx
 from onnx import TensorProto
 
 from u2slim.errors import UserError
+from u2slim.images.preprocess import Preprocess
+from u2slim.sizes import Size, sides
 
 MOST_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
 MOST_CLASSES = 254  # of a class map, whose largest number is for no class
@@ -19,24 +21,29 @@ DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the publishe
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file with one image input: its bytes, names, (height, width), and whether it normalises its input.
+    """An ONNX file with one image input: its bytes, names, (height, width), and how its input is normalised.
 
-    `labels` are the `names` and `palette` of a semantic net, whose output are logits.
+    `preprocess` is None where the graph takes RGB 0..255 itself. `labels` are the `names` and `palette` of a net that
+    tells classes apart, whose output are logits.
     """
 
     data: bytes
     input: str
     output: str
     size: tuple[int, int]
-    embedded: bool
+    preprocess: Preprocess | None
     labels: dict[str, list] | None = None
 
 
-def read_graph(path: Path) -> Graph:
+def read_graph(path: Path, size: Size | None = None) -> Graph:
     """An ONNX file, its weights in files beside it included.
 
+    Args:
+        path: the file.
+        size: to run it at; None: the size that it says.
+
     Raises:
-        UserError: it is damaged, takes anything but one image, or asks for absurdly much memory.
+        UserError: it is damaged, takes anything but one image, asks for absurdly much memory, or for another size.
     """
     try:
         model = onnx.load(path)
@@ -63,16 +70,33 @@ def read_graph(path: Path) -> Graph:
     if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
     named = metadata.get("u2slim.size", "")
-    sides = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else [DEFAULT_SIDE]
-    height, width = (side or own for side, own in zip(shape[2:], (sides[0], sides[-1]), strict=True))
+    usual = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else [DEFAULT_SIDE]
+    wanted = (usual[0], usual[-1]) if size is None else sides(size, "size")
+    height, width = (side or own for side, own in zip(shape[2:], wanted, strict=True))
+    if size is not None and (height, width) != wanted:
+        raise UserError(
+            f"{path} runs at {width}x{height} pixels and no other size. Leave out the size, or export the net at "
+            "another one: export.py export.dynamic=true."
+        )
     if height * width > MOST_PIXELS or largest > MOST_BYTES:
         raise UserError(
             f"{path} asks for images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "
             "use a net for smaller images."
         )
     output = "mask" if "mask" in outputs else outputs[0]
-    labels = _labels(path, metadata)
-    return Graph(data, name, output, (height, width), metadata.get("u2slim.models.preprocess") == "embedded", labels)
+    size = height, width
+    return Graph(data, name, output, size, _preprocess(path, metadata, size), _labels(path, metadata))
+
+
+def _preprocess(path: Path, metadata: Mapping[str, str], size: tuple[int, int]) -> Preprocess | None:
+    if metadata.get("u2slim.preprocess") == "embedded":
+        return None
+    try:
+        return Preprocess.from_metadata({key.removeprefix("u2slim."): metadata[key] for key in metadata}, size)
+    except ValueError as error:
+        raise UserError(
+            f"{path} does not say how its input is normalised ({error}). Export it again with export.py."
+        ) from error
 
 
 def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from u2slim.errors import UserError
-from u2slim.models.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import read_graph
 from u2slim.runtime.segmenter import Segmenter, threads_each
 from u2slim.runtime.signal_stack import signal_stack_kept
+from u2slim.sizes import Size
 
 
 class OnnxSegmenter(Segmenter):
@@ -21,18 +20,33 @@ class OnnxSegmenter(Segmenter):
 
     A file of another project is taken to be of the ecosystem's kind: ImageNet-normalised input, first output.
 
+    Args:
+        path: the file.
+        stretch: see `Segmenter`.
+        streams: so many threads may call it at once.
+        threads: that all of them together may take; None: one a core.
+        size: to run a file at that leaves its size open; None: what the file says.
+
     Raises:
-        UserError: the runtime cannot run the file, or the file has no fused mask.
+        UserError: the runtime cannot run the file, or the file's first output is no mask.
     """
 
-    def __init__(self, path: str | Path, stretch: bool = True, streams: int = 1):
-        graph = read_graph(Path(path))
+    def __init__(
+        self,
+        path: str | Path,
+        stretch: bool = True,
+        streams: int = 1,
+        threads: int | None = None,
+        size: Size | None = None,
+    ):
+        graph = read_graph(Path(path), size)
         super().__init__(graph.size, stretch, graph.labels)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
-        self.preprocess = None if graph.embedded else Preprocess()
+        self.preprocess = graph.preprocess
+        self.threads = threads
         self.own = threading.local()  # what each thread that calls needs for itself
         try:
-            self.load(graph.data, streams)
+            self.load(graph.data, streams, threads_each(streams, threads))
             mask = self.run(np.full((1, 3, *self.size), 0.5, np.float32))
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())[:300]
@@ -43,7 +57,7 @@ class OnnxSegmenter(Segmenter):
             return
         if mask.size != self.size[0] * self.size[1]:
             raise UserError(
-                f"{path} has no fused mask: its output {self.output} is of shape {mask.shape} for an image of "
+                f"{path} makes no mask: its output {self.output} is of shape {mask.shape} for an image of "
                 f"{self.size[1]}x{self.size[0]}. Export it with export.py."
             )
         if mask.min() < -0.01 or mask.max() > 1.01:
@@ -68,16 +82,16 @@ class OnnxSegmenter(Segmenter):
         """The input (1, 3, H, W) float32 that the file takes for an RGB image, 0..255, of `self.size`."""
         blob = np.ascontiguousarray(image_HW3.transpose(2, 0, 1)[None], dtype=np.float32)
         if self.preprocess is not None:
-            blob = self.preprocess(torch.from_numpy(blob)).numpy()
+            blob = self.preprocess(blob)
         return blob
 
     @abstractmethod
-    def load(self, data: bytes, streams: int) -> None:
-        """Prepare the file's bytes to be run by so many threads at once."""
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
+        """Prepare the file's bytes to be run by `streams` threads at once, each of which takes `threads`."""
 
     @abstractmethod
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
-        """The fused probability of one prepared input."""
+        """The net's answer for one prepared input."""
 
 
 class OpenCVSegmenter(OnnxSegmenter):
@@ -85,15 +99,16 @@ class OpenCVSegmenter(OnnxSegmenter):
 
     runtime = "opencv"
 
-    def load(self, data: bytes, streams: int) -> None:
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
         self.data = np.frombuffer(data, np.uint8)
-        if streams > 1:
-            cv2.setNumThreads(threads_each(streams))
+        if threads is not None:
+            cv2.setNumThreads(threads)
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "net"):
             self.own.net = cv2.dnn.readNetFromONNX(self.data)
             # Winograd convolutions are about 1.3 times as fast and put single pixels 1.2e-4 off, past our promise.
+            # upstream: https://github.com/opencv/opencv/issues/22578 (closed with this switch); drop when within 1e-4
             self.own.net.enableWinograd(False)
         names = self.own.net.getUnconnectedOutLayersNames()
         self.own.net.setInput(blob_13HW)
@@ -105,13 +120,13 @@ class OnnxRuntimeSegmenter(OnnxSegmenter):
 
     runtime = "onnxruntime"
 
-    def load(self, data: bytes, streams: int) -> None:
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # its errors come as exceptions, too
-        if streams > 1:
-            options.intra_op_num_threads = threads_each(streams)
+        if threads is not None:
+            options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
@@ -123,11 +138,13 @@ class OpenVINOSegmenter(OnnxSegmenter):
 
     runtime = "openvino"
 
-    def load(self, data: bytes, streams: int) -> None:
+    def load(self, data: bytes, streams: int, threads: int | None) -> None:
         import openvino
 
         # Without the hint it rounds to bfloat16 where the processor can.
         options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
+        if self.threads is not None:
+            options["INFERENCE_NUM_THREADS"] = self.threads
         core = openvino.Core()
         with signal_stack_kept():
             self.net = core.compile_model(core.read_model(data), "CPU", options)

@@ -1,4 +1,4 @@
-"""Writing a net as an ONNX graph with one input and the fused mask, or the logits of classes, as its first output."""
+"""Writing a net as an ONNX graph with one input and its mask, or the logits of classes, as its first output."""
 
 import ast
 import logging
@@ -14,41 +14,47 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.models import SemanticNet
-from u2slim.models.preprocess import Preprocess
+from u2slim.models import Net
+from u2slim.models.normalise import Normalise
 from u2slim.sizes import Size, sides
 
-KINDS = ("embedded", "external")
-OUTPUTS = {"fused": ["mask"], "all": ["mask", *(f"side{n}" for n in range(1, 7))]}
+INPUTS = ("embedded", "external")
+OUTPUTS = ("first", "all")
 
 
 class DeployedNet(nn.Module):
-    """Image (B, 3, H, W) to the fused probability (B, 1, H, W), or to that and the six of the sides.
+    """Image (B, 3, H, W) to the net's first probability (B, 1, H, W), or to those of all its outputs.
 
-    `embedded` takes RGB 0..255; `external` takes what `Preprocess` gives, the convention of other tools. A net that
-    tells classes apart gives its main logits (B, classes, H, W): which is the largest can then be asked at any size.
+    `embedded` takes RGB 0..255; `external` takes what the net's `Preprocess` gives, the convention of other tools. A
+    net that tells classes apart gives its first logits (B, classes, H, W): which is the largest can then be asked at
+    any size.
     """
 
-    def __init__(self, net: nn.Module, preprocess: str, outputs: str = "fused"):
+    def __init__(self, net: Net, preprocess: str, outputs: str = "first"):
         super().__init__()
-        self.preprocess = Preprocess() if preprocess == "embedded" else nn.Identity()
+        self.preprocess = Normalise(net.preprocess) if preprocess == "embedded" else nn.Identity()
         self.net = net
-        self.count = len(OUTPUTS[outputs])
-        self.has_classes = bool(getattr(net, "labels", None))
+        self.count = len(output_names(net, outputs))
+        self.has_classes = bool(net.labels)
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        if self.has_classes:
-            return self.net(self.preprocess(image_BCHW))[:1]
-        return tuple(logits.sigmoid() for logits in self.net(self.preprocess(image_BCHW))[: self.count])
+        logits = self.net(self.preprocess(image_BCHW))[: self.count]
+        return tuple(logits if self.has_classes else (output.sigmoid() for output in logits))
+
+
+def output_names(net: Net, outputs: str) -> list[str]:
+    """What a graph calls a net's outputs: `mask`, or `logits` of classes, and with `all` the others by their names."""
+    first = "logits" if net.labels else "mask"
+    return [first, *net.outputs[1:]] if outputs == "all" else [first]
 
 
 def write_onnx(
-    net: nn.Module,
+    net: Net,
     size: Size,
     path: Path,
     preprocess: str = "embedded",
     opset: int = 18,
-    outputs: str = "fused",
+    outputs: str = "first",
     dynamic: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
@@ -56,24 +62,24 @@ def write_onnx(
 
     Args:
         size: side of the square images that the net was trained for, or [height, width].
-        outputs: `fused`, one output `mask`, or `all`, with `side1` ... `side6` after it.
+        outputs: `first`, one output `mask`, or `all`, with the net's further outputs after it.
         dynamic: leave height and width open, from 32 on, instead of fixing them at `size`.
         metadata: entries for the file, added to those that name the net, its input, its outputs and the size.
 
     Raises:
         UserError: an unknown `preprocess` or `outputs`.
     """
-    settings = {"preprocess": (preprocess, KINDS), "outputs": (outputs, OUTPUTS)}
+    settings = {"preprocess": (preprocess, INPUTS), "outputs": (outputs, OUTPUTS)}
     for setting, (value, known) in settings.items():
         if value not in known:
             raise UserError(f"export.{setting}={value} is not known; choose one of: {', '.join(known)}.")
     height, width = sides(size, "size")
-    labels = getattr(net, "labels", None)
-    if isinstance(net, SemanticNet) and not labels:
+    labels = net.labels
+    if net.classes and not labels:
         raise UserError(f"Nobody knows the classes of {net.name}: export a checkpoint, which names them.")
-    if labels and outputs != "fused":
+    if labels and outputs != "first":
         raise UserError(f"{net.name} tells classes apart and has one output for use: leave out export.outputs.")
-    names = ["logits"] if labels else OUTPUTS[outputs]
+    names = output_names(net, outputs)
     deployed = DeployedNet(net, preprocess, outputs).eval()
     open_sides = {2: torch.export.Dim("height", min=32), 3: torch.export.Dim("width", min=32)}
     with warnings.catch_warnings():
@@ -93,7 +99,7 @@ def write_onnx(
     _rename(model.graph)
     _strip(model)
     entries = {
-        "net": getattr(net, "name", type(net).__name__),
+        "net": net.name,
         "preprocess": preprocess,
         "size": str(height) if height == width else f"{height}x{width}",
         "input": "RGB, 0..255" if preprocess == "embedded" else "normalised",
@@ -103,6 +109,8 @@ def write_onnx(
     if labels:
         entries["classes"] = ",".join(labels["names"])
         entries["palette"] = " ".join(f"#{bytes(colour).hex()}" for colour in labels["palette"])
+    if preprocess == "external":
+        entries |= net.preprocess.to_metadata()
     entries |= metadata or {}
     onnx.helper.set_model_props(model, {f"u2slim.{key}": value for key, value in entries.items()})
     onnx.checker.check_model(model)

@@ -1,18 +1,13 @@
 """One interface from a photo to its mask, whatever runs the net."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-import torch
-from loky import cpu_count
-from torch import nn
 
 from u2slim.errors import UserError
 from u2slim.images.masks import enlarge, minmax
-from u2slim.models.preprocess import Preprocess
 
 
 class Segmenter(ABC):
@@ -84,45 +79,13 @@ class Segmenter(ABC):
         return self.logits(image_HW3) if self.labels else self.probability(image_HW3)
 
 
-class TorchSegmenter(Segmenter):
-    """Runs a net that returns logits `[fused, ...]` with PyTorch, by default on a GPU where there is one."""
+def threads_each(streams: int, threads: int | None = None) -> int | None:
+    """The threads of one inference, where `streams` of them share `threads` or else the cores.
 
-    runtime = "torch"
+    None: one inference may take what the runtime takes by itself.
+    """
+    if streams == 1:
+        return threads
+    from loky import cpu_count  # a tenth of a second, which one photo does not need
 
-    def __init__(
-        self,
-        net: nn.Module,
-        size: tuple[int, int],
-        stretch: bool = True,
-        device: str | None = None,
-        streams: int = 1,
-    ):
-        super().__init__(size, stretch, getattr(net, "labels", None))
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.net = nn.Sequential(Preprocess(), net).to(self.device).eval()
-        if self.device.type == "cpu":
-            # As the image comes (H, W, 3): otherwise torch copies from layout to layout around each convolution.
-            self.net.to(memory_format=torch.channels_last)
-        if streams > 1:
-            torch.set_num_threads(threads_each(streams))
-
-    def fingerprint(self) -> str:
-        total = hashlib.sha256(f"{self.net} {self.size} {self.device.type}".encode())
-        for tensor in self.net.state_dict().values():
-            total.update(tensor.cpu().contiguous().numpy())
-        return total.hexdigest()
-
-    @torch.inference_mode()
-    def probability(self, image_HW3: np.ndarray) -> np.ndarray:
-        image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
-        return self.net(image)[0][0, 0].sigmoid().cpu().numpy()
-
-    @torch.inference_mode()
-    def logits(self, image_HW3: np.ndarray) -> np.ndarray:
-        image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
-        return self.net(image)[0][0].float().cpu().numpy()
-
-
-def threads_each(streams: int) -> int:
-    """The threads of one inference where `streams` of them share the cores."""
-    return max(1, cpu_count() // streams)
+    return max(1, (threads or cpu_count()) // streams)

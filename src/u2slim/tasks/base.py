@@ -1,7 +1,7 @@
 """What the tasks share: a net, its loss and its optimizer in a LightningModule."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -10,8 +10,9 @@ from torchmetrics import MeanMetric
 
 from u2slim.errors import UserError
 from u2slim.models import build_net
-from u2slim.models.preprocess import Preprocess
+from u2slim.models.normalise import Normalise
 from u2slim.models.recompute import recompute_activations
+from u2slim.training.losses import OutputsLoss
 from u2slim.training.steps import will_be_logged
 
 
@@ -22,7 +23,7 @@ class SegmentationTask(pl.LightningModule):
         model: the net's config, kept in every checkpoint so that a checkpoint alone rebuilds its net.
         size: what the net is used at after training, a square's side or [height, width], kept likewise.
         init: fills the net before training.
-        loss: maps (logits, masks) to (total, named terms).
+        loss: maps (logits by name, masks) to (total, terms by name).
         optimizer: called with the parameters.
         scheduler: called with the optimizer, stepped with it; None keeps the learning rate constant.
         channels_last: the memory layout of images and weights; the numbers stay the same to rounding.
@@ -33,18 +34,18 @@ class SegmentationTask(pl.LightningModule):
         kept: what checkpoints keep of a task besides.
 
     A task says how its outputs are scored. Logged every `trainer.log_every_n_steps` steps, as the mean over the global
-    batch: `train/loss`, what is minimised, and the loss's terms; each validation: `val/loss`, `val/` and the name of
-    the main output's term, and the scores.
+    batch: `train/loss`, what is minimised, and the loss's terms by the net's outputs; each validation: `val/loss`,
+    `val/` and the name of the first output, and the scores.
     """
 
-    main: str  # the term of the net's main output
+    shown: ClassVar[tuple[str, ...]]  # the scores that the progress bar shows
 
     def __init__(
         self,
         model: Mapping[str, Any],
         size: int | Sequence[int],
         init: Callable[[nn.Module], nn.Module] | None,
-        loss: nn.Module,
+        loss: OutputsLoss,
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         channels_last: bool = True,
@@ -61,18 +62,23 @@ class SegmentationTask(pl.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net.to(memory_format=self.memory_format)
         if recompute:
-            if not hasattr(self.net, "stages"):
-                raise UserError(f"{self.net.name} has no stages to recompute; use task.recompute=false.")
             recompute_activations(self.net.stages)
         if compiled:
             self.net.compile()
-        self.preprocess = Preprocess()
+        self.preprocess = Normalise(self.net.preprocess)
         self.loss = loss
+        loss.weights_of(self.net.outputs)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.freeze_batchnorm = freeze_batchnorm
         # Not Lightning's own averages, which are wrong where processes see different numbers of images.
-        self.val_losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", self.main)})
+        # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/21859; drop when it is closed
+        self.val_losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", self.answer)})
         self.validated_at: int | None = None
+
+    @property
+    def answer(self) -> str:
+        """The name of the net's first output, the one that is used after training."""
+        return self.net.outputs[0]
 
     def score(self, logits: list[Tensor], batch: dict) -> Tensor:
         """Take the scores of a validation batch; what pictures show of its predictions."""
@@ -91,7 +97,11 @@ class SegmentationTask(pl.LightningModule):
 
     def losses(self, image_BCHW: Tensor, mask_B1HW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and its terms by name."""
-        return self.loss(self(image_BCHW, upsampled=False), mask_B1HW)
+        return self.loss(self.named(self(image_BCHW, upsampled=False)), mask_B1HW)
+
+    def named(self, logits: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The net's outputs by name."""
+        return dict(zip(self.net.outputs, logits, strict=True))
 
     def on_train_start(self) -> None:
         # Validation brings every module back to the mode it was in.
@@ -100,7 +110,7 @@ class SegmentationTask(pl.LightningModule):
                 module.eval()
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        """The total and, as `fused`, the term of the main output, for callbacks."""
+        """The total and the term of the net's answer, for callbacks."""
         total, terms = self.losses(batch["image"], batch["mask"])
         if will_be_logged(self.trainer):
             self._log_losses({"loss": total}, terms)
@@ -109,7 +119,7 @@ class SegmentationTask(pl.LightningModule):
     def for_callbacks(self, total: Tensor, terms: dict[str, Tensor], share: float = 1.0) -> dict[str, Tensor]:
         """What a training step returns; `share` of its images have the masks that the terms are of."""
         # Callbacks get `loss` divided by the number of accumulated batches.
-        return {"loss": total, "total": total.detach(), "fused": terms[self.main].detach(), "labelled": share}
+        return {"loss": total, "total": total.detach(), "answer": terms[self.answer].detach(), "labelled": share}
 
     def _log_losses(self, means: dict[str, Tensor], terms: dict[str, Tensor], share: float = 1.0) -> None:
         """Logs means over the global batch, and terms, each a mean over the share of it that is labelled."""
@@ -123,15 +133,16 @@ class SegmentationTask(pl.LightningModule):
 
     def validation_step(self, batch: dict, batch_idx: int) -> Tensor:
         logits = self(batch["image"], upsampled=False)
-        total, terms = self.loss(logits, batch["mask"])
+        total, terms = self.loss(self.named(logits), batch["mask"])
         if logits[0].isnan().any():
             raise UserError(
                 f"The net's masks are not finite at step {self.global_step}, on {', '.join(batch['name'])}: training "
                 "has driven its weights off. Lower optimizer.lr, warm up (scheduler=cosine), or use float32."
             )
         shown = self.score(logits, batch)
-        for name, value in {"loss": total, self.main: terms[self.main]}.items():
+        for name, value in {"loss": total, self.answer: terms[self.answer]}.items():
             # One number an image: torchmetrics 1.9 forgets weights where it lets NaN through.
+            # upstream: https://github.com/Lightning-AI/torchmetrics/issues/3434; drop when it is closed
             self.val_losses[name].update(value.expand(len(shown)))
         return shown
 

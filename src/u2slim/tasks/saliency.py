@@ -7,46 +7,45 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.models import SemanticNet
 from u2slim.tasks.base import SegmentationTask
 from u2slim.training.distillation import Distillation
-from u2slim.training.losses import CascadeLoss, DeepSupervision
+from u2slim.training.losses import DeepSupervision, OutputsLoss
 from u2slim.training.metrics import SaliencyMetrics
 from u2slim.training.steps import will_be_logged
 
 
 class SaliencyTask(SegmentationTask):
-    """Trains a net that returns logits `[fused, side1, ...]` on uint8 images and masks in 0..1.
+    """Trains a net that makes masks on uint8 images and masks in 0..1.
 
     Args:
         model, size, init, optimizer, options: as `SegmentationTask` says.
-        loss: maps (logits, mask) to (total, named terms); None: `DeepSupervision`.
+        loss: as `SegmentationTask` says; None: `DeepSupervision`.
         distill: a teacher whose outputs are learnt, too.
 
-    Logged in training: `train/loss`, and of images with masks `train/fused`, `train/side1`..`6`; with a teacher
-    `train/distill` and, where features are learnt, `train/features`; each validation: `val/loss`, `val/fused`,
-    `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`, `val/IoU`.
+    Logged in training: `train/loss`, and of images with masks a term for each output, of U2-Net `train/fused`,
+    `train/side1`..`6`; with a teacher `train/distill` and, where features are learnt, `train/features`; each
+    validation: `val/loss`, the answer's term (`val/fused`), `val/MAE`, `val/maxF`, `val/meanF`, `val/mIoU`, `val/IoU`.
     """
 
-    main = "fused"
+    shown = ("val/maxF",)
 
     def __init__(
         self,
         model: Mapping[str, Any],
         size: int = 320,
         init: Callable[[nn.Module], nn.Module] | None = None,
-        loss: nn.Module | None = None,
+        loss: OutputsLoss | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         distill: Distillation | None = None,
         **options: Any,
     ):
-        if isinstance(loss, CascadeLoss):
+        if loss is not None and loss.of_classes:
             raise UserError(
                 "loss=cascade is of classes; task=saliency learns masks by loss=deep_supervision and others."
             )
         super().__init__(model, size, init, loss or DeepSupervision(), optimizer, scheduler, **options)
-        if isinstance(self.net, SemanticNet):
+        if self.net.classes:
             raise UserError(f"{self.net.name} tells classes apart: train it with task=semantic, on data with classes.")
         self.distill = distill
         if distill is not None:
@@ -58,12 +57,14 @@ class SaliencyTask(SegmentationTask):
             self.distill.to(self.device, self.memory_format)
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        """The total and its parts for callbacks: `fused` is of the labelled images, whose share is `labelled`."""
+        """The total and its parts for callbacks: the answer's term is of the labelled images' share."""
         if self.distill is None:
             total, terms, share = self.supervised(self(batch["image"], upsampled=False), batch)
             taught = {}
         else:
-            logits, taught = self.distill(self.net, self.normalised(batch["image"]), self.loss.weights)
+            logits, taught = self.distill(
+                self.net, self.normalised(batch["image"]), self.loss.weights_of(self.net.outputs)
+            )
             total, terms, share = self.supervised(logits, batch, self.distill.labels)
             total = self.distill.total(total, taught)
         if will_be_logged(self.trainer):
@@ -83,7 +84,7 @@ class SaliencyTask(SegmentationTask):
         if 0 < share < 1:  # chosen one by one: an index would have to be copied to the device
             *logits, mask_B1HW = (torch.stack([each[row] for row in rows]) for each in (*logits, mask_B1HW))
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight * share > 0):
-            total, terms = self.loss(logits, mask_B1HW)
+            total, terms = self.loss(self.named(logits), mask_B1HW)
         return weight * share * total, terms, share
 
     def score(self, logits: list[Tensor], batch: dict) -> Tensor:

@@ -14,23 +14,23 @@ from u2slim.errors import UserError
 from u2slim.evaluation.confusion import scores
 from u2slim.models.resize import upsample
 from u2slim.tasks.base import SegmentationTask
-from u2slim.training.losses import CascadeLoss, DeepSupervision
+from u2slim.training.losses import CascadeLoss, OutputsLoss
 
 
 class SemanticTask(SegmentationTask):
-    """Trains a net that returns logits `[main, auxiliary, ...]` on uint8 images and labels (B, H, W) int64.
+    """Trains a net that tells classes apart on uint8 images and labels (B, H, W) int64.
 
     Args:
         model, size, init, optimizer, options: as `SegmentationTask` says.
         classes: the data's `names` and `palette` (RGB, 0..255), kept in every checkpoint.
-        loss: maps (logits, labels) to (total, named terms); None: `CascadeLoss`.
+        loss: as `SegmentationTask` says; None: `CascadeLoss`.
 
     Logged in training: `train/loss`, `train/main` and `train/auxiliary1`, ...; each validation, over all pixels that
     have a class: `val/loss`, `val/main` (means over batches), `val/mIoU`, `val/accuracy` and `val/IoU/CLASS` of each
     class that occurs. `confusion` is the matrix (true, predicted) that these come from.
     """
 
-    main = "main"
+    shown = ("val/mIoU",)
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class SemanticTask(SegmentationTask):
         size: int | list[int],
         classes: Mapping[str, list],
         init: Callable[[nn.Module], nn.Module] | None = None,
-        loss: nn.Module | None = None,
+        loss: OutputsLoss | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         **options: Any,
@@ -50,7 +50,7 @@ class SemanticTask(SegmentationTask):
                 f"model.classes={model.get('classes')}, but the data have {len(classes['names'])}: leave model.classes "
                 "to data.classes."
             )
-        if isinstance(loss, DeepSupervision):
+        if loss is not None and not loss.of_classes:
             raise UserError("This loss is of masks; task=semantic learns classes by loss=cascade.")
         kept = {"classes": dict(classes)}
         super().__init__(model, size, init, loss or CascadeLoss(), optimizer, scheduler, kept=kept, **options)

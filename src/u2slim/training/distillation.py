@@ -1,7 +1,6 @@
 """Learning from the outputs of a trained net, the teacher, which needs no masks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,9 @@ from torch.linalg import vector_norm
 
 from u2slim.errors import UserError
 from u2slim.models.hooks import outputs_of
-from u2slim.zoo.checkpoints import load_net
-from u2slim.zoo.published import published_net
+from u2slim.models.u2net import WIDTHS
+from u2slim.zoo import open_net
+from u2slim.zoo.records import u2net_of
 
 
 class Distillation:
@@ -20,7 +20,8 @@ class Distillation:
     Not a module: so the teacher is in no checkpoint, no optimizer, no average of weights and no gradient's reduction.
 
     Args:
-        teacher: a published `.pth` or one of our training checkpoints; None downloads the published net of `width`.
+        teacher: any name or file of a net that `open_net` takes, but for ONNX files; None: the published U2-Net of
+            `width`.
         width: of a published teacher; a checkpoint brings its own.
         weight: of the logit term, see `logit_loss`.
         temperature: by which the logit term divides both nets' logits.
@@ -45,10 +46,12 @@ class Distillation:
         for name, value in {"weight": weight, "labels": labels, "features": features}.items():
             if not value >= 0:
                 raise UserError(f"task.distill.{name}={value}: give a weight from 0 on.")
+        if width not in WIDTHS:
+            raise UserError(f"task.distill.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         if not temperature > 0:
             raise UserError(f"task.distill.temperature={temperature}: give a number above 0.")
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
-            self.teacher = _load(teacher, width).requires_grad_(False)
+            self.teacher = open_net(teacher or u2net_of(width)).net().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict) -> "Distillation":
         return self  # a copy of the training task, as for averaged weights, learns from the same teacher
@@ -115,11 +118,3 @@ def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
     pairs = [(x.float(), t.float()) for x, t in zip(features, targets, strict=True)]
     ratios = [vector_norm(x - t, dim=(1, 2, 3)) / vector_norm(t, dim=(1, 2, 3)).clamp(min=1e-6) for x, t in pairs]
     return torch.stack(ratios).square().mean()
-
-
-def _load(teacher: str | None, width: str) -> nn.Module:
-    if teacher and not Path(teacher).expanduser().is_file():
-        raise UserError(f"No teacher at {teacher}; check task.distill.teacher.")
-    if teacher and Path(teacher).suffix.lower() == ".ckpt":
-        return load_net(teacher)[0]
-    return published_net(width, Path(teacher).expanduser() if teacher else None)

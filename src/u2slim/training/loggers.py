@@ -33,6 +33,7 @@ class ResumableWandbLogger(WandbLogger):
 
     def __init__(self, save_dir: str, id: str | None = None, **options):
         super().__init__(save_dir=save_dir, id=id or _kept_id(Path(save_dir) / RUN_ID), **options)
+        # upstream: https://github.com/wandb/wandb/pull/10909; drop when Lightning does not pass it (a KeyError here)
         del self._wandb_init["anonymous"]  # wandb warns of it on every start
 
     @property

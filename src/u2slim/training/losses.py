@@ -1,6 +1,7 @@
 """Training losses on the nets' logits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,28 +12,54 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 from u2slim.errors import UserError
 from u2slim.models.resize import upsample
 
-OUTPUTS = ("fused", "side1", "side2", "side3", "side4", "side5", "side6")
 
+class OutputsLoss(nn.Module):
+    """The weighted sum of one term per output.
 
-class DeepSupervision(nn.Module):
-    """The weighted sum of one term per output: binary cross-entropy, with which all weights at 1 are U2-Net's loss.
+    Input: logits by the output's name, the answer first, as `Net.outputs` names them, and what they should be. Output:
+    the total, and the unweighted terms by name.
 
-    Input: logits `[fused, side1, ..., side6]`, each (B, 1, h, w) at most as large as the mask (B, 1, H, W) in 0..1,
-    and compared with it at the mask's size. Output: the total, and the unweighted terms by name.
+    Args:
+        weights: one an output; None: all 1.
     """
 
-    is_cross_entropy = True  # each term, so that it can be held against the entropy of the masks
+    is_cross_entropy: ClassVar[bool] = False  # each term, so that it can be held against the entropy of the masks
+    of_classes: ClassVar[bool] = False  # rather than of masks
 
-    def __init__(self, weights: Sequence[float] = (1.0,) * len(OUTPUTS)):
+    def __init__(self, weights: Sequence[float] | None = None):
         super().__init__()
-        if len(weights) != len(OUTPUTS):
-            raise UserError(f"loss.weights has {len(weights)} numbers; give {len(OUTPUTS)}: {', '.join(OUTPUTS)}.")
-        self.weights = tuple(weights)
+        self.weights = None if weights is None else tuple(weights)
 
-    def forward(self, logits: Sequence[Tensor], mask_B1HW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = {name: self.term(output, mask_B1HW) for name, output in zip(OUTPUTS, logits, strict=True)}
-        total = sum(weight * term for weight, term in zip(self.weights, terms.values(), strict=True))
-        return total, terms
+    def weights_of(self, outputs: Sequence[str]) -> tuple[float, ...]:
+        """The weight of each output.
+
+        Raises:
+            UserError: there is another number of weights.
+        """
+        if self.weights is None:
+            return (1.0,) * len(outputs)
+        if len(self.weights) != len(outputs):
+            raise UserError(f"loss.weights has {len(self.weights)} numbers; give {len(outputs)}: {', '.join(outputs)}.")
+        return self.weights
+
+    def forward(self, logits: Mapping[str, Tensor], target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = self.weights_of(list(logits))
+        terms = {name: self.term(output, target) for name, output in logits.items()}
+        return sum(weight * term for weight, term in zip(weights, terms.values(), strict=True)), terms
+
+    def term(self, logits: Tensor, target: Tensor) -> Tensor:
+        """One output's loss."""
+        raise NotImplementedError
+
+
+class DeepSupervision(OutputsLoss):
+    """Binary cross-entropy of each output: with all weights at 1, U2-Net's loss.
+
+    Input: logits (B, 1, h, w) by name, each at most as large as the mask (B, 1, H, W) in 0..1, and compared with it at
+    the mask's size.
+    """
+
+    is_cross_entropy = True
 
     def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         """One output's loss."""
@@ -62,28 +89,24 @@ class _UpsampledBCE(torch.autograd.Function):
         return ctx.saved_tensors[0] * grad, None
 
 
-class CascadeLoss(nn.Module):
-    """ICNet's cascade label guidance: the weighted sum of one cross-entropy per output, at that output's size.
+class CascadeLoss(OutputsLoss):
+    """ICNet's cascade label guidance: a cross-entropy per output, at that output's size.
 
-    Input: logits `[main, auxiliary, ...]`, each (B, classes, h, w), and labels (B, H, W) int64, which go down to each
-    output's size without new values, as the paper has it. Nets with fewer outputs use the first weights. Output: the
-    total, and the unweighted terms by name, `main`, `auxiliary1`, `auxiliary2`; each is a mean over the pixels that
-    have a class, and 0 where none has.
+    Input: logits (B, classes, h, w) by name, and labels (B, H, W) int64, which go down to each output's size without
+    new values, as the paper has it. Nets with fewer outputs use the first weights. Each term is a mean over the pixels
+    that have a class, and 0 where none has.
     """
 
-    def __init__(self, weights: Sequence[float] = (1.0, 0.4, 0.16), ignore: int = 255):
-        super().__init__()
-        self.weights, self.ignore = tuple(weights), ignore
+    of_classes = True
 
-    def forward(self, logits: Sequence[Tensor], label_BHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if len(logits) > len(self.weights):
-            raise UserError(
-                f"loss.weights has {len(self.weights)} numbers; give {len(logits)}, the main output's first."
-            )
-        names = ("main", *(f"auxiliary{n}" for n in range(1, len(logits))))
-        terms = {name: self.term(output, label_BHW) for name, output in zip(names, logits, strict=True)}
-        total = sum(weight * term for weight, term in zip(self.weights, terms.values(), strict=False))
-        return total, terms
+    def __init__(self, weights: Sequence[float] | None = (1.0, 0.4, 0.16), ignore: int = 255):
+        super().__init__(weights)
+        self.ignore = ignore
+
+    def weights_of(self, outputs: Sequence[str]) -> tuple[float, ...]:
+        if self.weights is not None and len(self.weights) > len(outputs):
+            return self.weights[: len(outputs)]
+        return super().weights_of(outputs)
 
     def term(self, logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
         """One output's loss."""
@@ -92,14 +115,12 @@ class CascadeLoss(nn.Module):
         return total / (label != self.ignore).sum().clamp(min=1)
 
 
-class HybridLoss(DeepSupervision):
+class HybridLoss(OutputsLoss):
     """BASNet's hybrid of three (Qin et al., CVPR 2019): cross-entropy for pixels, SSIM for patches, IoU for the map.
 
     Each output's term is their plain sum. SSIM is that of torchmetrics: a Gaussian window of 11 pixels, deviation
     1.5, beyond the border the mirrored image.
     """
-
-    is_cross_entropy = False
 
     def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         logits = upsample(logits_B1HW.float(), mask_B1HW.shape[2:])
@@ -108,16 +129,14 @@ class HybridLoss(DeepSupervision):
         return cross_entropy + 1 - ssim(probability, mask_B1HW, data_range=1.0) + soft_iou_loss(probability, mask_B1HW)
 
 
-class BoundaryLoss(DeepSupervision):
+class BoundaryLoss(OutputsLoss):
     """Cross-entropy and IoU loss in which pixels near a mask's edge count more (the structure loss of F3Net, 2020).
 
     A pixel's weight is 1 + `gain` times the difference between the mask and its mean over a window of `window`
     pixels (odd); both losses are weighted, the cross-entropy by its weights' mean in each image.
     """
 
-    is_cross_entropy = False
-
-    def __init__(self, weights: Sequence[float] = (1.0,) * len(OUTPUTS), gain: float = 5, window: int = 31):
+    def __init__(self, weights: Sequence[float] | None = None, gain: float = 5, window: int = 31):
         super().__init__(weights)
         if window % 2 == 0 or window < 3:
             raise UserError(f"loss.window={window}: give an odd number of pixels, from 3 on.")
@@ -132,14 +151,12 @@ class BoundaryLoss(DeepSupervision):
         return cross_entropy.mean() + soft_iou_loss(logits.sigmoid(), mask_B1HW, weight)
 
 
-class CrispLoss(DeepSupervision):
+class CrispLoss(OutputsLoss):
     """IoU loss and mean absolute error: a net that is not sure does best to choose, not to hedge.
 
     Cross-entropy asks for the probability of being right, grey where a small net cannot know; these two ask for the
     likelier side. Their gradients vanish where the net is sure, and wrong: for nets that know something already.
     """
-
-    is_cross_entropy = False
 
     def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         probability = upsample(logits_B1HW.float(), mask_B1HW.shape[2:]).sigmoid()

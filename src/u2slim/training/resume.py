@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from u2slim.cli import folder_is_given, plain
 from u2slim.errors import UserError
-from u2slim.legacy import current
+from u2slim.legacy import current_run
+from u2slim.models import current_config
 from u2slim.training.loggers import RUN_ID
 from u2slim.zoo import checkpoints
 
@@ -61,12 +62,12 @@ def _find(cfg: DictConfig, folder: Path) -> tuple[Path, dict] | None:
         return None
     if cfg.ckpt_path == "last" and (own := _checkpoints(folder)):
         return newest_whole(own)
-    path = checkpoints.resolve(cfg.ckpt_path)
+    path = checkpoints.checkpoint_path(cfg.ckpt_path)
     return path, checkpoints.read(path)
 
 
 def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
-    model = current(saved["hyper_parameters"]["model"])
+    model = current_config(saved["hyper_parameters"]["model"])
     if _without_defaults(model) != _without_defaults(plain(cfg.model)):
         raise UserError(f"{path} was trained with model {model}, not {plain(cfg.model)}; use the same model config.")
     if "optimizer_states" not in saved:
@@ -182,10 +183,15 @@ def _last_written(run: Path) -> float:
 def _differences(cfg: DictConfig, run: Path) -> set[str]:
     """The keys in which a run's config is another one."""
     configs = (OmegaConf.to_yaml(cfg, resolve=True), (run / "config.yaml").read_text())
-    ours, theirs = (_leaves(current(yaml.safe_load(text))) for text in configs)
+    ours, theirs = (_leaves(_today(yaml.safe_load(text))) for text in configs)
     return {
         key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key) and not _VOLATILE.search(key)
     }
+
+
+def _today(config: dict) -> dict:
+    """A run's config of any age as it would be written today."""
+    return current_run(config) | {"model": current_config(config["model"])}
 
 
 def _leaves(config: dict, prefix: str = "") -> dict[str, object]:

@@ -15,13 +15,13 @@ from u2slim.cli import plain, write_json
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.errors import UserError
 from u2slim.files import write_whole
+from u2slim.training.checkpoint_io import WholeCheckpointIO
 from u2slim.training.distributed import all_speak, join_run, lost_process_named
 from u2slim.training.loggers import forget_run
 from u2slim.training.lr_find import find_learning_rate
 from u2slim.training.provenance import provenance
 from u2slim.training.resume import checkpoint_for, finished_before
 from u2slim.training.speed import choose_precision, device_of, keep_memory
-from u2slim.zoo.checkpoints import WholeCheckpointIO
 
 log = logging.getLogger(__name__)
 

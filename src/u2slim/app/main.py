@@ -1,0 +1,33 @@
+"""The `u2slim` command."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from u2slim import __version__
+from u2slim.app import cut
+from u2slim.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; a user's mistake ends in one sentence and status 1, Ctrl-C in 130."""
+    parser = argparse.ArgumentParser(
+        "u2slim", description="Cut subjects out of photos, offline, with nets of a few MB."
+    )
+    parser.add_argument("--version", action="version", version=f"u2slim {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    cut.add_to(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except UserError as error:
+        print(f"u2slim: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"u2slim: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The precisions of an exported file, one record each. A new one is an entry of the table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from u2slim.export.calibration import Gate, input_blobs
+from u2slim.export.half import compute_in_half, store_in_half
+from u2slim.export.int8 import quantise
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a conversion may look at.
+
+    Args:
+        images: RGB images of any size, those that files are compared on.
+        photos: likewise, like those to come, for the ranges of activations.
+        gate: what the conversion may cost, and where that is measured.
+    """
+
+    images: Sequence[np.ndarray]
+    photos: Sequence[np.ndarray]
+    gate: Gate
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a float file becomes one of another precision, and what that must keep to.
+
+    Args:
+        name: as `export.precision` has it.
+        about: what it does to the graph.
+        convert: writes the file, from the float file; None: it is the float file.
+        photos: whether `convert` looks at photos, so that real ones are better than generated ones.
+        masks_only: whether its cost can be told for nets that make masks alone.
+        exact: whether it must agree with torch within `export.tolerance` everywhere.
+        keeps_masks: whether its masks must agree with torch's by `export.min_iou`.
+        max_mean: the largest mean difference from torch.
+        loads_everywhere: whether every runtime must run it, rather than one.
+    """
+
+    name: str
+    about: str
+    convert: Callable[[Path, Path, Samples], object] | None = None
+    photos: bool = False
+    masks_only: bool = False
+    exact: bool = False
+    keeps_masks: bool = False
+    max_mean: float = 1.0
+    loads_everywhere: bool = False
+
+
+def _stored_in_half(whole: Path, small: Path, samples: Samples) -> None:
+    store_in_half(whole, small)
+
+
+def _computed_in_half(whole: Path, small: Path, samples: Samples) -> None:
+    compute_in_half(whole, small, input_blobs(whole, [*samples.photos, *samples.images]))
+
+
+def _in_int8(whole: Path, small: Path, samples: Samples) -> None:
+    quantise(whole, small, input_blobs(whole, samples.photos), samples.gate)
+
+
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("fp32", "as torch has it", exact=True, loads_everywhere=True),
+        Precision(
+            "fp16",
+            "weights in float16, computed in float32",
+            _stored_in_half,
+            keeps_masks=True,
+            loads_everywhere=True,
+        ),
+        Precision("fp16_compute", "computed in float16, too", _computed_in_half, photos=True, keeps_masks=True),
+        Precision(
+            "int8",
+            "weights and activations in 8 bits",
+            _in_int8,
+            photos=True,
+            masks_only=True,
+            max_mean=0.03,  # rounding to 8 bits does not reach it, a runtime that computes wrongly does
+        ),
+    )
+}

@@ -1,0 +1,57 @@
+"""What a net's input is made of: the one description that Python, exported files and the C++ program share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from u2slim.sizes import Size
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From RGB pixels in 0..255 to a net's input: a division, then mean and standard deviation of each channel.
+
+    Args:
+        size: the side of the square, or [height, width], that the net is made for.
+        mean, std: of the channels R, G, B after the division.
+        own_maximum: divide each image by its own largest value, as U2-Net does; otherwise by 255.
+    """
+
+    size: Size = 320
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    own_maximum: bool = True
+
+    def __call__(self, image_13HW: np.ndarray) -> np.ndarray:
+        """The input (1, 3, H, W) float32 from float32 pixels of the same shape."""
+        # The addend keeps a black image finite and vanishes in float32 beside any maximum of 1..255.
+        divisor = image_13HW.max() + np.float32(1e-6) if self.own_maximum else np.float32(255)
+        mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (image_13HW / divisor - mean) / std
+
+    def to_metadata(self) -> dict[str, str]:
+        """The entries of an ONNX file's metadata that say the same, without their prefix."""
+        numbers = {name: " ".join(f"{value:g}" for value in getattr(self, name)) for name in ("mean", "std")}
+        return numbers | {"divisor": "maximum" if self.own_maximum else "255"}
+
+    @classmethod
+    def from_metadata(cls, entries: dict[str, str], size: Size) -> "Preprocess":
+        """What a file's entries say; without any it is U2-Net's, as files of the ecosystem's kind expect.
+
+        Raises:
+            ValueError: they do not have the form of `to_metadata`.
+        """
+        mean, std = (
+            tuple(float(value) for value in entries[name].split()) if name in entries else usual
+            for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        )
+        divisor = entries.get("divisor", "maximum")
+        if len(mean) != 3 or len(std) != 3 or not all(std) or divisor not in ("maximum", "255"):
+            raise ValueError(f"mean {mean}, deviation {std}, divisor {divisor}")
+        return cls(size, mean, std, divisor == "maximum")
+
+
+U2NET_PREPROCESS = Preprocess()

@@ -1,0 +1,1 @@
+"""Shipped nets as ONNX files."""

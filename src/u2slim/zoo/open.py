@@ -1,0 +1,134 @@
+"""One way to open a net, whatever it is called and whatever file it is in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from u2slim.errors import UserError, missing_extra
+from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
+from u2slim.sizes import Size
+from u2slim.zoo.records import PUBLISHED, Published
+from u2slim.zoo.shipped import SHIPPED
+
+if TYPE_CHECKING:
+    from u2slim.models import Net
+
+ENDINGS = (".ckpt", ".pth", ".onnx")
+
+
+@dataclass(frozen=True)
+class NetHandle:
+    """A net that has been found and not been read yet.
+
+    Args:
+        name: as it was asked for.
+        weights: a training checkpoint, or a published file, that torch builds the net from.
+        onnx: a file that every runtime but torch runs.
+        published: the record of a published net, which is downloaded when it is first needed.
+    """
+
+    name: str
+    weights: Path | None = None
+    onnx: Path | None = None
+    published: Published | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether torch can build the net, perhaps after a download."""
+        return self.weights is not None or self.published is not None
+
+    def path(self) -> Path:
+        """The file, that with weights first; a published net is downloaded on first use."""
+        if self.published is not None and self.weights is None:
+            from u2slim.zoo.published import fetch
+
+            return fetch(self.published)
+        path = self.weights or self.onnx
+        assert path is not None
+        return path
+
+    def net(self) -> "Net":
+        """The net of torch in evaluation mode; the size that it is used at is its `preprocess.size`.
+
+        Raises:
+            UserError: torch is not installed, the file holds no net of ours, or it is an ONNX file.
+        """
+        if not self.has_weights:
+            raise UserError(
+                f"{self.onnx} is an ONNX file, which cannot be trained or converted: give the checkpoint that it was "
+                "made of, a .ckpt or .pth file."
+            )
+        try:
+            from u2slim.zoo.checkpoints import net_from
+        except ImportError as error:
+            raise missing_extra(f"building {self.name} for torch", "torch", "train") from error
+        return net_from(self.path())
+
+    def segmenter(
+        self,
+        runtime: str = "auto",
+        stretch: bool = True,
+        streams: int = 1,
+        threads: int | None = None,
+        size: Size | None = None,
+    ) -> Segmenter:
+        """What cuts out with the net in a runtime.
+
+        `auto` takes OpenCV where there is an ONNX file, and torch where there is none. For another runtime than torch
+        a net without an ONNX file is exported first, to a file that does not stay.
+
+        Args:
+            runtime: `auto`, `torch`, `opencv`, `onnxruntime` or `openvino`.
+            stretch: stretch each mask to 0..1, as U2-Net's own test script does.
+            streams: so many threads may call it at once.
+            threads: that all of them together may take; None: one a core.
+            size: side of the square, or [height, width], to run the net at; None: its own.
+
+        Raises:
+            UserError: the runtime is not known, not installed, or cannot run the file.
+        """
+        check_runtime(runtime)
+        if self.onnx is not None and (runtime != "torch" or not self.has_weights):
+            return onnx_segmenter(self.onnx, runtime, stretch, streams, threads, size)
+        net = self.net()
+        return net_segmenter(net, size or net.preprocess.size, runtime, stretch, streams, threads)
+
+
+def open_net(name: str | Path) -> NetHandle:
+    """Find a net by name or file, without reading it.
+
+    Args:
+        name: a shipped net (`lite-two-thirds`), a published one (`u2netp`), a file (`.ckpt`, `.pth`, `.onnx`), or
+            `last` for the newest training checkpoint under `outputs/`.
+
+    Raises:
+        UserError: there is no such net.
+    """
+    text = str(name)
+    if text == "last":
+        return NetHandle(text, weights=newest_checkpoint())
+    if text in SHIPPED:
+        return NetHandle(text, weights=SHIPPED[text].weights, onnx=SHIPPED[text].onnx)
+    if text in PUBLISHED:
+        return NetHandle(text, published=PUBLISHED[text])
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"No net at {path}: give a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, `last` for the newest run's "
+            f"checkpoint, a shipped net ({', '.join(SHIPPED)}), or a published one ({', '.join(PUBLISHED)})."
+        )
+    if path.suffix.lower() == ".onnx":
+        return NetHandle(text, onnx=path)
+    return NetHandle(text, weights=path)
+
+
+def newest_checkpoint(outputs: str | Path = "outputs") -> Path:
+    """The newest `last.ckpt` of any run under a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(Path(outputs).rglob("checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"No run under {Path(outputs)}/ has a checkpoints/last.ckpt yet; train one, or name a file.")
+    return found[-1]
