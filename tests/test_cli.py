@@ -171,7 +171,7 @@ def test_the_settings_that_are_paths():
     """Where this fails, a setting is new: see that `is_path` is right about it, and write it down here."""
     found = {name for path in (REPO / "conf").rglob("*.yaml") for name in settings_of(path) if is_path(name)}
     assert found == {
-        *("checkpoint", "ckpt_path", "config", "folder", "input", "models", "out", "output", "photos", "root", "runs"),
+        *("checkpoint", "ckpt_path", "config", "folder", "models", "out", "photos", "root", "runs"),
         *("store", "weights", "task.distill.teacher", "init.folder", "init.path", "init.weights"),
         *(f"data.{name}" for name in ("cache", "manifest", "root", "unlabelled", "shards.duts_tr", "shards.duts_te")),
         *(f"export.{name}" for name in ("calibration", "images", "output", "weights")),

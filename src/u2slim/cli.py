@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from u2slim.command_help import help_text
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.legacy import current
+from u2slim.legacy import current_run
 from u2slim.overrides import config_folders, expand_home, readable
 from u2slim.repository import CONFIGS
 
@@ -105,7 +105,7 @@ def _gpus(most: int = 64) -> int:
 def up_to_date(cfg: DictConfig) -> DictConfig:
     """The composed config with what files of earlier versions call otherwise under its name of today."""
     before = OmegaConf.to_container(cfg, resolve=False)
-    if (after := current(before)) == before:
+    if (after := current_run(before)) == before:
         return cfg
     cfg = OmegaConf.create(after)
     OmegaConf.set_struct(cfg, True)

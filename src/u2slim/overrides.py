@@ -88,8 +88,8 @@ def readable(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             value, more = _renamed(key, value)
             notes += more
         if key == "hydra.run.dir" and "LOCAL_RANK" in os.environ and re.fullmatch('".*"', value, re.DOTALL):
-            # upstream: Lightning's launcher of processes puts this value in quotes without escaping what is in it
-            # (lightning_fabric/strategies/launchers/subprocess_script.py); drop when it does.
+            # Lightning starts processes with this value in quotes, but does not escape what is in it.
+            # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/16694 (closed); drop when it does
             value = quoted(key, value[1:-1])
         result.append(f"{match['added']}{key}={_readable_value(key, value, sweeps)}")
     return result, notes
