@@ -108,6 +108,13 @@ def test_what_the_grammar_cannot_read_is_taken_literally_in_any_setting():
 def test_lists_of_paths_are_lists_whose_elements_are_paths():
     (argument,), _ = readable(["models=[/home/josé/a.ckpt,2024, 1e3,my net]"])
     assert list(composed(argument, config="eval").models) == ["/home/josé/a.ckpt", "2024", "1e3", "my net"]
+    (argument,), _ = readable(["models=['my nets/a.onnx',b (2).onnx]"])
+    assert list(composed(argument, config="eval").models) == ["my nets/a.onnx", "b (2).onnx"]
+    (argument,), _ = readable(["models={a: b (2).onnx, c: ~/é.ckpt}"])
+    cfg = composed(argument, config="eval")
+    expand_home(cfg)
+    assert cfg.models == {"a": "b (2).onnx", "c": str(Path("~/é.ckpt").expanduser())}
+    assert composed(*readable(["runs={é}"])[0], config="report").runs == "{é}"
     (argument,), _ = readable(["runs=a/lr=1,seed=2"])
     assert composed(argument, config="report").runs == "a/lr=1,seed=2"
 

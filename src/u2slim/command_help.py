@@ -72,7 +72,8 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
         for setting in map(settings.get, names):
             lines += [f"  # {line}" for line in setting.above]
             lines.append(_row(f"{setting.name}={setting.value}" if setting.value else setting.name, setting.comment))
-    lines += ["", "Flags of Hydra, which composes these settings: --hydra-help"]
+    lines += ["", "A path is taken as it is typed, so that only the shell may need quotes; ~ is your home folder."]
+    lines += ["Flags of Hydra, which composes these settings: --hydra-help"]
     return "\n".join(lines)
 
 

@@ -5,8 +5,8 @@ path that is wrong, as its name is whatever it is. So before Hydra sees them, ov
 
 1. A value that the grammar cannot read is taken literally, whatever the setting.
 2. The value of a path is taken literally wherever the grammar would read it as anything but that text. Only `null`,
-   a value that is quoted already, interpolations such as `${now:%Y}`, and with `-m` commas between several paths keep
-   the meaning that Hydra gives them.
+   a value that is quoted already, interpolations such as `${now:%Y}`, lists for the few settings that are lists of
+   paths, and with `-m` commas between several paths keep the meaning that Hydra gives them.
 
 What is rewritten stays as it is when it is rewritten again, as in the processes that a run or a sweep starts.
 """
@@ -27,24 +27,11 @@ from omegaconf.errors import GrammarParseError
 
 from u2slim.errors import UserError
 
-# What the last part of a path setting's name is, or ends with.
-_PATH_NAMES = frozenset(
-    (
-        "cache",
-        "calibration",
-        "checkpoint",
-        "config",
-        "dir",
-        "dirpath",
-        "file",
-        "filename",
-        "folder",
-        "input",
-        "manifest",
-    )
-    + ("models", "out", "output", "path", "photos", "root", "runs", "store", "teacher", "unlabelled", "weights")
+# The last part of a path setting's name.
+_PATH_NAME = re.compile(
+    "cache|calibration|checkpoint|config|dirpath|filename|manifest|models|out|output|photos|root|runs|store|teacher"
+    "|unlabelled|weights|(.*_)?(dir|file|folder|path|subdir)"
 )
-_PATH_ENDINGS = ("_dir", "_path", "_folder", "_file", "_subdir")
 _NAMED_PATHS = re.compile(r"(^|\.)(shards|models)\.")  # shards.SET=FILE
 _ALSO_PATHS = frozenset(("export.images", "hydra.sweep.subdir"))
 _NO_PATHS = frozenset(("callbacks.checkpoint", "loss.weights"))
@@ -63,9 +50,8 @@ _NESTED = re.compile(r"[][(){}'\"]")
 
 def is_path(key: str) -> bool:
     """Whether a setting, by its dotted name, is the path of a file or folder, or a list of such."""
-    last = key.rpartition(".")[2]
-    named = last in _PATH_NAMES or last.endswith(_PATH_ENDINGS) or key in _ALSO_PATHS or bool(_NAMED_PATHS.search(key))
-    return named and key not in _NO_PATHS and not key.startswith(_SWEPT)
+    named = _PATH_NAME.fullmatch(key.rpartition(".")[2]) or _NAMED_PATHS.search(key) or key in _ALSO_PATHS
+    return bool(named) and key not in _NO_PATHS and not key.startswith(_SWEPT)
 
 
 def readable(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -158,12 +144,22 @@ def _readable_value(key: str, text: str, sweeps: bool) -> str:
         return ",".join(_readable_path(key, part) for part in text.split(","))
     if sweeps and isinstance(value, Sweep):
         return text
-    if key in _LISTS_OF_PATHS:
-        if text[:1] + text[-1:] == "[]" and text[1:-1].strip() and not _NESTED.search(text[1:-1]):
-            return f"[{','.join(_readable_path(key, part.strip()) for part in text[1:-1].split(','))}]"
-        if isinstance(value, list | dict):
-            return text
+    if key in _LISTS_OF_PATHS and text[:1] + text[-1:] in ("[]", "{}"):
+        return _readable_paths(key, text, value)
     return _readable_path(key, text)
+
+
+def _readable_paths(key: str, text: str, value: Any) -> str:
+    """A list [PATH,PATH] or a dictionary {NAME: PATH}, which Hydra may have been able to read or not."""
+    parts = text[1:-1].split(",")
+    if text[0] == "[" and text[1:-1].strip() and (value is _UNREADABLE or not _NESTED.search(text[1:-1])):
+        return f"[{','.join(_readable_path(key, part.strip()) for part in parts)}]"
+    if value is not _UNREADABLE:
+        return text
+    named = [part.partition(":") for part in parts]
+    if not all(colon for _, colon, _ in named):
+        return _readable_path(key, text)
+    return f"{{{','.join(f'{name}:{_readable_path(key, path.strip())}' for name, _, path in named)}}}"
 
 
 def _readable_path(key: str, text: str, expand: bool = False) -> str:
