@@ -13,7 +13,7 @@ from tests.conftest import random_net, write_set
 from u2slim.compress import init
 from u2slim.compress.reconstruct import reconstruct
 from u2slim.compress.sensitivity import metrics, square_root
-from u2slim.data.photos import Photos
+from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
 from u2slim.models.least_squares import Goal, Regression

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from u2slim.cli import check_whole_number, research_command
 from u2slim.compress.reconstruct import errors_by_form
-from u2slim.data.photos import Photos
+from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.models.normalise import Normalise
