@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.conftest import write_set
 from u2slim.data.check import Record, examine
+from u2slim.data.data_set import DataSet
 from u2slim.data.duplicates import Twins
 from u2slim.data.pairs import Pair
 from u2slim.data.saliency_datamodule import SaliencyDataModule
@@ -216,7 +217,7 @@ def look(picture: Image.Image, **options) -> Record:
     encoded, mask = BytesIO(), BytesIO()
     picture.save(encoded, **(options or {"format": "JPEG", "quality": 95}))
     Image.new("L", picture.size, 255).save(mask, "PNG")
-    record = examine(Pair("set", "name", Loaded("image", encoded.getvalue()), Loaded("mask", mask.getvalue())))
+    record = examine(Pair(DataSet("set"), "name", Loaded("image", encoded.getvalue()), Loaded("mask", mask.getvalue())))
     assert not record.kind, record.problem
     return record
 

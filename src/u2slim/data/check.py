@@ -17,7 +17,6 @@ from PIL import Image
 from rich.progress import track
 
 from u2slim.data import shards
-from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair, misfit
 from u2slim.errors import BadLabels, UserError
 from u2slim.files import cache_dir
@@ -74,7 +73,7 @@ class Record:
 
 def examine(pair: Pair) -> Record:
     """Decode the files of a pair completely."""
-    labels = CATALOG[pair.set].labels if pair.set in CATALOG else None
+    labels = pair.data_set.labels
     try:
         image = load(pair.image)
         pixels, header = read_image(image), read_header(image)

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from u2slim.data.cache import SquareCache
-from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair, content_of
 from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
@@ -32,8 +31,8 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 def read_truth(pair: Pair) -> np.ndarray:
     """A pair's mask (H, W) uint8: 0..255, or in a semantic set the classes' numbers."""
-    data_set = CATALOG.get(pair.set)
-    return data_set.labels.read(pair.mask) if data_set and data_set.labels else read_mask(pair.mask)
+    labels = pair.data_set.labels
+    return labels.read(pair.mask) if labels else read_mask(pair.mask)
 
 
 def load_square(pair: Pair, size: Size) -> tuple[np.ndarray, np.ndarray]:

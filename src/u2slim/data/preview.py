@@ -10,7 +10,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from u2slim.cli import check_whole_number, output_dir, research_command
-from u2slim.data.catalog import CATALOG
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.data.dataset import TrainStream
 from u2slim.data.pairs import Pair
@@ -39,7 +38,7 @@ def preview(
     plain = _samples(TrainStream(pairs, size, None, seed), 1)
     drawn = _samples(TrainStream(pairs, size, augment, seed), draws)
     zoom = -(-SMALLEST // min(sides(size)))
-    labels = CATALOG[pairs[0].set].labels
+    labels = pairs[0].data_set.labels
     rows = []
     for name, [(_, photo, mask)] in sorted(plain.items()):
         if labels:

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 
-from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.evaluation.entries import Model
@@ -58,10 +57,12 @@ def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[s
     for name in ious:
         model = models[name]
         try:
-            prediction = model.mask_files(pair.set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
+            prediction = (
+                model.mask_files(pair.data_set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
+            )
         except UserError:  # it had scores, so only a file that changed meanwhile comes here
             continue
         refine = model.refine and partial(model.refine, photo)
         mask = both_masks(prediction, truth.shape, refine)[int(stretch)]
         masks[name] = to_8bit(minmax(mask / 255)) if stretch else mask
-    return Picture(CATALOG[pair.set].title, pair.name, kind, photo, truth, masks, dict(ious))
+    return Picture(pair.data_set.title, pair.name, kind, photo, truth, masks, dict(ious))
