@@ -120,6 +120,7 @@ def test_a_users_own_configs_of_that_time_compose_and_build(tmp_path):
     config = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
     assert config["loss"]["_target_"] == "u2slim.training.losses.CrispLoss"
     assert config["scheduler"]["total_steps"] == 2
+    assert config["callbacks"]["stop"]["answer"] == 0.05 and "fused" not in config["callbacks"]["stop"]
     net = build_net(yaml.safe_load((OLD / "configs/model/mine.yaml").read_text()))
     assert {conv.groups for conv in net.modules() if isinstance(conv, GroupedConv)} >= {4}
     assert config["model"] == net.config

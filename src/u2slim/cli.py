@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import json
 import logging
 import signal
@@ -19,9 +20,11 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from u2slim.command_help import help_text
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.legacy import current
+from u2slim.legacy import current_run
+from u2slim.overrides import config_folders, expand_home, readable
 from u2slim.repository import CONFIGS
 
 # Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
@@ -49,15 +52,31 @@ def research_command(name: str) -> Callable[[Main], Callable[[], None]]:
     """
 
     def decorate(main: Main) -> Callable[[], None]:
+        notes: list[str] = []
+
         @functools.wraps(main)
         def run(cfg: DictConfig) -> Any:
-            with_sentences = ending_in_a_sentence(main)
-            return with_sentences(up_to_date(cfg))
+            for note in notes:
+                log.info("%s", note)
+            cfg = up_to_date(cfg)
+            expand_home(cfg)
+            return ending_in_a_sentence(main)(cfg)
 
         @functools.wraps(main)
         def command() -> None:
             if not CONFIGS.is_dir():
                 sys.exit("Research commands run from a clone of the repository: pip install -e '.[train]' there.")
+            try:
+                # Changed in place, as Lightning starts further processes with what stands here.
+                sys.argv[1:], notes[:] = readable(sys.argv[1:])
+            except UserError as error:
+                sys.exit(str(error))
+            for stream in (sys.stdout, sys.stderr):  # so that a file name that is not UTF-8 can be printed
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print(help_text(name, sys.argv[1:], [*config_folders(sys.argv[1:]), CONFIGS]))
+                return
             prepare_hydra()
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(run)()
 
@@ -86,7 +105,7 @@ def _gpus(most: int = 64) -> int:
 def up_to_date(cfg: DictConfig) -> DictConfig:
     """The composed config with what files of earlier versions call otherwise under its name of today."""
     before = OmegaConf.to_container(cfg, resolve=False)
-    if (after := current(before)) == before:
+    if (after := current_run(before)) == before:
         return cfg
     cfg = OmegaConf.create(after)
     OmegaConf.set_struct(cfg, True)

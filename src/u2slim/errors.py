@@ -17,4 +17,5 @@ def missing_extra(what: str, package: str, extra: str) -> UserError:
         package: that is missing.
         extra: of u2slim, which brings it.
     """
-    return UserError(f"{what} needs {package}: pip install {package}, or in a clone pip install -e '.[{extra}]'.")
+    by_itself = f"pip install {package}, or " if extra != "train" else ""  # which is many packages
+    return UserError(f"{what} needs {package}: {by_itself}in a clone of the repository pip install -e '.[{extra}]'.")

@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from tests import test_ddp
 from tests.conftest import REPO, SIZE, TINY, assert_same_samples, random_net, run, two_passes, write_set
+from tests.training import test_ddp
 from u2slim.callbacks import EMA, StepCheckpoint
 from u2slim.callbacks.loss_guards import LossMeans
 from u2slim.data.cache import SquareCache
@@ -224,7 +224,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(duts, bare, published, tmp_path
         cfg = compose("train", ["data.unlabelled=photos"])
     with pytest.raises(UserError, match="data.unlabelled=photos: images without masks need a teacher; add distill="):
         train(cfg, tmp_path)
-    with pytest.raises(UserError, match="No teacher at none.pth; check task.distill.teacher"):
+    with pytest.raises(UserError, match="No net at none.pth: give a .ckpt"):
         Distillation("none.pth")
     with pytest.raises(UserError, match="holds the lite net, not the full one.*for a teacher task.distill.width=lite"):
         Distillation(str(published))

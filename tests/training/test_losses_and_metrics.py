@@ -113,7 +113,8 @@ def test_hybrid_and_boundary_losses_are_their_formulas():
         expected.append((weight * entropy).sum() / weight.sum() + soft_iou_by_hand(p, m, weight))
     boundary = BoundaryLoss(gain=3, window=5)
     assert float(boundary.term(logits.float(), mask.float())) == pytest.approx(np.mean(expected), rel=1e-5)
-    total, _ = boundary([logits.float()] + [F.avg_pool2d(logits.float(), 2)] * 6, mask.float())
+    outputs = [logits.float()] + [F.avg_pool2d(logits.float(), 2)] * 6
+    total, _ = boundary(dict(zip(U2Net.outputs, outputs, strict=True)), mask.float())
     total_of_large = boundary.term(logits.float(), mask.float())
     small = F.interpolate(F.avg_pool2d(logits.float(), 2), size=(20, 20), mode="bilinear")
     assert float(total) == pytest.approx(float(total_of_large + 6 * boundary.term(small, mask.float())), rel=1e-5)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from u2slim.errors import UserError
+from u2slim.runtime import ONNX_RUNTIMES
 from u2slim.zoo.shipped import DEFAULT, SHIPPED
 
 EXAMPLES = """\
@@ -43,7 +44,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--runtime",
         default="auto",
-        choices=("auto", "opencv", "onnxruntime", "openvino", "torch"),
+        choices=("auto", *ONNX_RUNTIMES, "torch"),
         help="default: OpenCV for ONNX files, torch for others",
     )
     parser.add_argument("--threads", type=_count, help="for the net, all photos together; default: one a core")
@@ -69,12 +70,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if segmenter.labels and (options.refine or options.colours):
         raise UserError("--refine and --colours are for masks; this net tells classes apart: leave them out.")
-    into_folder = output is not None and output.suffix.lower() != ".png"
     cutter = Cutter(
         segmenter,
         output,
         cutout=options.mask != "only",
-        mask=options.mask is not None or into_folder,
+        mask=options.mask is not None or Cutter.is_folder(output),
         refine=GuidedFilter() if options.refine else None,
         foreground=ForegroundML() if options.colours else None,
     )
@@ -83,7 +83,9 @@ def run(options: argparse.Namespace) -> int:
     for reason in outcome.failed.values():
         print(f"u2slim: {reason}", file=sys.stderr)
     before = f" ({outcome.before} skipped, already done; --redo makes them again)" if outcome.before else ""
-    where = output or ", ".join(str(path) for path in cutter.paths(*photos[0])) + (" ..." if len(photos) > 1 else "")
+    where = str(output)
+    if not cutter.into_folder:
+        where = ", ".join(str(path) for path in cutter.paths(*photos[0])) + (" ..." if len(photos) > 1 else "")
     print(f"{outcome.done} of {len(photos)} photos done with {segmenter.runtime}: {where}{before}")
     if outcome.failed:
         print(f"u2slim: {len(outcome.failed)} photos could not be cut out; they are listed above.", file=sys.stderr)

@@ -11,6 +11,7 @@ with `python train.py --config-dir FOLDER model=pruned init=checkpoint init.path
 
 import json
 import logging
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from u2slim.errors import UserError, missing_extra
 from u2slim.files import file_digest, write_whole
 from u2slim.models import ConvVariant, Net, StandardConv
 from u2slim.models.channels import channels_of
+from u2slim.overrides import override
 from u2slim.repository import TRAIN
 from u2slim.sizes import Size
 from u2slim.zoo import checkpoints, open_net
@@ -55,8 +57,8 @@ def main(cfg: DictConfig) -> None:
         _train(part, cfg.retrain, [*overrides, *cfg.train])
         net = open_net(part / "train/checkpoints/last.ckpt").net()
     _write(net, size, folder)
-    where = f"--config-dir '{folder}' model=pruned init=checkpoint init.path='{folder / 'pruned.ckpt'}'"
-    log.info("to train it on: python train.py %s and the settings of before", where)
+    where = ["--config-dir", str(folder), "model=pruned", "init=checkpoint", f"init.path={folder / 'pruned.ckpt'}"]
+    log.info("to train it on: python train.py %s and the settings of before", shlex.join(where))
 
 
 def _source(given: str, folder: Path) -> Path:
@@ -152,9 +154,9 @@ def _overrides_of(path: Path) -> list[str]:
 
 def _train(part: Path, steps: int, overrides: list[str]) -> None:
     command = [str(TRAIN), "--config-dir", str(part), "model=pruned", *overrides, "init=checkpoint"]
-    command += [f"init.path='{part / 'pruned.ckpt'}'", f"trainer.max_steps={steps}", "resume=auto"]
-    command += [f"hydra.run.dir='{part / 'train'}'"]
-    log.info("training: python %s", " ".join(command))
+    command += [override("init.path", part / "pruned.ckpt"), f"trainer.max_steps={steps}", "resume=auto"]
+    command += [override("hydra.run.dir", part / "train")]
+    log.info("training: python %s", shlex.join(command))
     if subprocess.run([sys.executable, *command], check=False).returncode:
         raise UserError(f"The training in {part / 'train'} ended with an error, which it says above; mend it, repeat.")
     if not (part / "train/metrics.json").is_file():  # SIGTERM ends a training without an error

@@ -82,10 +82,15 @@ class Cutter:
             both = [self.output / kind / f"{name}.png" for kind in kinds]
         return [path for path, wanted in zip(both, (self.mask, self.cutout), strict=True) if wanted]
 
+    @staticmethod
+    def is_folder(output: Path | None) -> bool:
+        """Whether an output names a folder for results, whose earlier ones can be told from photos."""
+        return output is not None and output.suffix.lower() != ".png"
+
     @property
     def into_folder(self) -> bool:
-        """Whether results go into a folder of their own, whose earlier ones can be told from photos."""
-        return self.output is not None and self.output.suffix.lower() != ".png"
+        """Whether results go into a folder of their own."""
+        return self.is_folder(self.output)
 
     def settings(self, source: str) -> str:
         """The same for runs whose results are the same."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from u2slim.errors import UserError
 from u2slim.models import Net
-from u2slim.runtime import ONNX_RUNTIMES, Segmenter
+from u2slim.runtime import ONNX_RUNTIMES, PACKAGES, Segmenter
 from u2slim.runtime.torch_segmenter import TorchSegmenter
 from u2slim.sizes import Size, sides
 
@@ -72,7 +72,7 @@ def check_parity(
 ) -> list[Row]:
     """Compare the ONNX file with what torch makes of the net: a row for each runtime.
 
-    OpenVINO is among the runtimes where it is installed.
+    The runtimes are those that are installed.
 
     Args:
         name: what the rows call the file.
@@ -111,7 +111,7 @@ def check_parity(
 
 
 def _runtimes(dynamic: bool) -> list[str]:
-    runtimes = [name for name in ONNX_RUNTIMES if name != "openvino" or importlib.util.find_spec("openvino")]
+    runtimes = [name for name in ONNX_RUNTIMES if name not in PACKAGES or importlib.util.find_spec(name)]
     # upstream: https://github.com/opencv/opencv/issues/26141; drop when requirements.txt has OpenCV >= 5
     if dynamic and int(cv2.__version__.split(".")[0]) < 5:
         log.info("OpenCV %s loads no graph of open size, so it is not compared; OpenCV 5 loads it", cv2.__version__)

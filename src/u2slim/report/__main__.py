@@ -3,7 +3,6 @@
 The loss and metric curves in their CSV logs go on one page, runs.png and runs.html.
 """
 
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -17,7 +16,6 @@ from u2slim.report.runs import read_runs
 @research_command("report")
 def main(cfg: DictConfig) -> None:
     check(cfg)
-    sys.stdout.reconfigure(errors="replace")  # for names of folders that are not UTF-8
     runs = read_runs([cfg.runs] if isinstance(cfg.runs, str) else [str(source) for source in cfg.runs])
     panels, written = write_report(runs, Path(cfg.out))
     print(f"Drew {', '.join(panels)} of {len(runs)} run{'s' * (len(runs) > 1)}:")

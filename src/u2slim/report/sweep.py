@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def report(folder: Path) -> bool:
     for row in failed:
         print(f"job {row['job']} ({row['settings']}) failed: {row['reason']}")
     if failed:
-        print("To go on with what is not finished: the same command with "
-              f"hydra.sweep.dir={folder} resume=auto")  # fmt: skip
+        place = shlex.quote(f"hydra.sweep.dir={folder}")
+        print(f"To go on with what is not finished: the same command with {place} resume=auto")
     print(f"{len(rows) - len(failed)} of {len(rows)} jobs finished: {', '.join(written)} in {folder}")
     return not failed
 

@@ -23,7 +23,7 @@ DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the publishe
 class Graph:
     """An ONNX file with one image input: its bytes, names, (height, width), and how its input is normalised.
 
-    `preprocess` is None where the graph takes RGB 0..255 itself. `labels` are the `names` and `palette` of a net that
+    `preprocess` is None where the graph takes RGB 0..255 itself. `precision` is empty where the file does not say it. `labels` are the `names` and `palette` of a net that
     tells classes apart, whose output are logits.
     """
 
@@ -32,6 +32,7 @@ class Graph:
     output: str
     size: tuple[int, int]
     preprocess: Preprocess | None
+    precision: str
     labels: dict[str, list] | None = None
 
 
@@ -85,7 +86,8 @@ def read_graph(path: Path, size: Size | None = None) -> Graph:
         )
     output = "mask" if "mask" in outputs else outputs[0]
     size = height, width
-    return Graph(data, name, output, size, _preprocess(path, metadata, size), _labels(path, metadata))
+    precision = metadata.get("u2slim.precision", "")
+    return Graph(data, name, output, size, _preprocess(path, metadata, size), precision, _labels(path, metadata))
 
 
 def _preprocess(path: Path, metadata: Mapping[str, str], size: tuple[int, int]) -> Preprocess | None:

@@ -56,14 +56,15 @@ class Distillation:
     def __deepcopy__(self, memo: dict) -> "Distillation":
         return self  # a copy of the training task, as for averaged weights, learns from the same teacher
 
-    def check(self, student: nn.Module, compiled: bool) -> None:
+    def check(self, student: Net, compiled: bool) -> None:
         """Raise UserError where the feature term cannot be had of this student."""
         if self.features and compiled:
             raise UserError("task.distill.features reads the net's stages, which task.compiled=true hides; drop one.")
-        if self.features and student.width != self.teacher.width:
+        own, theirs = (_width(net) for net in (student, self.teacher))
+        if self.features and own != theirs:
             raise UserError(
-                f"task.distill.features compares stages of equal widths, not of a {self.teacher.width} teacher and a "
-                f"{student.width} student; use task.distill.features=0, or a teacher of model.width={student.width}."
+                f"task.distill.features compares stages of equal widths, not of a {theirs} teacher and a "
+                f"{own} student; use task.distill.features=0, or a teacher of model.width={own}."
             )
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
@@ -118,3 +119,8 @@ def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
     pairs = [(x.float(), t.float()) for x, t in zip(features, targets, strict=True)]
     ratios = [vector_norm(x - t, dim=(1, 2, 3)) / vector_norm(t, dim=(1, 2, 3)).clamp(min=1e-6) for x, t in pairs]
     return torch.stack(ratios).square().mean()
+
+
+def _width(net: Net) -> object:
+    """How wide a net is, as its config says it."""
+    return (net.config or {}).get("width")

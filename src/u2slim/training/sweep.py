@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from u2slim.cli import output_dir, write_json
 from u2slim.errors import UserError, missing_extra
+from u2slim.overrides import override
 from u2slim.processes import when_parent_ends
 from u2slim.repository import REPOSITORY, TRAIN
 from u2slim.training.resume import finished_scores, refuse_another_config
@@ -110,14 +111,18 @@ def command(folder: Path, again: bool) -> list[str]:
     """The command line that trains the job which Hydra has composed, as a single run in `folder`."""
     hydra = HydraConfig.get()
     places = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     return [
         *(sys.executable, str(TRAIN), "--config-name", hydra.job.config_name),
         *(part for place in places for part in ("--config-dir", place)),
         *hydra.overrides.task,
         *filter(_OF_THE_JOB.match, hydra.overrides.hydra),
         *(("ckpt_path=null", "resume=auto") if again else ()),
-        *(f"hydra.run.dir='{quoted}'", f"hydra.job.num={hydra.job.num}", "hydra.mode=RUN", "hydra.output_subdir=null"),
+        *(
+            override("hydra.run.dir", folder),
+            f"hydra.job.num={hydra.job.num}",
+            "hydra.mode=RUN",
+            "hydra.output_subdir=null",
+        ),
     ]
 
 

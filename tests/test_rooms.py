@@ -1,0 +1,88 @@
+"""What the package promises of itself: rooms that need no torch, a quick import, and imports that point one way."""
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import u2slim
+from tests.conftest import REPO
+from u2slim.data.sample import render
+
+PACKAGE = Path(u2slim.__file__).parent
+WITHOUT = "torch lightning pytorch_lightning torchmetrics hydra omegaconf onnxruntime albumentations matplotlib"
+
+BLOCKED = f"""
+import sys
+for name in {WITHOUT!r}.split():
+    sys.modules[name] = None
+import importlib, pkgutil
+import u2slim.app, u2slim.cutout, u2slim.images, u2slim.runtime, u2slim.zoo
+for room in (u2slim.app, u2slim.cutout, u2slim.images):
+    for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
+        importlib.import_module(module.name)
+import numpy as np
+for net in ("lite-two-thirds", "lite-dwsep"):
+    result = u2slim.cut_out(sys.argv[1], net)
+    np.save(sys.argv[2] + net, result.rgba)
+    assert result.mask.shape == result.rgba.shape[:2]
+try:
+    u2slim.open_net("u2netp").net()
+except u2slim.UserError as error:
+    print(error)
+"""
+
+
+def python(script: str, *arguments: object, cwd: Path) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env={"PYTHONPATH": str(REPO / "src")}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_cutting_out_needs_no_torch_and_makes_the_same(tmp_path):
+    Image.fromarray(render(3, 1)[0]).save(tmp_path / "photo.png")
+    printed = python(BLOCKED, "photo.png", "made-", cwd=tmp_path)
+    assert "building u2netp for torch needs torch: pip install torch" in printed
+    for net in ("lite-two-thirds", "lite-dwsep"):
+        expected = u2slim.cut_out(tmp_path / "photo.png", net).rgba
+        np.testing.assert_array_equal(np.load(tmp_path / f"made-{net}.npy"), expected)
+
+
+def test_importing_the_package_brings_nothing_heavy(tmp_path):
+    loaded = python("import sys, u2slim; print(*{n.partition('.')[0] for n in sys.modules})", cwd=tmp_path).split()
+    assert not {"numpy", "cv2", "PIL", "onnx", "torch", "rich"} & {*loaded}
+
+
+def test_imports_point_one_way():
+    """The rooms and the modules beside them, as a graph of all imports but those for type checkers, have no circle."""
+    below: dict[str, set[str]] = defaultdict(set)
+    for file in PACKAGE.rglob("*.py"):
+        own = file.relative_to(PACKAGE).with_suffix("").parts[0]
+        below[own] |= {room for room in rooms_imported(file) if room != own}
+    done: set[str] = set()
+    while ready := {room for room, others in below.items() if room not in done and others <= done}:
+        done |= ready
+    assert done == below.keys(), {room: sorted(below[room] - done) for room in below.keys() - done}
+
+
+def rooms_imported(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("u2slim"):
+            names = [f"u2slim.{a.name}" for a in node.names] if node.module == "u2slim" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("u2slim.")]
+        else:
+            continue
+        rooms = {name.split(".")[1] for name in names}
+        found |= {room for room in rooms if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()}
+    return found
