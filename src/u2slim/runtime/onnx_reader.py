@@ -23,8 +23,8 @@ DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the publishe
 class Graph:
     """An ONNX file with one image input: its bytes, names, (height, width), and how its input is normalised.
 
-    `preprocess` is None where the graph takes RGB 0..255 itself. `precision` is empty where the file does not say it. `labels` are the `names` and `palette` of a net that
-    tells classes apart, whose output are logits.
+    `preprocess` is None where the graph takes RGB 0..255 itself, and `precision` empty where the file does not say it.
+    `labels` are the `names` and `palette` of a net that tells classes apart, whose output are logits.
     """
 
     data: bytes

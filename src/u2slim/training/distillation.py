@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from u2slim.errors import UserError
+from u2slim.models import Net
 from u2slim.models.hooks import outputs_of
 from u2slim.models.u2net import WIDTHS
 from u2slim.zoo import open_net
