@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
+import shutil
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import distance_transform_cdt
 
+import u2slim
 from tests.conftest import random_net, write_set
 from u2slim.data.catalog import get_data_set
 from u2slim.data.pairs import find_pairs
@@ -28,10 +32,13 @@ from u2slim.evaluation.scoring import IMAGE_SCORES, score, score_image
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
 from u2slim.images.masks import enlarge, to_8bit
+from u2slim.images.preprocess import Preprocess
 from u2slim.images.refine import GuidedFilter
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, StandardConv
 from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
 from u2slim.runtime.onnx_writer import write_onnx
+
+PACKAGE = Path(u2slim.__file__).parent
 
 
 def hand_made() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -305,6 +312,44 @@ def test_an_interrupted_evaluation_goes_on_where_it_stood(ecssd, monkeypatch):
     assert third.calls == 11
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("runtime/segmenter.py", True),
+        ("evaluation/scoring.py", True),
+        ("images/decoders.py", True),
+        ("models/u2net.py", True),
+        ("report/page.py", False),
+        ("training/losses.py", False),
+    ],
+)
+def test_what_is_kept_depends_on_the_code_that_makes_numbers(tmp_path, file, changes):
+    source = tmp_path / "u2slim"
+    shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
+    before = store.code_digest(source)
+    assert before == store.code_digest()
+    with (source / file).open("a") as text:
+        text.write("X = 1\n")
+    assert (store.code_digest(source) != before) is changes
+
+
+# What they import that makes no numbers, or whose work is in the key of what is kept.
+OTHERS = {"errors.py", "files.py", "legacy.py", "processes.py", "evaluation/entries.py", "evaluation/store.py"}
+OTHERS |= {"data/data_set.py", "data/pairs.py"}
+
+
+def test_what_makes_numbers_imports_nothing_else_that_does():
+    makers = {file.relative_to(PACKAGE).as_posix() for file in store.number_makers()}
+    assert makers >= {"sizes.py", "images/read.py", "runtime/onnx_segmenters.py", "evaluation/boundary.py"}
+    imported = set()
+    for file in makers:
+        text = (PACKAGE / file).read_text()
+        imported |= set(re.findall(r"^\s*(?:from|import) u2slim\.([\w.]+)", text, re.MULTILINE))
+    paths = [name.replace(".", "/") for name in imported]
+    files = {f"{path}/__init__.py" if (PACKAGE / path).is_dir() else f"{path}.py" for path in paths}
+    assert files - makers <= OTHERS
+
+
 def test_a_damaged_store_is_refused_in_words(tmp_path):
     (tmp_path / "scores.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="Delete that file if it is damaged"):
@@ -465,15 +510,19 @@ def test_the_worst_and_the_median_images_are_shown(ecssd):
     assert one.ious["theirs"] == theirs[[pair.name for pair in pairs].index(one.name)]
 
 
-def test_fingerprints_tell_nets_and_sizes_apart():
+def test_fingerprints_tell_nets_sizes_and_normalisations_apart():
     net = random_net()
     same, other = net_segmenter(net, 64), net_segmenter(random_net(conv=GroupedConv), 64)
     assert same.fingerprint() == net_segmenter(random_net(), 64).fingerprint()
-    larger = net_segmenter(net, 96)
+    larger, another = net_segmenter(net, 96), random_net()
+    another.preprocess = Preprocess(own_maximum=False)
     with torch.no_grad():
         changed = random_net()
         changed.fuse.bias.add_(1e-3)
-    assert len({s.fingerprint() for s in (same, other, larger, net_segmenter(changed, 64))}) == 4
+    assert (
+        len({s.fingerprint() for s in (same, other, larger, net_segmenter(changed, 64), net_segmenter(another, 64))})
+        == 5
+    )
 
 
 def test_refined_masks_are_scored_as_refined(tmp_path):
