@@ -1,4 +1,4 @@
-"""What foreground=ml buys: python -m benchmarks.foreground [--root DATA]
+"""What `--colours ml` buys: python -m benchmarks.foreground [--root DATA]
 
 Subjects with known colours and soft edges are laid over other photos (all of them generated, or ECSSD's below DATA),
 cut out again by their true mattes, with the photo's own colours and with estimated ones, and laid over green. The
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--softness", type=float, nargs="+", default=[1, 3, 6], help="sigma of the edges in pixels")
     options = parser.parse_args()
     estimate, pairs = ForegroundML(), list(subjects(options.root, options.count))
-    print("| edge | own colours | foreground=ml | megapixels/s |\n|---|---|---|---|")
+    print("| edge | own colours | --colours ml | megapixels/s |\n|---|---|---|---|")
     for sigma in options.softness:
         errors, pixels, seconds = [], 0, 0.0
         for (photo, mask), (other, _) in zip(pairs, pairs[1:] + pairs[:1], strict=True):

@@ -29,6 +29,7 @@ NETS = {
     "dwsep": {"conv": DepthwiseSeparableConv},
     "lowrank": {"conv": LowRankConv, "stem": StandardConv},
 }
+METHODS = [*StandardConv.fills, "lstsq"]
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--data", default="ecssd")
     parser.add_argument("--images", type=int, help="only so many of the set's")
     parser.add_argument("--count", type=int, default=32, help="photos to learn from")
-    parser.add_argument("--methods", nargs="+", choices=init.METHODS, default=init.METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--reestimate", action="store_true", help="also with BatchNorm re-estimated")
     parser.add_argument("--runtime", default="auto", help="torch, openvino, ...")

@@ -226,14 +226,15 @@ def test_what_cannot_be_is_refused_in_a_sentence(duts, bare, published, tmp_path
         train(cfg, tmp_path)
     with pytest.raises(UserError, match="No net at none.pth: give a .ckpt"):
         Distillation("none.pth")
-    with pytest.raises(UserError, match="holds the lite net, not the full one.*for a teacher task.distill.width=lite"):
-        Distillation(str(published))
+    assert Distillation(str(published)).teacher.name == "u2net-lite-standard", "the file says it, not the width"
+    with pytest.raises(UserError, match="task.distill.width=medium is not known; choose one of: full, lite"):
+        Distillation(width="medium")
     with pytest.raises(UserError, match="task.distill.features=-1: give a weight from 0 on"):
         Distillation(str(published), "lite", features=-1)
     with torch.device("meta"):
         full = U2Net("full")
     distillation = Distillation(str(published), "lite", features=1.0)
-    with pytest.raises(UserError, match="equal widths, not of a lite teacher and a full student"):
+    with pytest.raises(UserError, match="equal shapes, which u2net-lite-standard, the teacher, and u2net-full"):
         distillation.check(full, compiled=False)
     with pytest.raises(UserError, match="task.compiled=true hides"):
         SaliencyTask(STUDENT, compiled=True, distill=distillation)

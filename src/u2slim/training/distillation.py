@@ -1,5 +1,6 @@
 """Learning from the outputs of a trained net, the teacher, which needs no masks."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -61,11 +62,10 @@ class Distillation:
         """Raise UserError where the feature term cannot be had of this student."""
         if self.features and compiled:
             raise UserError("task.distill.features reads the net's stages, which task.compiled=true hides; drop one.")
-        own, theirs = (_width(net) for net in (student, self.teacher))
-        if self.features and own != theirs:
+        if self.features and _shapes(student) != _shapes(self.teacher):
             raise UserError(
-                f"task.distill.features compares stages of equal widths, not of a {theirs} teacher and a "
-                f"{own} student; use task.distill.features=0, or a teacher of model.width={own}."
+                f"task.distill.features compares stages of equal shapes, which {self.teacher.name}, the teacher, and "
+                f"{student.name} have not; use task.distill.features=0, or a teacher of the student's width."
             )
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
@@ -122,6 +122,9 @@ def feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
     return torch.stack(ratios).square().mean()
 
 
-def _width(net: Net) -> object:
-    """How wide a net is, as its config says it."""
-    return (net.config or {}).get("width")
+def _shapes(net: Net) -> list[torch.Size]:
+    """Of what each stage returns for one image, without computing it."""
+    net = copy.deepcopy(net).to("meta")
+    with torch.no_grad(), outputs_of(net.stages) as found:
+        net(torch.empty(1, 3, 64, 64, device="meta"))
+    return [output.shape for output in found.values()]

@@ -1,8 +1,8 @@
-"""How fast the nets for classes answer in every runtime, as a table: python -m benchmarks.semantic [--size 1024 2048]
+"""How fast the nets for classes answer in every runtime, as a table: python -m benchmarks.semantic_nets [--size 1024 2048]
 
 Milliseconds of one image, the median of some, from RGB to the logits at the image's own size; and how many times as
 fast as PSPNet's in the same runtime that is. In each runtime the nets take turns. `icnet, half` is ICNet without half
-of its filters (pip install -r requirements-prune.txt). The weights are random: they change no time. With a GPU there
+of its filters (pip install -r torch-pruning). The weights are random: they change no time. With a GPU there
 is a row of frames per second of torch on it, in half precision and batches of one.
 """
 

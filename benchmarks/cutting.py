@@ -1,4 +1,4 @@
-"""Photos a second of predict.py against a plain loop: python -m benchmarks.predict [--photos DIR] [--cutout]
+"""Photos a second of `u2slim cut` against a plain loop: python -m benchmarks.cutting [--photos DIR] [--cutout]
 
 The plain loop reads, runs the net on all cores, and writes, one photo after the other: once with Pillow's PNG encoder
 and once with ours. All three take turns on the same photos, generated ones by default, and the best turn counts. The
@@ -17,13 +17,14 @@ import torch
 from loky import cpu_count
 from PIL import Image
 
-from u2slim.cutout.batch import Cutter, predict
+from u2slim.cutout.batch import Cutter, cut_all
 from u2slim.data.sample import render
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_gray, read_image
 from u2slim.images.write import write_png
-from u2slim.runtime import ONNX_RUNTIMES, open_segmenter
+from u2slim.runtime import ONNX_RUNTIMES
 from u2slim.runtime.segmenter import threads_each
+from u2slim.zoo import open_net
 
 SIZES = {"0.12": (300, 400), "2": (1200, 1600), "12": (3000, 4000)}
 
@@ -48,14 +49,15 @@ def plain(cutter: Cutter, photos: list[tuple[Path, Path]], write: Callable[[Path
     for photo, name in photos:
         image = read_image(photo)
         mask = np.rint(cutter.segmenter(image) * 255).astype(np.uint8)
-        for path, pixels in zip(cutter.paths(name), (mask, np.dstack([image, mask])), strict=False):
+        for path, pixels in zip(cutter.paths(photo, name), (mask, np.dstack([image, mask])), strict=False):
             write(path, pixels)
 
 
 def ours(cutter: Cutter, photos: list[tuple[Path, Path]], source: Path, workers: int) -> None:
-    cv2.setNumThreads(threads_each(workers))
-    torch.set_num_threads(threads_each(workers))
-    predict(cutter, source, photos, workers, redo=True)
+    each = threads_each(workers) or cpu_count()
+    cv2.setNumThreads(each)
+    torch.set_num_threads(each)
+    cut_all(cutter, str(source), photos, workers, redo=True)
 
 
 def main() -> None:
@@ -63,18 +65,16 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder of them; by default generated")
     parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=list(SIZES), help="of generated ones")
     parser.add_argument("--count", type=int, default=8, help="of photos")
-    parser.add_argument("--checkpoint", default="lite-half")
+    parser.add_argument("--net", default="lite-half")
     parser.add_argument("--runtimes", nargs="+", choices=("torch", *ONNX_RUNTIMES), default=["torch", "opencv"])
     parser.add_argument("--workers", type=int, default=cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cutout", action="store_true", help="write the cut-outs, too")
     options = parser.parse_args()
-    print("| runtime | photos | plain, Pillow's PNG | plain, our PNG | predict.py | ratio | ratio, our PNG |")
+    print("| runtime | photos | plain, Pillow's PNG | plain, our PNG | u2slim cut | ratio | ratio, our PNG |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for runtime in options.runtimes:
-        single, shared = (
-            open_segmenter(options.checkpoint, runtime=runtime, streams=streams) for streams in (1, options.workers)
-        )
+        single, shared = (open_net(options.net).segmenter(runtime, streams=streams) for streams in (1, options.workers))
         for megapixels in [options.photos.name] if options.photos else options.megapixels:
             with tempfile.TemporaryDirectory() as folder:
                 source = options.photos or Path(folder, "photos")
