@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import update_bn
 
-from u2slim.data.photos import Photos
+from u2slim.data.unlabelled import Photos
 from u2slim.models.normalise import Normalise
 from u2slim.models.u2net import RSU, ConvBNReLU, U2Net
 from u2slim.zoo.published import published_net

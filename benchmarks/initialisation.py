@@ -16,7 +16,7 @@ import torch
 from u2slim.compress import init
 from u2slim.data.catalog import get_data_set
 from u2slim.data.pairs import find_pairs
-from u2slim.data.photos import Photos
+from u2slim.data.unlabelled import Photos
 from u2slim.evaluation.entries import Model, net_model
 from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.store import Store

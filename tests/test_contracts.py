@@ -15,9 +15,9 @@ import u2slim.models
 from tests.conftest import write_set
 from u2slim.compress import init
 from u2slim.cutout.cut import cut
-from u2slim.data.photos import Photos
 from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.data.sample import render
+from u2slim.data.unlabelled import Photos
 from u2slim.evaluation.entries import open_models
 from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.store import Store

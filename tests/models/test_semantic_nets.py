@@ -12,7 +12,7 @@ from torch import nn
 from tests.conftest import REPO, run, write_set
 from u2slim.compress import init
 from u2slim.compress.prune import prune, widths
-from u2slim.data.photos import Photos
+from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.models import (
     ConvVariant,

@@ -18,7 +18,7 @@ from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_sq
 from u2slim.data.doctor import diagnose, label_rows, rows
 from u2slim.data.labels import CAMVID, CITYSCAPES, IGNORE
 from u2slim.data.pairs import find_pairs
-from u2slim.data.scenes import render
+from u2slim.data.scenes import render_scene
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.data.transforms import scene
 from u2slim.errors import UserError
@@ -80,7 +80,7 @@ def test_cityscapes_as_published_has_19_classes_and_train_ids_mean_the_same(city
 def camvid(root: Path, part: str, count: int, first: int = 0) -> Path:
     """Scenes as CamVid has them: 11 for no class."""
     for index in range(first, first + count):
-        image, labels = render(3, index)
+        image, labels = render_scene(3, index)
         save(root / f"CamVid/{part}/{index:04d}.png", image)
         save(root / f"CamVid/{part}annot/{index:04d}.png", np.where(labels == IGNORE, 11, labels).astype(np.uint8))
     return root

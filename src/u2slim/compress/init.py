@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from u2slim.compress.reconstruct import check_settings, reconstruct
-from u2slim.data.photos import Photos
+from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 from u2slim.models import ConvVariant, Net, SemanticNet, StandardConv, build_net

@@ -29,8 +29,8 @@ from u2slim.data.pairs import (
     list_pairs,
     refuse,
 )
-from u2slim.data.photos import Photos
 from u2slim.data.transforms import Augment
+from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.sizes import Size, sides
 

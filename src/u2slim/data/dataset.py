@@ -42,13 +42,13 @@ def load_square(pair: Pair, size: Size) -> tuple[np.ndarray, np.ndarray]:
     a smaller scale, with at least four pixels for one of the square. Without a mask, all of it is 0.
     """
     height, width = sides(size)
-    at_least = 4 * max(height, width)
+    min_side = 4 * max(height, width)
     file = load(pair.image)
-    image = read_image(file, at_least)
+    image = read_image(file, min_side)
     if pair.mask is None:
         return resize_image(image, (height, width)), np.zeros((height, width), np.uint8)
     mask = read_truth(pair)
-    at_full_scale = min(image.shape[:2]) < at_least
+    at_full_scale = min(image.shape[:2]) < min_side
     if (image.shape[:2] if at_full_scale else image_size(file)) != mask.shape:
         raise UserError(f"{pair.image} has another size than its mask {pair.mask}.")
     return resize_image(image, (height, width)), resize_mask(mask, (height, width))

@@ -20,7 +20,7 @@ from u2slim.data.check import BAD_LABELS, GREY, Record, examine_all
 from u2slim.data.class_tables import absent, class_facts, class_rows
 from u2slim.data.contact_sheet import write_sheet
 from u2slim.data.data_set import DataSet
-from u2slim.data.duplicates import Twins
+from u2slim.data.duplicates import DuplicateIndex
 from u2slim.data.own_sets import own_sets
 from u2slim.data.pairs import Pair, Problem, expected_places, known_shards, list_pairs
 from u2slim.errors import UserError
@@ -31,7 +31,7 @@ from u2slim.terminal import print_rows, rows_as_markdown
 log = logging.getLogger(__name__)
 
 # Column -> the kinds of findings that it counts.
-COLUMNS = {
+MASK_COLUMNS = {
     "unpaired": ("no mask", "no image", "doubled name"),
     "unreadable": ("unreadable",),
     "sizes": ("other size", "other turn", "too small"),
@@ -46,9 +46,9 @@ COLUMNS = {
 }
 # The same for sets of classes.
 LABEL_COLUMNS = {
-    "unpaired": COLUMNS["unpaired"],
-    "unreadable": COLUMNS["unreadable"],
-    "sizes": COLUMNS["sizes"],
+    "unpaired": MASK_COLUMNS["unpaired"],
+    "unreadable": MASK_COLUMNS["unreadable"],
+    "sizes": MASK_COLUMNS["sizes"],
     "bad labels": (BAD_LABELS,),
     "no class": ("no class",),
     "absent classes": ("absent class",),
@@ -161,10 +161,10 @@ def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Problem]:
     """Each picture that was there before, in its own set or another, with the first of its kind there."""
     yield from _copies([(pair, record) for pair, record in usable if record.classes])
     usable = [(pair, record) for pair, record in usable if not record.classes]
-    twins = Twins([record for _, record in usable])
+    duplicates = DuplicateIndex([record for _, record in usable])
     for index, (pair, record) in enumerate(usable):
         firsts: dict[str, int] = {}
-        for other in twins.of(record, index):
+        for other in duplicates.find(record, index):
             firsts.setdefault(usable[other][0].set, other)
         for other in firsts.values():
             first, same = usable[other]
@@ -194,14 +194,14 @@ def _agreement(first: Pair, second: Pair) -> str:
 
 def rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
     """The table of sets of masks, its head first."""
-    cells = [["set", "found", "published", "soft masks", "foreground", *COLUMNS]]
+    cells = [["set", "found", "published", "soft masks", "foreground", *MASK_COLUMNS]]
     for report in reports.values():
         if report.data_set.labels:
             continue
         records = [record for _, record in report.usable]
         soft = sum(record.levels > 2 for record in records) / max(1, len(records))
         foreground = float(np.mean([record.foreground for record in records])) if records else 0.0
-        cells.append([*_head(report), f"{soft:.0%}", f"{foreground:.3f}", *_counts(report, COLUMNS)])
+        cells.append([*_head(report), f"{soft:.0%}", f"{foreground:.3f}", *_counts(report, MASK_COLUMNS)])
     return cells
 
 

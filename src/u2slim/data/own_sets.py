@@ -75,7 +75,7 @@ def own_files(data_set: DataSet, root: str | Path) -> tuple[Files, Files]:
     found = _told_apart(data_set, *folders) if data_set.endings else image_and_mask_files(data_set, *folders)
     images, masks = found
     if not images.keys() & masks.keys():
-        there = f"{_some(images, 'images', folders[0])}, {_some(masks, 'masks', folders[1])}"
+        there = f"{_found_in(images, 'images', folders[0])}, {_found_in(masks, 'masks', folders[1])}"
         raise UserError(
             f"{setting}: no image has a mask: {there}. Both have the same name but for their endings; where these "
             f"differ, say how: {setting}.endings=[IMAGES,MASKS], e.g. ['',_mask]."
@@ -112,6 +112,6 @@ def _before(path: Path, ending: str) -> str | None:
     return text[: len(text) - len(ending)] if text.lower().endswith(ending.lower()) else None
 
 
-def _some(files: Files, kind: str, folder: Path) -> str:
+def _found_in(files: Files, kind: str, folder: Path) -> str:
     example = f" (e.g. {next(iter(files.values()))[0].name})" if files else f" (looked for {', '.join(EXTENSIONS)})"
     return f"{len(files):,} {kind} in {folder}{example}"

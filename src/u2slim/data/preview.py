@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 PAPER, INK, LINE = (245, 245, 245), (40, 40, 40), (255, 0, 255)
 GAP, CAPTION, TITLE = 8, 18, 30  # pixels: between cells, for the text under a cell, for the line on top
-SMALLEST = 192  # pixels: images of a smaller side are enlarged, so that their captions fit
+MIN_CELL = 192  # pixels: images of a smaller side are enlarged, so that their captions fit
 
 
 def preview(
@@ -37,7 +37,7 @@ def preview(
     """
     plain = _samples(TrainStream(pairs, size, None, seed), 1)
     drawn = _samples(TrainStream(pairs, size, augment, seed), draws)
-    zoom = -(-SMALLEST // min(sides(size)))
+    zoom = -(-MIN_CELL // min(sides(size)))
     labels = pairs[0].data_set.labels
     rows = []
     for name, [(_, photo, mask)] in sorted(plain.items()):

@@ -43,7 +43,7 @@ class SaliencyDataModule(PairsDataModule):
             log.info("validation images as listed in %s", self.manifest)
             return pairs
         count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
-        pairs = manifest.draw(val or train, [*train, *bare], count, self.seed)
+        pairs = manifest.choose(val or train, [*train, *bare], count, self.seed)
         if not pairs:
             raise UserError("No images with masks are left to validate on; name a set that is on disk in data.val.")
         if self.manifest:

@@ -19,13 +19,11 @@ from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.evaluation.confusion import class_ious, draw_confusion, scores
 from u2slim.evaluation.entries import Model
-from u2slim.evaluation.results import ModelFacts
+from u2slim.evaluation.results import COSTS, ModelFacts
 from u2slim.files import write_whole
 from u2slim.terminal import rows_as_markdown
 
 log = logging.getLogger(__name__)
-
-COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms", "runtime": "runtime"}
 
 
 @dataclass(frozen=True)

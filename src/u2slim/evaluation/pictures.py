@@ -15,7 +15,7 @@ from u2slim.evaluation.store import Store
 from u2slim.images.masks import minmax, to_8bit
 from u2slim.images.read import read_image, read_mask
 
-IOU = IMAGE_SCORES.index("IoU")
+IOU_INDEX = IMAGE_SCORES.index("IoU")
 
 
 def worst_and_median(
@@ -48,7 +48,7 @@ def _ious(scored: Mapping[str, Scored], store: Store, stretch: bool) -> dict[str
     for model, one in scored.items():
         for image, scores in one.finished(store, stretch):
             if scores.note != ALL_BLACK:
-                ious.setdefault(image, {})[model] = float(scores.values[IOU])
+                ious.setdefault(image, {})[model] = float(scores.values[IOU_INDEX])
     return ious
 
 
