@@ -1,4 +1,5 @@
-"""How fast the nets for classes answer in every runtime, as a table: python -m benchmarks.semantic_nets [--size 1024 2048]
+"""How fast the nets for classes answer in every runtime, as a table: python -m benchmarks.semantic_nets
+
 
 Milliseconds of one image, the median of some, from RGB to the logits at the image's own size; and how many times as
 fast as PSPNet's in the same runtime that is. In each runtime the nets take turns. `icnet, half` is ICNet without half

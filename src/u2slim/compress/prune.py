@@ -57,8 +57,9 @@ def main(cfg: DictConfig) -> None:
         _train(part, cfg.retrain, [*overrides, *cfg.train])
         net = open_net(part / "train/checkpoints/last.ckpt").net()
     _write(net, size, folder)
-    where = ["--config-dir", str(folder), "model=pruned", "init=checkpoint", f"init.path={folder / 'pruned.ckpt'}"]
-    log.info("to train it on: python train.py %s and the settings of before", shlex.join(where))
+    place = str(folder).replace("'", "'\"'\"'")  # within the quotes of a shell
+    where = f"--config-dir '{place}' model=pruned init=checkpoint init.path='{place}/pruned.ckpt'"
+    log.info("to train it on: python train.py %s and the settings of before", where)
 
 
 def _source(given: str, folder: Path) -> Path:
