@@ -12,6 +12,7 @@ from time import perf_counter
 import cv2
 import numpy as np
 
+from u2slim.data.catalog import get_data_set
 from u2slim.data.pairs import find_pairs
 from u2slim.data.sample import render
 from u2slim.images.masks import to_8bit
@@ -26,7 +27,9 @@ def subjects(root: str | None, count: int) -> Iterator[tuple[np.ndarray, np.ndar
     if root is None:
         yield from (render(0, index) for index in range(count))
     else:
-        yield from ((read_image(pair.image), read_mask(pair.mask)) for pair in find_pairs("ecssd", root)[:count])
+        yield from (
+            (read_image(pair.image), read_mask(pair.mask)) for pair in find_pairs(get_data_set("ecssd"), root)[:count]
+        )
 
 
 def over(colours: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:

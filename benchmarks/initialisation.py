@@ -14,6 +14,7 @@ from time import perf_counter
 import torch
 
 from u2slim.compress import init
+from u2slim.data.catalog import get_data_set
 from u2slim.data.pairs import find_pairs
 from u2slim.data.unlabelled import Photos
 from u2slim.evaluation.entries import Model, net_model
@@ -64,13 +65,13 @@ def main() -> None:
                 name = f"{net} | {method}{', BatchNorm re-estimated' if reestimate else ''}"
                 models[name] = net_model(filled.eval(), 320, options.runtime)
                 print(f"{name}: {perf_counter() - start:.0f} s", flush=True)
-    pairs = {options.data: find_pairs(options.data, options.root)[: options.images]}
+    pairs = {options.data: find_pairs(get_data_set(options.data), options.root)[: options.images]}
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "scores.sqlite")
         scored = score_all(models, pairs, store, [True])
         print("| net | init.method | maxF | maxF, set | MAE | S |\n|---|---|---|---|---|---|")
         for name in models:
-            scores = summarise(name, options.data, scored[name, options.data], store, True).scores
+            scores = summarise(name, scored[name, options.data], store, True).scores
             cells = (f"{scores[key]:.3f}".lstrip("0") for key in ("maxF", "maxF_set", "MAE", "S"))
             print(f"| {name} | {' | '.join(cells)} |")
 

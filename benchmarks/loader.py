@@ -26,6 +26,7 @@ from skimage import io, transform
 from torch.utils.data import DataLoader, Dataset
 
 from u2slim.data.cache import SquareCache
+from u2slim.data.catalog import get_data_set
 from u2slim.data.dataset import StreamSampler, TrainStream
 from u2slim.data.pairs import Pair, content_of, list_pairs
 from u2slim.data.transforms import u2net
@@ -128,7 +129,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    listing = list_pairs(options.set, options.root)
+    listing = list_pairs(get_data_set(options.set), options.root)
     if listing is None or not isinstance(listing.pairs[0].image, Path):
         raise SystemExit(f"No folders of {options.set} under {options.root}.")
     count = len(listing.pairs) if options.flat else options.pairs

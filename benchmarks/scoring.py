@@ -17,6 +17,7 @@ import numpy as np
 import py_sod_metrics as sod
 from loky import cpu_count
 
+from u2slim.data.catalog import get_data_set
 from u2slim.data.pairs import Pair
 from u2slim.data.sample import render
 from u2slim.evaluation.entries import Model
@@ -43,7 +44,7 @@ def write_pairs(folder: Path, count: int) -> list[Pair]:
         path = folder / "masks" / f"{index:04d}.png"
         cv2.imwrite(str(path), mask)
         cv2.imwrite(str(folder / "predictions" / path.name), soft)
-        pairs.append(Pair("ecssd", path.stem, path, path))
+        pairs.append(Pair(get_data_set("ecssd"), path.stem, path, path))
     return pairs
 
 
@@ -63,7 +64,7 @@ def ours(pairs: list[Pair], predictions: Path, store: Path) -> dict[str, float]:
     model = {"predictions": Model(ModelFacts(), folder=predictions)}
     finished = Store(store)
     scored = score_all(model, {"ecssd": pairs}, finished, stretches=(True,))
-    return summarise("predictions", "ecssd", scored["predictions", "ecssd"], finished, stretch=True).scores
+    return summarise("predictions", scored["predictions", "ecssd"], finished, stretch=True).scores
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def test_it_is_filled_trained_scored_exported_and_cuts_out(tmp_path, dense):
     store = Store(tmp_path / "scores.sqlite")
     scored = score_all(models, sets, store, workers=1)
     [(name, _)] = scored
-    result = summarise(name, "ecssd", scored[name, "ecssd"], store, stretch=True)
+    result = summarise(name, scored[name, "ecssd"], store, stretch=True)
     assert result.images == 3 and 0 <= result.scores["maxF"] <= 1
 
     # Exported with all its outputs, in two kinds of input and three precisions, each proved on the way.

@@ -151,19 +151,19 @@ def test_what_the_output_does_not_depend_on_is_what_a_low_rank_gives_up():
     target = patches.flatten(1) @ torch.randn(18, 4, generator=generator)
     root = torch.diag(torch.tensor([1.0, 0.03, 1.0, 0.03])).double()
     errors = {}
-    for name, weighed in {"alike": None, "weighed": root}.items():
+    for name, weighted in {"alike": None, "weighted": root}.items():
         conv = LowRankConv(2, 4, rank=2)
         with torch.no_grad():
-            made = conv.fit(patches, Goal(target, torch.ones(4), torch.zeros(4), False, weighed), 0, 3, True)
+            made = conv.fit(patches, Goal(target, torch.ones(4), torch.zeros(4), False, weighted), 0, 3, True)
         errors[name] = (made - target).square().mean(0).sqrt() / target.std(0)
-    assert errors["weighed"][[0, 2]].max() < 0.05 < errors["alike"][[0, 2]].max()
-    assert errors["weighed"][[1, 3]].min() > 0.3
+    assert errors["weighted"][[0, 2]].max() < 0.05 < errors["alike"][[0, 2]].max()
+    assert errors["weighted"][[1, 3]].min() > 0.3
     # Of a depthwise convolution, kernels serve all outputs and pointwise weights one each.
     conv = DepthwiseSeparableConv(2, 4)
     alike = Goal(target, torch.ones(4), torch.zeros(4), False)
-    weighed = Goal(target, torch.ones(4), torch.zeros(4), False, root)
+    by_cost = Goal(target, torch.ones(4), torch.zeros(4), False, root)
     with torch.no_grad():
-        costs = [float(weighed.error(copy.deepcopy(conv).fit(patches, goal, 0, 12, True))) for goal in (alike, weighed)]
+        costs = [float(by_cost.error(copy.deepcopy(conv).fit(patches, goal, 0, 12, True))) for goal in (alike, by_cost)]
     assert costs[1] < 0.9 * costs[0]
 
 

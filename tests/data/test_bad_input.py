@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import REPO, write_set
 from u2slim.data.cache import SquareCache
+from u2slim.data.catalog import get_data_set
 from u2slim.data.check import examine
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_pair
 from u2slim.data.pairs import Pair, find_pairs, list_pairs
@@ -415,7 +416,7 @@ def test_skipping_leaves_exactly_the_good_pairs_and_logs_the_others(mixed, caplo
 
 @pytest.mark.parametrize("name", usable())
 def test_a_usable_pair_has_the_pixels_that_a_person_sees(mixed, name):
-    pair = next(pair for pair in list_pairs("duts_tr", mixed[0]).pairs if pair.name == name)
+    pair = next(pair for pair in list_pairs(get_data_set("duts_tr"), mixed[0]).pairs if pair.name == name)
     *_, seen, tolerance = usable()[name]
     image, mask = load_pair(pair)
     assert image.dtype == mask.dtype == np.uint8
@@ -435,7 +436,7 @@ def test_scoring_refuses_what_the_headers_show(tmp_path):
         *files, reason = unusable()[name]
         put(tmp_path, name, *files)
         with pytest.raises(UserError, match=f"{name}.*{re.escape(reason)}"):
-            find_pairs("duts_tr", tmp_path)
+            find_pairs(get_data_set("duts_tr"), tmp_path)
         shutil.rmtree(tmp_path / IMAGES)
         shutil.rmtree(tmp_path / MASKS)
 
@@ -476,11 +477,12 @@ def test_a_picture_of_108_megapixels_is_trained_on_in_reasonable_memory(tmp_path
     del picture
     script = r"""
 import re, sys
+from u2slim.data.catalog import get_data_set
 from u2slim.data.check import examine
 from u2slim.data.dataset import TrainStream
 from u2slim.data.pairs import list_pairs
 peak = lambda: int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) / 1024
-before, pairs = peak(), list_pairs("duts_tr", sys.argv[1]).pairs
+before, pairs = peak(), list_pairs(get_data_set("duts_tr"), sys.argv[1]).pairs
 stream = TrainStream(pairs, 320, None, seed=0)
 sample = stream[0]
 image, mask = sample["image"], sample["mask"][0]
@@ -542,7 +544,7 @@ def rendered(tmp_path_factory) -> Path:
 @pytest.fixture
 def sixteen(rendered, tmp_path) -> list[Pair]:
     shutil.copytree(rendered, tmp_path, dirs_exist_ok=True)
-    return find_pairs("duts_tr", tmp_path)
+    return find_pairs(get_data_set("duts_tr"), tmp_path)
 
 
 @pytest.mark.parametrize("ruin", RUINS)
@@ -685,7 +687,7 @@ def test_shards_are_found_in_a_folder_whose_name_looks_like_a_pattern(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             shard.addfile(member, io.BytesIO(data))
-    (pair,) = find_pairs("duts_tr", root)
+    (pair,) = find_pairs(get_data_set("duts_tr"), root)
     np.testing.assert_array_equal(load_pair(pair)[0], PHOTO)
 
 
@@ -701,7 +703,7 @@ def test_skipping_everything_names_everything(sixteen, tmp_path):
 def test_a_faint_mask_of_16_bits_is_not_taken_for_an_empty_one(tmp_path):
     name = "16-bit mask of 0 and 1"
     put(tmp_path, name, *usable()[name][:4])
-    record = examine(find_pairs("duts_tr", tmp_path)[0])
+    record = examine(find_pairs(get_data_set("duts_tr"), tmp_path)[0])
     assert record.top == 1 and record.levels == 2 and record.foreground == pytest.approx(SHAPE.mean())
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.conftest import REPO, SIZE, assert_same_samples, two_passes, write_set
 from u2slim.data import dataset
 from u2slim.data.cache import SquareCache
+from u2slim.data.catalog import get_data_set
 from u2slim.data.dataset import TrainStream
 from u2slim.data.pairs import content_of, find_pairs
 from u2slim.data.saliency_datamodule import SaliencyDataModule
@@ -74,7 +75,7 @@ def is_right(cache: SquareCache, k: int) -> bool:
 def pairs(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     write_set(root / "DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 8)
-    found = find_pairs("duts_tr", root)
+    found = find_pairs(get_data_set("duts_tr"), root)
     return [replace(pair, content=content_of(pair)) for pair in found]
 
 

@@ -20,7 +20,9 @@ from PIL import Image
 
 from tests.conftest import REPO
 from u2slim.data import archive, fetch
-from u2slim.data.catalog import CATALOG, MIRRORS, Archive
+from u2slim.data.catalog import CATALOG, get_data_set
+from u2slim.data.data_set import Archive
+from u2slim.data.folders import MIRRORS
 from u2slim.data.pairs import find_pairs
 from u2slim.errors import UserError
 
@@ -142,7 +144,7 @@ def test_every_layout_and_mirror_is_found(tmp_path, name):
             for folder, file, content in ((images, f"{image}.jpg", JPEG), (masks, f"{mask}.png", PNG)):
                 (root / home / folder).mkdir(parents=True, exist_ok=True)
                 (root / home / folder / file).write_bytes(content)
-            assert len(find_pairs(name, root) or ()) == 1, (home, images, masks)
+            assert len(find_pairs(get_data_set(name), root) or ()) == 1, (home, images, masks)
 
 
 def test_a_set_in_its_own_folder_is_put_in_place(tmp_path, publish):
@@ -160,7 +162,7 @@ def test_two_archives_make_one_set_and_are_kept_on_demand(tmp_path, publish):
     parts = [{name: content for name, content in PAIRS.items() if name.startswith(start)} for start in ("im", "gr")]
     publish(images=zipped(parts[0]), masks=tarred(mode="w:gz"))
     fetch.fetch("ecssd", tmp_path, keep=True)
-    assert len(find_pairs("ecssd", tmp_path)) == 2
+    assert len(find_pairs(get_data_set("ecssd"), tmp_path)) == 2
     assert sorted(path.name for path in (tmp_path / ".downloads").iterdir()) == ["images.zip", "masks.zip"]
 
 
@@ -336,7 +338,7 @@ def test_an_interrupted_unpacking_leaves_nothing_and_a_killed_ones_rest_goes(tmp
     rest.parent.mkdir(parents=True)
     rest.write_bytes(JPEG)
     fetch.fetch("ecssd", tmp_path)
-    assert len(find_pairs("ecssd", tmp_path)) == 2 and len(list(tmp_path.rglob("*.jpg"))) == 2
+    assert len(find_pairs(get_data_set("ecssd"), tmp_path)) == 2 and len(list(tmp_path.rglob("*.jpg"))) == 2
 
 
 def test_too_little_room_is_said_before_unpacking(tmp_path, publish, monkeypatch):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.conftest import write_set
 from u2slim.data.check import Record, examine
-from u2slim.data.duplicates import Twins
+from u2slim.data.data_set import DataSet
+from u2slim.data.duplicates import DuplicateIndex
 from u2slim.data.pairs import Pair
 from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.data.sample import render
@@ -216,7 +217,7 @@ def look(picture: Image.Image, **options) -> Record:
     encoded, mask = BytesIO(), BytesIO()
     picture.save(encoded, **(options or {"format": "JPEG", "quality": 95}))
     Image.new("L", picture.size, 255).save(mask, "PNG")
-    record = examine(Pair("set", "name", Loaded("image", encoded.getvalue()), Loaded("mask", mask.getvalue())))
+    record = examine(Pair(DataSet("set"), "name", Loaded("image", encoded.getvalue()), Loaded("mask", mask.getvalue())))
     assert not record.kind, record.problem
     return record
 
@@ -226,30 +227,30 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(render(5, index)[0]) for index in range(40)]
 
 
-def test_no_two_different_pictures_are_twins(pictures):
+def test_no_two_different_pictures_are_duplicates(pictures):
     records = [look(picture) for picture in pictures]
-    twins = Twins(records)
-    assert [twins.of(record) for record in records] == [[index] for index in range(len(records))]
-    assert twins.of(records[7], end=8) == [7] and twins.of(records[7], end=7) == []
+    duplicates = DuplicateIndex(records)
+    assert [duplicates.find(record) for record in records] == [[index] for index in range(len(records))]
+    assert duplicates.find(records[7], end=8) == [7] and duplicates.find(records[7], end=7) == []
 
 
-def test_changed_copies_are_twins(pictures):
-    twins = Twins([look(picture) for picture in pictures])
+def test_changed_copies_are_duplicates(pictures):
+    duplicates = DuplicateIndex([look(picture) for picture in pictures])
     for index, picture in enumerate(pictures[:12]):
         half, brighter = picture.reduce(2), picture.point(lambda value: min(255, round(1.1 * value)))
-        assert twins.of(look(picture)) == [index]
-        assert twins.of(look(picture, format="JPEG", quality=40)) == [index]
-        assert twins.of(look(half, format="PNG")) == [index]
-        assert twins.of(look(brighter, format="WEBP", quality=60)) == [index]
+        assert duplicates.find(look(picture)) == [index]
+        assert duplicates.find(look(picture, format="JPEG", quality=40)) == [index]
+        assert duplicates.find(look(half, format="PNG")) == [index]
+        assert duplicates.find(look(brighter, format="WEBP", quality=60)) == [index]
 
 
-def test_flat_pictures_are_twins_only_byte_for_byte():
+def test_flat_pictures_are_duplicates_only_byte_for_byte():
     flat = [
         look(Image.new("RGB", size, colour), format="PNG")
         for colour in ("black", "white", "gray", "red")
         for size in ((64, 64), (80, 60), (300, 200))
     ]
-    twins = Twins(flat)
-    assert [twins.of(record) for record in flat] == [[index] for index in range(len(flat))]
-    again = Twins([*flat, flat[4]])
-    assert again.of(flat[4]) == [4, len(flat)]
+    duplicates = DuplicateIndex(flat)
+    assert [duplicates.find(record) for record in flat] == [[index] for index in range(len(flat))]
+    again = DuplicateIndex([*flat, flat[4]])
+    assert again.find(flat[4]) == [4, len(flat)]

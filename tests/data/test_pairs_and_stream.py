@@ -9,6 +9,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from tests.conftest import write_set
+from u2slim.data.catalog import get_data_set
+from u2slim.data.data_set import DataSet
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream
 from u2slim.data.pairs import Pair, find_pairs
 from u2slim.data.saliency_datamodule import SaliencyDataModule
@@ -24,30 +26,30 @@ def trainer(step=0, rank=0, world=1):
 
 def test_folders_are_found_in_any_case(tmp_path):
     write_set(tmp_path / "ecssd", "IMAGES", "Ground_Truth_Mask", 2)
-    pairs = find_pairs("ecssd", tmp_path)
+    pairs = find_pairs(get_data_set("ecssd"), tmp_path)
     assert [pair.name for pair in pairs] == ["0000", "0001"]
-    assert find_pairs("ecssd", tmp_path / "ecssd") == pairs
-    assert find_pairs("duts_tr", tmp_path) is None
+    assert find_pairs(get_data_set("ecssd"), tmp_path / "ecssd") == pairs
+    assert find_pairs(get_data_set("duts_tr"), tmp_path) is None
     with pytest.raises(UserError, match="No data set is called 'ecsd'.*ecssd"):
-        find_pairs("ecsd", tmp_path)
+        find_pairs(get_data_set("ecsd"), tmp_path)
 
 
 def test_images_and_masks_in_one_folder(tmp_path):
     write_set(tmp_path / "MSRA10K_Imgs_GT", "Imgs", "Imgs", 3)
-    pairs = find_pairs("msra10k", tmp_path)
+    pairs = find_pairs(get_data_set("msra10k"), tmp_path)
     assert [(p.image.suffix, p.mask.suffix) for p in pairs] == [(".jpg", ".png")] * 3
 
 
 def test_an_image_without_a_mask_is_named(duts):
     (duts / "DUTS-TR" / "DUTS-TR-Mask" / "0003.png").unlink()
     with pytest.raises(UserError, match=r"1 pairs cannot be used:\s+\S*0003\.jpg has no mask"):
-        find_pairs("duts_tr", duts)
+        find_pairs(get_data_set("duts_tr"), duts)
 
 
 def test_a_mask_of_another_size_is_named(duts):
     Image.new("L", (10, 20)).save(duts / "DUTS-TR" / "DUTS-TR-Mask" / "0003.png")
     with pytest.raises(UserError, match=r"1 pairs cannot be used:\s+\S*0003\.jpg is \d+x\d+, its mask 10x20"):
-        find_pairs("duts_tr", duts)
+        find_pairs(get_data_set("duts_tr"), duts)
 
 
 def test_duts_merges_both_halves_and_says_what_is_missing(duts, caplog):
@@ -89,7 +91,7 @@ def coordinates(tmp_path, count: int = 5, size: int = 320) -> list[Pair]:
         image, mask = tmp_path / f"{index}.png", tmp_path / f"{index}.mask.png"
         Image.fromarray(pixels).save(image)
         Image.fromarray(ramp).save(mask)
-        pairs.append(Pair("grid", str(index), image, mask))
+        pairs.append(Pair(DataSet("grid"), str(index), image, mask))
     return pairs
 
 
@@ -166,12 +168,12 @@ def test_two_processes_validate_disjoint_halves(duts):
 def test_a_corrupt_image_stops_with_its_name(duts):
     path = duts / "DUTS-TR" / "DUTS-TR-Image" / "0002.jpg"
     path.write_bytes(path.read_bytes()[:2000])
-    dataset = PairDataset(find_pairs("duts_tr", duts), 64)
+    dataset = PairDataset(find_pairs(get_data_set("duts_tr"), duts), 64)
     with pytest.raises(UserError, match="0002.jpg cannot be read"):
         dataset[2]
     path.write_bytes(b"")
     with pytest.raises(UserError, match="0002.jpg is empty"):
-        find_pairs("duts_tr", duts)
+        find_pairs(get_data_set("duts_tr"), duts)
 
 
 def test_sample_set_is_made_on_first_use(tmp_path, monkeypatch):
@@ -192,11 +194,11 @@ def test_a_training_mix_is_not_scored(duts):
 
 def test_generic_folder_names_count_only_inside_a_set(tmp_path):
     write_set(tmp_path, "images", "masks", 2)
-    assert find_pairs("dut_omron", tmp_path) is None
+    assert find_pairs(get_data_set("dut_omron"), tmp_path) is None
     write_set(tmp_path / "DUT-OMRON", "images", "masks", 2)
-    assert len(find_pairs("dut_omron", tmp_path)) == 2
+    assert len(find_pairs(get_data_set("dut_omron"), tmp_path)) == 2
     write_set(tmp_path, "DUTS-TR-Image", "DUTS-TR-Mask", 3)
-    assert len(find_pairs("duts_tr", tmp_path)) == 3
+    assert len(find_pairs(get_data_set("duts_tr"), tmp_path)) == 3
 
 
 def test_resuming_on_other_data_is_said(duts, caplog):

@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from tests.conftest import REPO, assert_same_samples, run, two_passes, write_set
+from u2slim.data.catalog import get_data_set
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import find_pairs, list_pairs
 from u2slim.data.saliency_datamodule import SaliencyDataModule
@@ -151,28 +152,31 @@ def server(packed):
 
 @pytest.fixture(scope="module")
 def expected(folder) -> list[dict]:
-    return two_passes(find_pairs("duts_tr", folder))
+    return two_passes(find_pairs(get_data_set("duts_tr"), folder))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_give_the_folders_stream_bit_for_bit(packed, folder, expected, tmp_path, workers):
     root = write(packed, tmp_path)
-    for pairs in (find_pairs("duts_tr", root), find_pairs("duts_tr", "nowhere", f"{root}/duts-tr-*.tar")):
-        assert [pair.name for pair in pairs] == [pair.name for pair in find_pairs("duts_tr", folder)]
+    for pairs in (
+        find_pairs(get_data_set("duts_tr"), root),
+        find_pairs(get_data_set("duts_tr"), "nowhere", f"{root}/duts-tr-*.tar"),
+    ):
+        assert [pair.name for pair in pairs] == [pair.name for pair in find_pairs(get_data_set("duts_tr"), folder)]
         assert_same_samples(two_passes(pairs, workers), expected)
 
 
 def test_shards_in_memory_give_the_folders_stream(packed, expected):
     for name, data in packed.items():
         fsspec.filesystem("memory").pipe(f"/shards/{name}", data)
-    assert_same_samples(two_passes(find_pairs("duts_tr", "memory://shards")), expected)
+    assert_same_samples(two_passes(find_pairs(get_data_set("duts_tr"), "memory://shards")), expected)
     assert_same_samples(
-        two_passes(find_pairs("duts_tr", ".", [f"memory://shards/{name}" for name in packed])), expected
+        two_passes(find_pairs(get_data_set("duts_tr"), ".", [f"memory://shards/{name}" for name in packed])), expected
     )
 
 
 def test_shards_behind_http_give_the_folders_stream_to_workers_of_a_process_that_has_read_them(server, expected):
-    pairs = find_pairs("duts_tr", server.url)  # which opens connections here
+    pairs = find_pairs(get_data_set("duts_tr"), server.url)  # which opens connections here
     assert_same_samples(two_passes(pairs), expected)
     for _ in range(2):
         assert_same_samples(two_passes(pairs, workers=2), expected)
@@ -180,7 +184,7 @@ def test_shards_behind_http_give_the_folders_stream_to_workers_of_a_process_that
 
 
 def test_a_process_goes_on_reading_after_a_forked_one_has_read_and_ended(server):
-    member = find_pairs("duts_tr", server.url)[0].image
+    member = find_pairs(get_data_set("duts_tr"), server.url)[0].image
     data = member.read_bytes()
 
     def child(answer):
@@ -203,9 +207,9 @@ def test_a_process_goes_on_reading_after_a_forked_one_has_read_and_ended(server)
 def test_the_index_of_a_remote_shard_is_kept_until_the_shard_changes(server, packed, folder):
     def names():
         server.gets.clear()
-        return [pair.name for pair in list_pairs("duts_tr", ".", f"{server.url}/all.tar").pairs]
+        return [pair.name for pair in list_pairs(get_data_set("duts_tr"), ".", f"{server.url}/all.tar").pairs]
 
-    before = [pair.name for pair in find_pairs("duts_tr", folder)]
+    before = [pair.name for pair in find_pairs(get_data_set("duts_tr"), folder)]
     server.files["all.tar"] = tar(files(folder))
     assert names() == before and "all.tar" in server.gets
     assert names() == before and not server.gets
@@ -222,12 +226,12 @@ def test_remote_shards_are_listed_where_their_index_cannot_be_kept(server, tmp_p
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path / "file" / "cache"))
     for _ in range(2):
-        assert len(list_pairs("duts_tr", server.url).pairs) == 8
+        assert len(list_pairs(get_data_set("duts_tr"), server.url).pairs) == 8
 
 
 def test_a_server_that_ignores_ranges_is_refused_and_never_misread(server):
     server.ranges = "ignored"
-    listing = list_pairs("duts_tr", ".", f"{server.url}/duts-tr-*.tar")
+    listing = list_pairs(get_data_set("duts_tr"), ".", f"{server.url}/duts-tr-*.tar")
     assert len(listing.pairs) == 8
     with pytest.raises(UserError, match=r"duts-tr-\d+\.tar:\S+ cannot be read \(the server sends the whole shard"):
         load_pair(listing.pairs[0])
@@ -236,11 +240,11 @@ def test_a_server_that_ignores_ranges_is_refused_and_never_misread(server):
 def test_a_server_that_says_it_has_no_ranges_is_refused(server):
     server.ranges = "none"
     with pytest.raises(UserError, match=r"The shard http\S+duts-tr-00.tar cannot be read"):
-        list_pairs("duts_tr", ".", f"{server.url}/duts-tr-*.tar")
+        list_pairs(get_data_set("duts_tr"), ".", f"{server.url}/duts-tr-*.tar")
 
 
 def test_a_server_that_fails_later_is_named_with_what_it_said(server):
-    pair = find_pairs("duts_tr", server.url)[0]
+    pair = find_pairs(get_data_set("duts_tr"), server.url)[0]
     server.status = 503
     with pytest.raises(UserError, match=r"duts-tr-\d+\.tar:\S+ cannot be read \(ClientResponseError: 503"):
         load_pair(pair)
@@ -248,9 +252,9 @@ def test_a_server_that_fails_later_is_named_with_what_it_said(server):
     with pytest.raises(UserError, match=r"duts-tr-\d+\.tar:\S+ cannot be read \(FileNotFoundError"):
         load_pair(pair)
     with pytest.raises(UserError, match=r"The shard http\S+duts-tr-00.tar cannot be read \(FileNotFoundError"):
-        list_pairs("duts_tr", ".", f"{server.url}/duts-tr-00.tar")
+        list_pairs(get_data_set("duts_tr"), ".", f"{server.url}/duts-tr-00.tar")
     with pytest.raises(UserError, match=r"The shard http\S+ cannot be read"):
-        list_pairs("duts_tr", ".", "http://127.0.0.1:9/duts-tr-00.tar")
+        list_pairs(get_data_set("duts_tr"), ".", "http://127.0.0.1:9/duts-tr-00.tar")
 
 
 def test_the_datamodule_trains_from_an_address(server, expected, tmp_path):
@@ -296,7 +300,7 @@ def test_a_shard_that_is_not_whole_is_named(packed, server, tmp_path):
         server.files["duts-tr-01.tar"] = data
         for place in (root, server.url):
             try:
-                list_pairs("duts_tr", place)
+                list_pairs(get_data_set("duts_tr"), place)
             except UserError as error:
                 assert f"The shard {place}/duts-tr-01.tar cannot be read" in str(error), kind
                 assert "whole, uncompressed tar" in str(error), kind
@@ -308,13 +312,13 @@ def test_a_shard_that_is_named_must_be_there(packed, tmp_path):
     root = write(packed, tmp_path)
     (root / "duts-tr-02.tar").unlink()
     with pytest.raises(UserError, match=r"The shard \S+duts-tr-02.tar cannot be read"):
-        list_pairs("duts_tr", root, [f"{root}/{name}" for name in packed])
-    assert list_pairs("duts_tr", root, f"{root}/other-*.tar") is None
+        list_pairs(get_data_set("duts_tr"), root, [f"{root}/{name}" for name in packed])
+    assert list_pairs(get_data_set("duts_tr"), root, f"{root}/other-*.tar") is None
 
 
 def test_a_shard_that_shrinks_after_the_start_is_named(packed, tmp_path):
     root = write(packed, tmp_path)
-    pairs = find_pairs("duts_tr", root)
+    pairs = find_pairs(get_data_set("duts_tr"), root)
     last = max((m for p in pairs for m in (p.image, p.mask) if m.shard.endswith("00.tar")), key=lambda m: m.offset)
     pair = next(pair for pair in pairs if last in (pair.image, pair.mask))
     with (root / "duts-tr-00.tar").open("r+b") as file:
@@ -329,7 +333,7 @@ def test_members_without_a_partner_and_with_a_doubled_name_are_named(folder, tmp
     assert image and mask
     root = write({"duts-tr-0.tar": tar([*members.items()])}, tmp_path)
     write({"duts-tr-1.tar": tar([("more/0002.image.jpg", members["0002.image.jpg"])])}, tmp_path)
-    listing = list_pairs("duts_tr", root)
+    listing = list_pairs(get_data_set("duts_tr"), root)
     assert [(problem.name, problem.kind) for problem in listing.problems] == [
         ("0000", "no mask"),
         ("0002", "doubled name"),
@@ -344,7 +348,7 @@ def test_the_real_shards_are_read_in_place(real):
     places = sorted(real.glob("duts-tr-*.tar"))
     if not places:
         pytest.skip("no DUTS-TR shards among the real data")
-    listing = list_pairs("duts_tr", real)
+    listing = list_pairs(get_data_set("duts_tr"), real)
     assert len(listing.pairs) == 10_553 and not listing.problems and not listing.extra
     by_name = {pair.name: pair for pair in listing.pairs}
     with tarfile.open(places[-1]) as file:

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
+import shutil
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +15,9 @@ import torch
 from PIL import Image
 from scipy.ndimage import distance_transform_cdt
 
+import u2slim
 from tests.conftest import random_net, write_set
+from u2slim.data.catalog import get_data_set
 from u2slim.data.pairs import find_pairs
 from u2slim.data.sample import render
 from u2slim.errors import UserError
@@ -27,10 +32,13 @@ from u2slim.evaluation.scoring import IMAGE_SCORES, score, score_image
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
 from u2slim.images.masks import enlarge, to_8bit
+from u2slim.images.preprocess import Preprocess
 from u2slim.images.refine import GuidedFilter
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, StandardConv
 from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
 from u2slim.runtime.onnx_writer import write_onnx
+
+PACKAGE = Path(u2slim.__file__).parent
 
 
 def hand_made() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -161,7 +169,7 @@ def ecssd(tmp_path):
     write_set(tmp_path / "ECSSD", "images", "ground_truth_mask", 10)
     predictions = tmp_path / "theirs"
     predictions.mkdir()
-    for pair in find_pairs("ecssd", tmp_path):
+    for pair in find_pairs(get_data_set("ecssd"), tmp_path):
         mask = np.asarray(Image.open(pair.mask))
         soft = cv2.GaussianBlur(np.roll(mask, 5, 1), (0, 0), 5) // 2 + 20
         Image.fromarray(soft).save(predictions / f"{pair.name}.png")
@@ -178,10 +186,10 @@ def read(path) -> np.ndarray:
 
 @pytest.mark.parametrize("stretch", [True, False])
 def test_a_folder_of_masks_scores_as_pysodmetrics(ecssd, stretch):
-    pairs = find_pairs("ecssd", ecssd)
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
     kept = Store(ecssd / "scores.sqlite")
     scored = score_all({"theirs": masks_of(ecssd / "theirs")}, {"ecssd": pairs}, kept, workers=2)
-    result = summarise("theirs", "ecssd", scored["theirs", "ecssd"], kept, stretch)
+    result = summarise("theirs", scored["theirs", "ecssd"], kept, stretch)
     both = [(read(ecssd / "theirs" / f"{pair.name}.png"), read(pair.mask)) for pair in pairs]
     expected = by_pysodmetrics(both, normalize=stretch)
     assert {name: result.scores[name] for name in expected} == pytest.approx(expected, abs=1e-6)
@@ -197,7 +205,7 @@ def test_a_folder_of_masks_scores_as_pysodmetrics(ecssd, stretch):
 
 
 def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
-    theirs, pairs = ecssd / "theirs", find_pairs("ecssd", ecssd)
+    theirs, pairs = ecssd / "theirs", find_pairs(get_data_set("ecssd"), ecssd)
     names = [pair.name for pair in pairs]
     (theirs / f"{names[0]}.png").unlink()
     Image.fromarray(read(theirs / f"{names[1]}.png")[:-3]).save(theirs / f"{names[1]}.png")
@@ -213,7 +221,7 @@ def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
 
     kept = Store(ecssd / "scores.sqlite")
     scored = score_all({"theirs": masks_of(theirs)}, {"ecssd": pairs}, kept, workers=1)
-    result = summarise("theirs", "ecssd", scored["theirs", "ecssd"], kept, True)
+    result = summarise("theirs", scored["theirs", "ecssd"], kept, True)
     assert list(result.left_out) == names[:7]
     reasons = list(result.left_out.values())
     height, width = read(pairs[1].mask).shape
@@ -240,7 +248,7 @@ def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
 
 def test_a_folder_without_any_usable_prediction_is_refused(ecssd):
     (ecssd / "none").mkdir()
-    pairs = {"ecssd": find_pairs("ecssd", ecssd)}
+    pairs = {"ecssd": find_pairs(get_data_set("ecssd"), ecssd)}
     with pytest.raises(UserError, match=r"none has no usable prediction on ECSSD: 0000: no prediction \(looked in"):
         score_all({"none": masks_of(ecssd / "none")}, pairs, Store(ecssd / "scores.sqlite"), workers=1)
 
@@ -267,11 +275,11 @@ class Painter(Segmenter):
 
 def painted(painter: Painter, kept: Store, pairs) -> Result:
     scored = score_all({"p": Model(ModelFacts(), painter)}, {"ecssd": pairs}, kept, workers=1)
-    return summarise("p", "ecssd", scored["p", "ecssd"], kept, True)
+    return summarise("p", scored["p", "ecssd"], kept, True)
 
 
 def test_nan_and_unreadable_photos_are_left_out(ecssd):
-    pairs = find_pairs("ecssd", ecssd)
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
     content = pairs[1].image.read_bytes()
     pairs[1].image.write_bytes(content[: len(content) // 2])
     kept = Store(ecssd / "scores.sqlite")
@@ -282,7 +290,7 @@ def test_nan_and_unreadable_photos_are_left_out(ecssd):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stood(ecssd, monkeypatch):
-    pairs = find_pairs("ecssd", ecssd)
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
     whole = painted(Painter(), Store(ecssd / "whole.sqlite"), pairs)
     with pytest.raises(KeyboardInterrupt):
         painted(Painter(stop_at=8), Store(ecssd / "scores.sqlite"), pairs)
@@ -302,6 +310,44 @@ def test_an_interrupted_evaluation_goes_on_where_it_stood(ecssd, monkeypatch):
     monkeypatch.setattr(store, "code_digest", lambda: b"changed")
     painted(third, Store(ecssd / "scores.sqlite"), pairs)
     assert third.calls == 11
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("runtime/segmenter.py", True),
+        ("evaluation/scoring.py", True),
+        ("images/decoders.py", True),
+        ("models/u2net.py", True),
+        ("report/page.py", False),
+        ("training/losses.py", False),
+    ],
+)
+def test_what_is_kept_depends_on_the_code_that_makes_numbers(tmp_path, file, changes):
+    source = tmp_path / "u2slim"
+    shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"))
+    before = store.code_digest(source)
+    assert before == store.code_digest()
+    with (source / file).open("a") as text:
+        text.write("X = 1\n")
+    assert (store.code_digest(source) != before) is changes
+
+
+# What they import that makes no numbers, or whose work is in the key of what is kept.
+OTHERS = {"errors.py", "files.py", "legacy.py", "processes.py", "evaluation/entries.py", "evaluation/store.py"}
+OTHERS |= {"data/data_set.py", "data/pairs.py"}
+
+
+def test_what_makes_numbers_imports_nothing_else_that_does():
+    makers = {file.relative_to(PACKAGE).as_posix() for file in store.number_makers()}
+    assert makers >= {"sizes.py", "images/read.py", "runtime/onnx_segmenters.py", "evaluation/boundary.py"}
+    imported = set()
+    for file in makers:
+        text = (PACKAGE / file).read_text()
+        imported |= set(re.findall(r"^\s*(?:from|import) u2slim\.([\w.]+)", text, re.MULTILINE))
+    paths = [name.replace(".", "/") for name in imported]
+    files = {f"{path}/__init__.py" if (PACKAGE / path).is_dir() else f"{path}.py" for path in paths}
+    assert files - makers <= OTHERS
 
 
 def test_a_damaged_store_is_refused_in_words(tmp_path):
@@ -393,11 +439,11 @@ def test_masks_are_found_by_set_then_in_masks_then_in_the_folder_itself(tmp_path
     for home in (".", "masks", "ecssd"):
         (tmp_path / home).mkdir(exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / home / "a.png")
-        assert model.mask_files("ecssd")["a"].parent == (tmp_path / home)
-    assert model.mask_files("duts_te")["a"].parent == tmp_path / "masks"
+        assert model.mask_files(get_data_set("ecssd"))["a"].parent == (tmp_path / home)
+    assert model.mask_files(get_data_set("duts_te"))["a"].parent == tmp_path / "masks"
     Image.new("L", (4, 4)).save(tmp_path / "ecssd/a.jpg")
     with pytest.raises(UserError, match="holds a.jpg and a.png; leave only the masks there"):
-        model.mask_files("ecssd")
+        model.mask_files(get_data_set("ecssd"))
 
 
 def test_images_that_no_measure_is_defined_for_are_named(tmp_path):
@@ -446,12 +492,12 @@ def test_tables_say_the_same_in_every_form():
 
 
 def test_the_worst_and_the_median_images_are_shown(ecssd):
-    pairs = find_pairs("ecssd", ecssd)
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
     models = {"theirs": masks_of(ecssd / "theirs"), "p": Model(ModelFacts(), Painter())}
     kept = Store(ecssd / "scores.sqlite")
     scored = score_all(models, {"ecssd": pairs}, kept, workers=1)
     pictures = worst_and_median(models, {"ecssd": pairs}, scored, kept, count=2)
-    ious = np.mean([summarise(name, "ecssd", scored[name, "ecssd"], kept, True).image_ious for name in models], 0)
+    ious = np.mean([summarise(name, scored[name, "ecssd"], kept, True).image_ious for name in models], 0)
     order = [pairs[index].name for index in np.argsort(ious)]
     assert [p.name for p in pictures if p.kind == "worst"] == order[:2]
     assert [p.name for p in pictures if p.kind == "median"] == order[4:6]
@@ -460,19 +506,23 @@ def test_the_worst_and_the_median_images_are_shown(ecssd):
     low, high = int(raw.min()), int(raw.max())
     np.testing.assert_array_equal(one.masks["theirs"], np.rint((raw - low) / (high - low) * 255))
     assert one.masks["p"].shape == one.truth.shape == one.photo.shape[:2]
-    theirs = summarise("theirs", "ecssd", scored["theirs", "ecssd"], kept, True).image_ious
+    theirs = summarise("theirs", scored["theirs", "ecssd"], kept, True).image_ious
     assert one.ious["theirs"] == theirs[[pair.name for pair in pairs].index(one.name)]
 
 
-def test_fingerprints_tell_nets_and_sizes_apart():
+def test_fingerprints_tell_nets_sizes_and_normalisations_apart():
     net = random_net()
     same, other = net_segmenter(net, 64), net_segmenter(random_net(conv=GroupedConv), 64)
     assert same.fingerprint() == net_segmenter(random_net(), 64).fingerprint()
-    larger = net_segmenter(net, 96)
+    larger, another = net_segmenter(net, 96), random_net()
+    another.preprocess = Preprocess(own_maximum=False)
     with torch.no_grad():
         changed = random_net()
         changed.fuse.bias.add_(1e-3)
-    assert len({s.fingerprint() for s in (same, other, larger, net_segmenter(changed, 64))}) == 4
+    assert (
+        len({s.fingerprint() for s in (same, other, larger, net_segmenter(changed, 64), net_segmenter(another, 64))})
+        == 5
+    )
 
 
 def test_refined_masks_are_scored_as_refined(tmp_path):

@@ -147,7 +147,7 @@ class Three(Net):
 
 def deployment(net: Net, **settings) -> Deployment:
     images = [render(0, index)[0] for index in range(3)]
-    gate = Gate([], images, settings.pop("most", 0.01))
+    gate = Gate([], images, settings.pop("max_loss", 0.01))
     return Deployment(net, SIDE, images=images, photos=images, gate=gate, **settings)
 
 
@@ -170,10 +170,10 @@ def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_f
     assert rows[1].runtime == "onnxruntime" and rows[1].iou > 0.9
     caplog.clear()
     with pytest.raises(UserError, match=r"differs from torch .* mean 0\.06\d*, mask IoU 0\.0"):
-        deployment(wide, most=1).write(path, "embedded", "int8")
+        deployment(wide, max_loss=1).write(path, "embedded", "int8")
     assert not path.exists()
     caplog.clear()
-    rows = deployment(Three(), most=-1).write(path, "embedded", "int8")
+    rows = deployment(Three(), max_loss=-1).write(path, "embedded", "int8")
     assert rows[1].largest < 1e-4
     assert "3 of 3 layers in float32" in caplog.text and "more than export.max_loss allows" in caplog.text
 

@@ -13,12 +13,12 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from tests.conftest import REPO, cut, real_data, run
-from u2slim.data.catalog import CATALOG
+from u2slim.data.catalog import CATALOG, get_data_set
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream, load_square
 from u2slim.data.doctor import diagnose, label_rows, rows
 from u2slim.data.labels import CAMVID, CITYSCAPES, IGNORE
 from u2slim.data.pairs import find_pairs
-from u2slim.data.scenes import render
+from u2slim.data.scenes import render_scene
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.data.transforms import scene
 from u2slim.errors import UserError
@@ -65,13 +65,13 @@ def cityscapes(tmp_path):
 
 def test_cityscapes_as_published_has_19_classes_and_train_ids_mean_the_same(cityscapes):
     root, expected = cityscapes
-    pairs = find_pairs("cityscapes_train", root)
+    pairs = find_pairs(get_data_set("cityscapes_train"), root)
     assert [pair.name for pair in pairs] == sorted(expected)
     for pair in pairs:
         np.testing.assert_array_equal(load_square(pair, (24, 48))[1], expected[pair.name])
         save(Path(str(pair.mask).replace("labelIds", "labelTrainIds")), expected[pair.name].astype(np.uint8))
         Path(pair.mask).unlink()
-    for pair in find_pairs("cityscapes_train", root):
+    for pair in find_pairs(get_data_set("cityscapes_train"), root):
         assert "labelTrainIds" in pair.mask.name
         np.testing.assert_array_equal(load_square(pair, (24, 48))[1], expected[pair.name])
     assert len(CITYSCAPES.names) == len(CITYSCAPES.palette) == 19 and len(CAMVID.names) == len(CAMVID.palette) == 11
@@ -80,14 +80,14 @@ def test_cityscapes_as_published_has_19_classes_and_train_ids_mean_the_same(city
 def camvid(root: Path, part: str, count: int, first: int = 0) -> Path:
     """Scenes as CamVid has them: 11 for no class."""
     for index in range(first, first + count):
-        image, labels = render(3, index)
+        image, labels = render_scene(3, index)
         save(root / f"CamVid/{part}/{index:04d}.png", image)
         save(root / f"CamVid/{part}annot/{index:04d}.png", np.where(labels == IGNORE, 11, labels).astype(np.uint8))
     return root
 
 
 def test_labels_are_resized_to_their_nearest_pixels_and_height_is_height(tmp_path):
-    [pair] = find_pairs("camvid_val", camvid(tmp_path, "val", 1))
+    [pair] = find_pairs(get_data_set("camvid_val"), camvid(tmp_path, "val", 1))
     labels = CAMVID.read(pair.mask)
     assert set(np.unique(labels)) <= {*range(11), IGNORE} and IGNORE in labels
     image, small = load_square(pair, (48, 32))  # height, width of an image of 96 x 128
@@ -127,7 +127,7 @@ def test_a_crop_is_not_square_stays_with_its_image_and_pads_with_no_class():
 
 
 def test_the_stream_of_labels_is_addressed_as_that_of_masks(tmp_path):
-    pairs = find_pairs("camvid_train", camvid(tmp_path, "train", 5))
+    pairs = find_pairs(get_data_set("camvid_train"), camvid(tmp_path, "train", 5))
     streams = [TrainStream(pairs, (96, 128), scene((32, 40)), seed=4) for _ in range(2)]
     whole = [streams[0][k] for k in range(10)]
     for first in StreamSampler(batches=2, batch_size=4, start=1, rank=1, world_size=2):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from tests.conftest import random_net
 from u2slim.compress import init
+from u2slim.data.catalog import get_data_set
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import find_pairs
 from u2slim.data.sample import render
@@ -167,7 +168,7 @@ def test_validation_metrics_equal_pysodmetrics():
 def test_validation_metrics_equal_pysodmetrics_on_real_predictions(real):
     net = init.pretrained(U2Net("lite"), real / "weights" / "u2netp.pth").eval()
     segmenter, metric, theirs = TorchSegmenter(net, (320, 320)), SaliencyMetrics(), []
-    for pair in find_pairs("ecssd", real)[::25]:
+    for pair in find_pairs(get_data_set("ecssd"), real)[::25]:
         image, mask = load_pair(pair)
         probability = segmenter.small_mask(image)
         mask = cv2.resize(mask, (320, 320), interpolation=cv2.INTER_NEAREST)

@@ -13,7 +13,7 @@ from u2slim.training.steps import ends_step, was_logged
 
 log = logging.getLogger(__name__)
 
-MOST_KEPT = 20  # batches
+MAX_KEPT = 20  # batches
 REMEDY = (
     "Earlier checkpoints are whole. Start again with a lower optimizer.lr, a warm-up (scheduler=cosine) or "
     "trainer.precision=32-true."
@@ -38,7 +38,7 @@ class StopAtNonFinite(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._recent.append((trainer.global_step, outputs["total"], batch))
-        if was_logged(trainer, batch_idx) or len(self._recent) >= MOST_KEPT:
+        if was_logged(trainer, batch_idx) or len(self._recent) >= MAX_KEPT:
             self._check(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:

@@ -139,6 +139,6 @@ def moments(optimizer: torch.optim.Optimizer) -> int:
     probe.grad = torch.ones(2)
     kind = type(optimizer)
     known = inspect.signature(kind).parameters
-    twin = kind([probe], **{name: value for name, value in optimizer.defaults.items() if name in known})
-    twin.step()
-    return sum(torch.is_tensor(value) and value.numel() == 2 for value in twin.state[probe].values())
+    copy = kind([probe], **{name: value for name, value in optimizer.defaults.items() if name in known})
+    copy.step()
+    return sum(torch.is_tensor(value) and value.numel() == 2 for value in copy.state[probe].values())

@@ -35,7 +35,7 @@ from u2slim.zoo import checkpoints, open_net
 log = logging.getLogger(__name__)
 
 # Of the overrides of the checkpoint's own run, those that pruning decides anew.
-_DECIDED = ("model", "init", "trainer.max_steps", "hydra", "resume", "ckpt_path", "find_lr")
+_OWN_SETTINGS = ("model", "init", "trainer.max_steps", "hydra", "resume", "ckpt_path", "find_lr")
 
 
 @research_command("prune")
@@ -149,7 +149,7 @@ def _overrides_of(path: Path) -> list[str]:
     return [
         text
         for text, key in keys.items()
-        if not any(key == own or key.startswith((f"{own}.", f"{own}/")) for own in _DECIDED)
+        if not any(key == own or key.startswith((f"{own}.", f"{own}/")) for own in _OWN_SETTINGS)
     ]
 
 

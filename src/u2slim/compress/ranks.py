@@ -59,12 +59,12 @@ def choose_ranks(
         for offer in sorted(known, key=lambda offer: offer[:2]):
             if offer[0] <= 9 * inputs * outputs and (not offers[name] or offer[1] < offers[name][-1][1]):
                 offers[name].append(offer)
-    least = sum(offer[0][0] for offer in offers.values())
-    most = sum(9 * inputs * outputs for inputs, outputs in channels.values())
-    if not least / most <= share <= 1:
-        bound = math.ceil(1000 * least / most) / 1000
+    min_weights = sum(offer[0][0] for offer in offers.values())
+    max_weights = sum(9 * inputs * outputs for inputs, outputs in channels.values())
+    if not min_weights / max_weights <= share <= 1:
+        bound = math.ceil(1000 * min_weights / max_weights) / 1000
         raise UserError(f"share={share:g}: give a share from {bound} (the lowest ranks everywhere) to 1.")
-    taken, left = dict.fromkeys(offers, 0), share * most - least
+    taken, left = dict.fromkeys(offers, 0), share * max_weights - min_weights
 
     def best_step(name: str) -> tuple[float, str, int]:
         at = taken[name]

@@ -60,22 +60,22 @@ def reconstruct(
         UserError: a setting that cannot be.
     """
     check_settings(pixels=pixels, ridge=ridge, rounds=rounds, order=order)
-    twins = _blocks(dense)
-    blocks = {name: block for name, block in _blocks(net).items() if _weights(block.conv) != _weights(twins[name].conv)}
+    dense_blocks = _blocks(dense)
+    blocks = {name: b for name, b in _blocks(net).items() if _weights(b.conv) != _weights(dense_blocks[name].conv)}
     if not blocks:
         return {}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
     dense, net = dense.eval(), net.eval()
-    weighed = {name: twins[name].bn for name, block in blocks.items() if weigh and block.conv.weighs}
-    roots = _roots(dense, weighed, input_N3HW, seed)
+    weighted = {name: dense_blocks[name].bn for name, block in blocks.items() if weigh and block.conv.weighted_fit}
+    roots = _roots(dense, weighted, input_N3HW, seed)
     errors: dict[str, float] = {}
     with Progress(transient=True) as bar:
         task = bar.add_task("least squares", total=len(blocks))
 
         def refill(name: str, x_NIHW: Tensor, output_PO: Tensor) -> None:
-            twin = twins[name]
-            goal = _goal(twin.bn, output_PO, relu and twin.relu, roots.get(name))
-            patches = positions[name].patches(x_NIHW, twin.conv.dilation[0], twin.conv.stride[0])
+            dense_block = dense_blocks[name]
+            goal = _goal(dense_block.bn, output_PO, relu and dense_block.relu, roots.get(name))
+            patches = positions[name].patches(x_NIHW, dense_block.conv.dilation[0], dense_block.conv.stride[0])
             made = blocks[name].conv.fit(patches, goal, ridge, rounds, alternate)
             _settle(blocks[name].bn, goal, made)
             errors[name] = _error(goal, made)
@@ -83,14 +83,14 @@ def reconstruct(
 
         if order == "independent":
             hooks = [
-                twins[name].conv.register_forward_hook(
+                dense_blocks[name].conv.register_forward_hook(
                     lambda _, x, y, name=name: refill(name, x[0], positions[name].rows(y))
                 )
                 for name in blocks
             ]
             _run(dense, input_N3HW, hooks)
         else:
-            outputs = _outputs(dense, twins, input_N3HW, positions)
+            outputs = _outputs(dense, dense_blocks, input_N3HW, positions)
             hooks = [
                 block.conv.register_forward_pre_hook(lambda _, x, name=name: refill(name, x[0], outputs.pop(name)))
                 for name, block in blocks.items()
@@ -139,7 +139,7 @@ def _errors_of_forms(patches_P9I: Tensor, goal: Goal) -> dict[tuple[int | None, 
     directions_II = narrowing.directions()
     for channels in range(max(1, inputs // 8), inputs, max(1, inputs // 16)):
         narrow_IN = directions_II[:, -channels:]
-        behind_CO = goal.unweighed(narrowing.behind(narrow_IN).flatten(0, 1)).float()
+        behind_CO = goal.unweighted(narrowing.behind(narrow_IN).flatten(0, 1)).float()
         made_PO = (patches_P9I @ narrow_IN.float()).flatten(1) @ behind_CO
         made_PO += (goal.target_PO - made_PO).mean(0)
         errors |= {(channels, rank): error for rank, error in _errors_by_rank(made_PO, goal)}
@@ -161,9 +161,9 @@ def check_settings(pixels: int = 1, ridge: float = 0, rounds: int = 0, order: st
     """Raise UserError for a setting of `reconstruct` that cannot be."""
     if order not in ORDERS:
         raise UserError(f"init.lstsq.order={order} is not known; choose one of: {', '.join(ORDERS)}.")
-    for name, value, least in (("pixels", pixels, 1), ("rounds", rounds, 0)):
-        if type(value) is not int or value < least:
-            raise UserError(f"init.lstsq.{name}={value}: give a whole number from {least}.")
+    for name, value, minimum in (("pixels", pixels, 1), ("rounds", rounds, 0)):
+        if type(value) is not int or value < minimum:
+            raise UserError(f"init.lstsq.{name}={value}: give a whole number from {minimum}.")
     if not ridge >= 0:
         raise UserError(f"init.lstsq.ridge={ridge}: give a number from 0.")
 

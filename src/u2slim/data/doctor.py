@@ -15,11 +15,13 @@ import numpy as np
 from omegaconf import DictConfig
 
 from u2slim.cli import check_whole_number, output_dir, plain, research_command, write_json
-from u2slim.data.catalog import CATALOG
+from u2slim.data.catalog import get_data_set, published_names
 from u2slim.data.check import BAD_LABELS, GREY, Record, examine_all
 from u2slim.data.class_tables import absent, class_facts, class_rows
 from u2slim.data.contact_sheet import write_sheet
-from u2slim.data.duplicates import Twins
+from u2slim.data.data_set import DataSet
+from u2slim.data.duplicates import DuplicateIndex
+from u2slim.data.own_sets import own_sets
 from u2slim.data.pairs import Pair, Problem, expected_places, known_shards, list_pairs
 from u2slim.errors import UserError
 from u2slim.files import write_whole
@@ -29,7 +31,7 @@ from u2slim.terminal import print_rows, rows_as_markdown
 log = logging.getLogger(__name__)
 
 # Column -> the kinds of findings that it counts.
-COLUMNS = {
+MASK_COLUMNS = {
     "unpaired": ("no mask", "no image", "doubled name"),
     "unreadable": ("unreadable",),
     "sizes": ("other size", "other turn", "too small"),
@@ -44,9 +46,9 @@ COLUMNS = {
 }
 # The same for sets of classes.
 LABEL_COLUMNS = {
-    "unpaired": COLUMNS["unpaired"],
-    "unreadable": COLUMNS["unreadable"],
-    "sizes": COLUMNS["sizes"],
+    "unpaired": MASK_COLUMNS["unpaired"],
+    "unreadable": MASK_COLUMNS["unreadable"],
+    "sizes": MASK_COLUMNS["sizes"],
     "bad labels": (BAD_LABELS,),
     "no class": ("no class",),
     "absent classes": ("absent class",),
@@ -58,6 +60,7 @@ LABEL_COLUMNS = {
 class SetReport:
     """What the doctor found in one set."""
 
+    data_set: DataSet
     found: int
     usable: list[tuple[Pair, Record]]
     findings: list[Problem] = field(default_factory=list)
@@ -69,10 +72,10 @@ class SetReport:
 @research_command("doctor")
 def main(cfg: DictConfig) -> None:
     check_whole_number(cfg, "examples", 1)
-    reports, across = diagnose(cfg.root, [cfg.sets] if isinstance(cfg.sets, str) else cfg.sets, plain(cfg.shards))
+    reports, across = diagnose(cfg.root, plain(cfg)["sets"], plain(cfg.shards))
     folder = output_dir()
     tables = [cells for cells in (rows(reports), label_rows(reports)) if len(cells) > 1]
-    tables += class_rows({name: report.usable for name, report in reports.items() if CATALOG[name].labels})
+    tables += class_rows({r.data_set: r.usable for r in reports.values() if r.data_set.labels})
     for cells in tables:
         print_rows(cells)
     sentences = as_sentences(across)
@@ -91,31 +94,37 @@ def main(cfg: DictConfig) -> None:
 
 
 def diagnose(
-    root: str, sets: Sequence[str] | None = None, shards: Mapping[str, str] | None = None
+    root: str, sets: str | Sequence[str] | Mapping[str, Mapping] | None = None, shards: Mapping[str, str] | None = None
 ) -> tuple[dict[str, SetReport], list[Problem]]:
     """A report for each set that is there, and the pictures that stand in two sets.
+
+    Args:
+        root: the folder of the data sets.
+        sets: a name or names of published sets, all of which must be there; or one's own, as `own_sets` reads them.
+        shards: for sets that lie in tar shards elsewhere, their paths, addresses or globs.
 
     Raises:
         UserError: no set is there, or one that was asked for is not.
     """
     shards, reports = known_shards(shards), {}
-    for name in sets or [name for name, data_set in CATALOG.items() if data_set.home_page]:
-        listing = list_pairs(name, root, shards.get(name))
+    own = own_sets(sets, "sets") if isinstance(sets, Mapping) else {}
+    for name in [sets] if isinstance(sets, str) else sets or published_names():
+        data_set = get_data_set(name, own)
+        listing = list_pairs(data_set, root, shards.get(data_set.name))
         if listing is None:
             if sets:
-                raise UserError(f"{CATALOG[name].title} is not there. Expected {expected_places(name, root)}.")
+                raise UserError(f"{data_set.title} is not there. Expected {expected_places(data_set, root)}.")
             continue
-        records = examine_all(listing.pairs, CATALOG[name].title)
-        seen = list(zip(listing.pairs, records, strict=True))
-        report = reports[name] = SetReport(len(seen), [(pair, record) for pair, record in seen if not record.kind])
+        seen = list(zip(listing.pairs, examine_all(listing.pairs, data_set.title), strict=True))
+        report = SetReport(data_set, len(seen), [(pair, record) for pair, record in seen if not record.kind])
+        reports[data_set.name] = report
         report.findings += [*listing.problems, *listing.extra]
         report.findings += [finding for pair, record in seen for finding in _findings(pair, record)]
-        if CATALOG[name].labels:
-            report.findings += absent(name, report.usable)
+        if data_set.labels:
+            report.findings += absent(data_set, report.usable)
     if not reports:
-        raise UserError(
-            f"No data set is under root={root}. Expected, among others, {expected_places('duts_tr', root)}."
-        )
+        example = expected_places(get_data_set("duts_tr"), root)
+        raise UserError(f"No data set is under root={root}. Expected, among others, {example}.")
     across = []
     for finding in _repeats([pair for report in reports.values() for pair in report.usable]):
         first, second = finding.pairs
@@ -152,10 +161,10 @@ def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Problem]:
     """Each picture that was there before, in its own set or another, with the first of its kind there."""
     yield from _copies([(pair, record) for pair, record in usable if record.classes])
     usable = [(pair, record) for pair, record in usable if not record.classes]
-    twins = Twins([record for _, record in usable])
+    duplicates = DuplicateIndex([record for _, record in usable])
     for index, (pair, record) in enumerate(usable):
         firsts: dict[str, int] = {}
-        for other in twins.of(record, index):
+        for other in duplicates.find(record, index):
             firsts.setdefault(usable[other][0].set, other)
         for other in firsts.values():
             first, same = usable[other]
@@ -185,29 +194,29 @@ def _agreement(first: Pair, second: Pair) -> str:
 
 def rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
     """The table of sets of masks, its head first."""
-    cells = [["set", "found", "published", "soft masks", "foreground", *COLUMNS]]
-    for name, report in reports.items():
-        if CATALOG[name].labels:
+    cells = [["set", "found", "published", "soft masks", "foreground", *MASK_COLUMNS]]
+    for report in reports.values():
+        if report.data_set.labels:
             continue
         records = [record for _, record in report.usable]
         soft = sum(record.levels > 2 for record in records) / max(1, len(records))
         foreground = float(np.mean([record.foreground for record in records])) if records else 0.0
-        cells.append([*_head(name, report), f"{soft:.0%}", f"{foreground:.3f}", *_counts(report, COLUMNS)])
+        cells.append([*_head(report), f"{soft:.0%}", f"{foreground:.3f}", *_counts(report, MASK_COLUMNS)])
     return cells
 
 
 def label_rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
     """The table of sets of classes, its head first."""
     cells = [["set", "found", "published", *LABEL_COLUMNS]]
-    for name, report in reports.items():
-        if CATALOG[name].labels:
-            cells.append([*_head(name, report), *_counts(report, LABEL_COLUMNS)])
+    for report in reports.values():
+        if report.data_set.labels:
+            cells.append([*_head(report), *_counts(report, LABEL_COLUMNS)])
     return cells
 
 
-def _head(name: str, report: SetReport) -> list[str]:
-    published = CATALOG[name].count
-    return [CATALOG[name].title, f"{report.found:,}", f"{published:,}" if published else ""]
+def _head(report: SetReport) -> list[str]:
+    published = report.data_set.count
+    return [report.data_set.title, f"{report.found:,}", f"{published:,}" if published else ""]
 
 
 def _counts(report: SetReport, columns: Mapping[str, Sequence[str]]) -> list[str]:
@@ -218,7 +227,7 @@ def as_sentences(across: Sequence[Problem]) -> list[str]:
     """Which sets share how many pictures."""
     shared: dict[tuple[str, ...], list[str]] = {}
     for finding in across:
-        titles = (CATALOG[pair.set].title for pair in finding.pairs)
+        titles = (pair.data_set.title for pair in finding.pairs)
         shared.setdefault((finding.kind, *titles), []).append(finding.text.partition(": ")[2])
     return [
         f"{first} and {second}: {len(texts):,} {kind} picture{'s' * (len(texts) > 1)}, e.g. {texts[0]}"
@@ -247,7 +256,7 @@ def as_json(reports: Mapping[str, SetReport], across: Sequence[Problem]) -> dict
         "sets": {
             name: {
                 "found": report.found,
-                "published": CATALOG[name].count,
+                "published": report.data_set.count,
                 "usable": len(report.usable),
                 "kinds": dict(Counter(finding.kind for finding in report.findings)),
                 "mask_modes": dict(Counter(record.mask_mode for _, record in report.usable)),
@@ -255,7 +264,7 @@ def as_json(reports: Mapping[str, SetReport], across: Sequence[Problem]) -> dict
                 "foreground_deciles": _deciles([record.foreground for _, record in report.usable]),
                 "findings": listed(report.findings),
             }
-            | ({"classes": class_facts(name, report.usable)} if CATALOG[name].labels else {})
+            | ({"classes": class_facts(report.data_set, report.usable)} if report.data_set.labels else {})
             for name, report in reports.items()
         },
         "across": listed(across),

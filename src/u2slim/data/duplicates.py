@@ -8,11 +8,11 @@ from u2slim.data.check import Record
 
 # In DUTS-TR, DUTS-TE and ECSSD repeats lie within 6 bits and above .97. The next within 8 bits are two shots of one
 # scene, at .957 and .949, and then chance, at .88.
-FARTHEST = 8  # differing bits of the 64-bit perceptual hashes
-LEAST_CORRELATION = 0.96  # of the 16x16 gray thumbnails
+MAX_DISTANCE = 8  # differing bits of the 64-bit perceptual hashes
+MIN_CORRELATION = 0.96  # of the 16x16 gray thumbnails
 
 
-class Twins:
+class DuplicateIndex:
     """Finds, among the images of `records`, those that show the same picture as another."""
 
     def __init__(self, records: Sequence[Record]):
@@ -20,12 +20,12 @@ class Twins:
         self._perceptual = np.array([_first_64_bits(record.perceptual) for record in records], np.uint64)
         self._thumbnails = np.array([_standardised(record) for record in records], np.float32)
 
-    def of(self, record: Record, end: int | None = None) -> list[int]:
+    def find(self, record: Record, end: int | None = None) -> list[int]:
         """The numbers, below `end`, of the records with the same picture (this one itself among them)."""
         same = self._contents[:end] == _first_64_bits(record.image_hash)
         bits = np.bitwise_count(self._perceptual[:end] ^ _first_64_bits(record.perceptual))
-        close = np.flatnonzero((bits <= FARTHEST) & ~same)
-        alike = self._thumbnails[close] @ _standardised(record) >= LEAST_CORRELATION
+        close = np.flatnonzero((bits <= MAX_DISTANCE) & ~same)
+        alike = self._thumbnails[close] @ _standardised(record) >= MIN_CORRELATION
         return sorted((*np.flatnonzero(same).tolist(), *close[alike].tolist()))
 
 

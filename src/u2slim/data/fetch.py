@@ -8,7 +8,8 @@ from omegaconf import DictConfig, ListConfig
 
 from u2slim.cli import research_command
 from u2slim.data.archive import compare, download, unpack
-from u2slim.data.catalog import CATALOG, Archive, DataSet
+from u2slim.data.catalog import get_data_set, published_names
+from u2slim.data.data_set import Archive, DataSet
 from u2slim.data.pairs import find_pairs
 from u2slim.errors import UserError
 
@@ -27,14 +28,14 @@ def main(cfg: DictConfig) -> None:
         except UserError as error:
             if len(names) == 1:
                 raise
-            failed.append(CATALOG[name].title)
+            failed.append(get_data_set(name).title)
             log.error("%s", error)
     if failed:
         raise UserError(f"{len(failed)} of {len(names)} sets are not there, see above: {', '.join(failed)}.")
 
 
 def _names(wanted: str | ListConfig | None) -> list[str]:
-    known = [name for name, data_set in CATALOG.items() if data_set.home_page]
+    known = published_names()
     names = known if wanted == "all" else [wanted] if isinstance(wanted, str) else list(wanted or ())
     if not names or any(name not in known for name in names):
         raise UserError(f"Say which sets to fetch: set=NAME, set=[NAME,NAME] or set=all, of {', '.join(known)}.")
@@ -52,8 +53,8 @@ def fetch(name: str, root: str | Path, keep: bool = False, verify: bool = True) 
         UserError: a folder of that name is in the way, an archive cannot be downloaded (says what to download by
             hand and where to put it) or is refused, or what it holds is not the set.
     """
-    data_set, root = CATALOG[name], Path(root).expanduser()
-    pairs = find_pairs(name, root)
+    data_set, root = get_data_set(name), Path(root).expanduser()
+    pairs = find_pairs(data_set, root)
     if pairs and len(pairs) == data_set.count:
         return f"{data_set.title} is already there: {len(pairs):,} pairs under {root}."
     home = _free_home(data_set, root, pairs)
@@ -62,7 +63,7 @@ def fetch(name: str, root: str | Path, keep: bool = False, verify: bool = True) 
     downloads = root / DOWNLOADS
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        count = _fill(name, home, [_get(data_set, archive, root, verify) for archive in data_set.archives])
+        count = _fill(data_set, home, [_get(data_set, archive, root, verify) for archive in data_set.archives])
     except OSError as error:
         raise UserError(f"{root} cannot be written ({error.strerror or error}); choose another root.") from error
     if not keep:
@@ -127,9 +128,9 @@ def _download(data_set: DataSet, archive: Archive, path: Path) -> None:
         ) from error
 
 
-def _fill(name: str, home: Path, archives: list[Path]) -> int:
+def _fill(data_set: DataSet, home: Path, archives: list[Path]) -> int:
     """Unpack the archives beside `home`, look for the set's pairs in there, and only then give it its name."""
-    work = home.parent / DOWNLOADS / f"{name}.unpacking"
+    work = home.parent / DOWNLOADS / f"{data_set.name}.unpacking"
     shutil.rmtree(work, ignore_errors=True)
     inside = work / "inside"
     inside.mkdir(parents=True)
@@ -138,8 +139,8 @@ def _fill(name: str, home: Path, archives: list[Path]) -> int:
             log.info("unpacking %s (%.0f MB)", path, path.stat().st_size / 1e6)
             unpack(path, inside)
         made = work / home.name
-        _content(CATALOG[name], inside).rename(made)
-        pairs = _checked(name, work, home)
+        _content(data_set, inside).rename(made)
+        pairs = _checked(data_set, work, home)
         if home.is_dir():
             home.rmdir()  # empty, or this fails
         made.rename(home)
@@ -160,18 +161,18 @@ def _content(data_set: DataSet, inside: Path) -> Path:
     return folder
 
 
-def _checked(name: str, work: Path, home: Path) -> list:
+def _checked(data_set: DataSet, work: Path, home: Path) -> list:
     folder = work / home.name
     try:
-        pairs = find_pairs(name, work)
+        pairs = find_pairs(data_set, work)
     except UserError as error:
         reason = " ".join(str(error).split()).replace(str(folder), str(home))
-        raise UserError(f"{CATALOG[name].title} was not put in place: {reason} The archives are kept.") from error
+        raise UserError(f"{data_set.title} was not put in place: {reason} The archives are kept.") from error
     if not pairs:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise UserError(
-            f"The archives of {CATALOG[name].title} do not hold its images and masks (they hold {found}); "
-            f"nothing was put in place. Expected: {' and '.join(CATALOG[name].layouts[0])}."
+            f"The archives of {data_set.title} do not hold its images and masks (they hold {found}); "
+            f"nothing was put in place. Expected: {' and '.join(data_set.layouts[0])}."
         )
     return pairs
 

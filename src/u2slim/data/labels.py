@@ -65,9 +65,9 @@ class Labels:
         raise BadLabels(f"{name} does not say what its ids mean: its name must end in {' or '.join(self.ids)}.")
 
 
-def _some(values: Sequence[int], most: int = 8) -> str:
-    text = ", ".join(map(str, values[:most]))
-    return text if len(values) <= most else f"{text} and {len(values) - most} more"
+def _some(values: Sequence[int], max_shown: int = 8) -> str:
+    text = ", ".join(map(str, values[:max_shown]))
+    return text if len(values) <= max_shown else f"{text} and {len(values) - max_shown} more"
 
 
 CAMVID = Labels(

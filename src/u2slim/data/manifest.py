@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from u2slim.data.check import Record
-from u2slim.data.duplicates import Twins
+from u2slim.data.duplicates import DuplicateIndex
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.files import write_whole
@@ -26,28 +26,28 @@ class _Training:
 
     def __init__(self, train: Checked):
         self.pairs = [pair for pair, _ in train]
-        self._twins = Twins([record for _, record in train])
+        self._duplicates = DuplicateIndex([record for _, record in train])
 
     def copies(self, pair: Pair, record: Record) -> list[Pair]:
         """Those that show the picture of a pair, itself aside."""
-        found = (self.pairs[index] for index in self._twins.of(record))
+        found = (self.pairs[index] for index in self._duplicates.find(record))
         return [other for other in found if (other.set, other.name) != (pair.set, pair.name)]
 
 
-def draw(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pair]:
+def choose(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pair]:
     """`count` of the candidates at random, in their order: none shows a picture of `train`, and none twice the same.
 
     Flipped or cropped copies are not recognised. A candidate that is itself a training pair may be drawn; then nothing
     else in `train` shows its picture.
     """
     training = _Training(train)
-    every = Twins([record for _, record in candidates])
+    every = DuplicateIndex([record for _, record in candidates])
     chosen, repeats = set(), set()
     for index in np.random.default_rng([seed, 2]).permutation(len(candidates)).tolist():
         pair, record = candidates[index]
         if len(chosen) >= count:
             break
-        if training.copies(pair, record) or not chosen.isdisjoint(every.of(record)):
+        if training.copies(pair, record) or not chosen.isdisjoint(every.find(record)):
             repeats.add(index)
         else:
             chosen.add(index)

@@ -10,7 +10,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from u2slim.cli import check_whole_number, output_dir, research_command
-from u2slim.data.catalog import CATALOG
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.data.dataset import TrainStream
 from u2slim.data.pairs import Pair
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 
 PAPER, INK, LINE = (245, 245, 245), (40, 40, 40), (255, 0, 255)
 GAP, CAPTION, TITLE = 8, 18, 30  # pixels: between cells, for the text under a cell, for the line on top
-SMALLEST = 192  # pixels: images of a smaller side are enlarged, so that their captions fit
+MIN_CELL = 192  # pixels: images of a smaller side are enlarged, so that their captions fit
 
 
 def preview(
@@ -38,8 +37,8 @@ def preview(
     """
     plain = _samples(TrainStream(pairs, size, None, seed), 1)
     drawn = _samples(TrainStream(pairs, size, augment, seed), draws)
-    zoom = -(-SMALLEST // min(sides(size)))
-    labels = CATALOG[pairs[0].set].labels
+    zoom = -(-MIN_CELL // min(sides(size)))
+    labels = pairs[0].data_set.labels
     rows = []
     for name, [(_, photo, mask)] in sorted(plain.items()):
         if labels:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from u2slim.data import manifest, sample
+from u2slim.data.catalog import UNLABELLED
 from u2slim.data.check import Record
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.data.pairs import Pair, Problem, list_unlabelled
@@ -34,7 +35,7 @@ class SaliencyDataModule(PairsDataModule):
         return bool(self.train_sets or self.unlabelled)
 
     def _without_masks(self) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
-        return self._usable(list_unlabelled(self.unlabelled), "unlabelled images") if self.unlabelled else ([], [])
+        return self._usable(list_unlabelled(self.unlabelled), UNLABELLED.title) if self.unlabelled else ([], [])
 
     def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
         if self.manifest and self.manifest.is_file():
@@ -42,7 +43,7 @@ class SaliencyDataModule(PairsDataModule):
             log.info("validation images as listed in %s", self.manifest)
             return pairs
         count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
-        pairs = manifest.draw(val or train, [*train, *bare], count, self.seed)
+        pairs = manifest.choose(val or train, [*train, *bare], count, self.seed)
         if not pairs:
             raise UserError("No images with masks are left to validate on; name a set that is on disk in data.val.")
         if self.manifest:

@@ -15,10 +15,10 @@ from rich.progress import track
 
 from u2slim.errors import UserError
 
-VERSION = 1  # raise it whenever render() draws other pictures, so that sets on disk are rebuilt
+SAMPLE_VERSION = 1  # raise it whenever render() draws other pictures, so that sets on disk are rebuilt
 SUPERSAMPLING = 3
 MIN_EDGE_CONTRAST = 24.0  # CIE Lab distance that most of an object's outline must reach
-SHAPES = ("blob", "blob", "polygon", "star", "ring", "vase", "vase", "animal", "animal", "tentacles")
+OBJECTS = ("blob", "blob", "polygon", "star", "ring", "vase", "vase", "animal", "animal", "tentacles")
 TEXTURES = ("plain", "plain", "noise", "blotches", "stripes", "checks", "dots")
 
 Rng = np.random.Generator
@@ -109,7 +109,7 @@ def _animal(rng: Rng) -> list[np.ndarray]:
 
 def _shape(rng: Rng) -> list[Part]:
     """The parts of one random object, about 2 units wide, turned, stretched and mirrored at random."""
-    kind = rng.choice(SHAPES)
+    kind = rng.choice(OBJECTS)
     tilt = rng.uniform(-0.3, 0.3) if kind in ("animal", "vase") else rng.uniform(-np.pi, np.pi)
     filled, holes = [_round(rng, float(rng.choice([0, 0.2, 0.4])))], []
     if kind in ("polygon", "star"):
@@ -296,7 +296,7 @@ def write_sample_set(root: Path, train: int = 320, test: int = 80, seed: int = 0
     `workers` is the number of processes (default: one a core, at most 8).
     """
     home = Path(root).resolve()
-    record = {"version": VERSION, "seed": seed, "train": train, "test": test}
+    record = {"version": SAMPLE_VERSION, "seed": seed, "train": train, "test": test}
     if _is_complete(home, record):
         return root
     _refuse_foreign(home)

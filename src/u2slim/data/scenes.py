@@ -12,10 +12,10 @@ from u2slim.data.labels import IGNORE, SCENES
 from u2slim.errors import UserError
 from u2slim.images.write import write_png
 
-VERSION = 1  # raise it whenever render() draws other pictures, so that sets on disk are rebuilt
+SCENES_VERSION = 1  # raise it whenever render_scene() draws other pictures, so that sets on disk are rebuilt
 SIZE = (96, 128)  # height, width
 SKY, GROUND, HOUSE, TREE, BALL = range(len(SCENES.names))
-_COLOURS = {  # RGB, of the lightest; each thing is darker by a part
+_THING_COLOURS = {  # RGB, of the lightest; each thing is darker by a part
     SKY: [(150, 190, 235), (210, 215, 225), (240, 200, 160)],
     GROUND: [(120, 110, 100), (150, 140, 110), (110, 140, 90)],
     HOUSE: [(190, 90, 70), (215, 205, 180), (140, 140, 150)],
@@ -26,7 +26,7 @@ _COLOURS = {  # RGB, of the lightest; each thing is darker by a part
 Rng = np.random.Generator
 
 
-def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+def render_scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw one scene, a pure function of (seed, index).
 
     Returns an RGB image (96, 128, 3) uint8 and its label image (96, 128) uint8: the classes of `SCENES`, and `IGNORE`
@@ -57,7 +57,7 @@ def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paint(rng: Rng, image: np.ndarray, where: np.ndarray, kind: int) -> None:
-    colour = np.array(_COLOURS[kind][rng.integers(3)]) * rng.uniform(0.75, 1)
+    colour = np.array(_THING_COLOURS[kind][rng.integers(3)]) * rng.uniform(0.75, 1)
     cells = rng.normal(1, 0.12, (SIZE[0] // 6 + 1, SIZE[1] // 6 + 1)).astype(np.float32)
     image[where] = (cv2.resize(cells, SIZE[::-1])[..., None] * colour)[where]
 
@@ -69,7 +69,7 @@ def write_scenes(root: Path, train: int = 64, val: int = 16, seed: int = 0) -> N
         UserError: there is something else in that folder.
     """
     home = Path(root).resolve() / "scenes"
-    record = {"version": VERSION, "seed": seed, "train": train, "val": val}
+    record = {"version": SCENES_VERSION, "seed": seed, "train": train, "val": val}
     if _is(home, record):
         return
     if home.exists() and not (home / "scenes.json").is_file():
@@ -81,7 +81,7 @@ def write_scenes(root: Path, train: int = 64, val: int = 16, seed: int = 0) -> N
         fresh = Path(scratch) / "scenes"
         for part, first, count in (("train", 0, train), ("val", train, val)):
             for index in range(first, first + count):
-                image, labels = render(seed, index)
+                image, labels = render_scene(seed, index)
                 write_png(fresh / part / f"{index:04d}.png", image)
                 write_png(fresh / f"{part}annot" / f"{index:04d}.png", labels)
         (fresh / "scenes.json").write_text(json.dumps(record))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from u2slim.data import manifest, scenes
-from u2slim.data.catalog import CATALOG
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
@@ -34,15 +33,15 @@ class SemanticDataModule(PairsDataModule):
     ):
         super().__init__(*args, **options)
         self.recipe = {"crop": list(crop or ()), "mirror": random_mirror, "scaling": random_scaling}
-        names = [*self.train_sets, *self.val_sets, *self.test_sets]
-        if strange := [name for name in names if name in CATALOG and not CATALOG[name].labels]:
-            raise UserError(f"{CATALOG[strange[0]].title} has masks, not classes: it is for task=saliency.")
-        found = {CATALOG[name].labels for name in names if name in CATALOG}
+        sets = [*self.train_sets, *self.val_sets, *self.test_sets]
+        if masked := [data_set for data_set in sets if not data_set.labels]:
+            raise UserError(f"{masked[0].title} has masks, not classes: it is for task=saliency.")
+        names, found = ", ".join(data_set.name for data_set in sets), {data_set.labels for data_set in sets}
         if len(found) != 1:
-            raise UserError(f"The sets {', '.join(names) or '(none)'} must have the same classes; give one of a kind.")
+            raise UserError(f"The sets {names or '(none)'} must have the same classes; give one of a kind.")
         (self.labels,) = found
         if classes != len(self.labels.names):
-            raise UserError(f"data.classes={classes}, but {', '.join(names)} have {len(self.labels.names)}.")
+            raise UserError(f"data.classes={classes}, but {names} have {len(self.labels.names)}.")
 
     def prepare_data(self) -> None:
         if self.generate:

@@ -33,6 +33,6 @@ class Photos:
         """`count` of them, or all if there are fewer: RGB (N, 3, S, S) uint8, a function of the seed."""
         height, width = sides(self.size)
         chosen = np.random.default_rng(seed).permutation(len(self.sources))[:count]
-        images = (read_image(self.sources[index], at_least=4 * max(height, width)) for index in chosen)
+        images = (read_image(self.sources[index], min_side=4 * max(height, width)) for index in chosen)
         squares = [cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in images]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)

@@ -12,20 +12,18 @@ from rich.markup import escape
 from rich.progress import track
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from u2slim.data.catalog import CATALOG
+from u2slim.data.data_set import DataSet
 from u2slim.data.dataset import load_pair
-from u2slim.data.labels import IGNORE, Labels
+from u2slim.data.labels import IGNORE
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.evaluation.confusion import class_ious, draw_confusion, scores
 from u2slim.evaluation.entries import Model
-from u2slim.evaluation.results import ModelFacts
+from u2slim.evaluation.results import COSTS, ModelFacts
 from u2slim.files import write_whole
 from u2slim.terminal import rows_as_markdown
 
 log = logging.getLogger(__name__)
-
-COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms", "runtime": "runtime"}
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,13 @@ def score_classes(models: Mapping[str, Model], sets: Mapping[str, Sequence[Pair]
         UserError: a model makes masks, tells other classes apart, or has no usable prediction in a whole set.
     """
     for name, model in models.items():
-        for data in sets:
-            _check(name, model, data)
-    return [_score(name, model, data, pairs) for data, pairs in sets.items() for name, model in models.items()]
+        for pairs in sets.values():
+            _check(name, model, pairs[0].data_set)
+    return [_score(name, model, pairs) for pairs in sets.values() for name, model in models.items()]
 
 
-def _check(name: str, model: Model, data: str) -> None:
-    labels, title = CATALOG[data].labels, CATALOG[data].title
+def _check(name: str, model: Model, data_set: DataSet) -> None:
+    labels, title = data_set.labels, data_set.title
     own = model.segmenter and model.segmenter.labels
     if not own:
         raise UserError(f"{name} makes masks and {title} has classes; score it on data=ecssd or the like.")
@@ -65,11 +63,11 @@ def _check(name: str, model: Model, data: str) -> None:
         raise UserError(f"{name} tells {', '.join(own['names'])} apart, but {title} has {', '.join(labels.names)}.")
 
 
-def _score(name: str, model: Model, data: str, pairs: Sequence[Pair]) -> ClassResult:
-    labels: Labels = CATALOG[data].labels
+def _score(name: str, model: Model, pairs: Sequence[Pair]) -> ClassResult:
+    labels, title = pairs[0].data_set.labels, pairs[0].data_set.title
     matrix = MulticlassConfusionMatrix(len(labels.names), ignore_index=IGNORE, validate_args=False)
     left_out = {}
-    for pair in track(pairs, escape(f"{name} on {CATALOG[data].title}")):
+    for pair in track(pairs, escape(f"{name} on {title}")):
         try:
             image, truth = load_pair(pair)
             predicted = model.segmenter.class_map(image)
@@ -78,11 +76,11 @@ def _score(name: str, model: Model, data: str, pairs: Sequence[Pair]) -> ClassRe
             continue
         matrix.update(torch.from_numpy(predicted).long(), torch.from_numpy(truth).long())
     if len(left_out) == len(pairs):
-        raise UserError(f"{name} has no usable prediction on {CATALOG[data].title}: {next(iter(left_out.values()))}")
+        raise UserError(f"{name} has no usable prediction on {title}: {next(iter(left_out.values()))}")
     for image, reason in list(left_out.items())[:3]:
-        log.warning("%s on %s: %d images left out: %s: %s", name, CATALOG[data].title, len(left_out), image, reason)
+        log.warning("%s on %s: %d images left out: %s: %s", name, title, len(left_out), image, reason)
     confusion = matrix.compute().numpy()
-    return ClassResult(name, CATALOG[data].title, labels.names, confusion, len(pairs) - len(left_out), left_out)
+    return ClassResult(name, title, labels.names, confusion, len(pairs) - len(left_out), left_out)
 
 
 def tables(models: Mapping[str, ModelFacts], results: Sequence[ClassResult]) -> Iterator[list[list[str]]]:

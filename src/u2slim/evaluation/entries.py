@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from u2slim.data.catalog import CATALOG
+from u2slim.data.data_set import DataSet
 from u2slim.errors import UserError
 from u2slim.evaluation.results import ModelFacts
 from u2slim.images.read import EXTENSIONS
@@ -37,10 +37,10 @@ class Model:
             return "masks"
         return self.segmenter.fingerprint() + (f" {self.refine}" if self.refine else "")
 
-    def mask_files(self, data: str) -> dict[str, Path]:
+    def mask_files(self, data_set: DataSet) -> dict[str, Path]:
         """The ready-made masks of a set by name: those in `folder/SET/`, else in `folder/masks/`, else in `folder`."""
         inside = {path.name.lower(): path for path in sorted(self.folder.iterdir()) if path.is_dir()}
-        homes = (inside.get(name) for name in (data, CATALOG[data].title.lower(), "masks"))
+        homes = (inside.get(name) for name in (data_set.name, data_set.title.lower(), "masks"))
         home, found = next(filter(None, homes), self.folder), {}
         for path in sorted(home.iterdir()):
             if path.suffix.lower() in EXTENSIONS and path.is_file():

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 
-from u2slim.data.catalog import CATALOG
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.evaluation.entries import Model
@@ -16,7 +15,7 @@ from u2slim.evaluation.store import Store
 from u2slim.images.masks import minmax, to_8bit
 from u2slim.images.read import read_image, read_mask
 
-IOU = IMAGE_SCORES.index("IoU")
+IOU_INDEX = IMAGE_SCORES.index("IoU")
 
 
 def worst_and_median(
@@ -49,7 +48,7 @@ def _ious(scored: Mapping[str, Scored], store: Store, stretch: bool) -> dict[str
     for model, one in scored.items():
         for image, scores in one.finished(store, stretch):
             if scores.note != ALL_BLACK:
-                ious.setdefault(image, {})[model] = float(scores.values[IOU])
+                ious.setdefault(image, {})[model] = float(scores.values[IOU_INDEX])
     return ious
 
 
@@ -58,10 +57,12 @@ def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[s
     for name in ious:
         model = models[name]
         try:
-            prediction = model.mask_files(pair.set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
+            prediction = (
+                model.mask_files(pair.data_set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
+            )
         except UserError:  # it had scores, so only a file that changed meanwhile comes here
             continue
         refine = model.refine and partial(model.refine, photo)
         mask = both_masks(prediction, truth.shape, refine)[int(stretch)]
         masks[name] = to_8bit(minmax(mask / 255)) if stretch else mask
-    return Picture(CATALOG[pair.set].title, pair.name, kind, photo, truth, masks, dict(ious))
+    return Picture(pair.data_set.title, pair.name, kind, photo, truth, masks, dict(ious))

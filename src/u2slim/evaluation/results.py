@@ -14,6 +14,8 @@ SCORES = (
 BETA2 = 0.3  # the weight that the field gives to precision in the F-measure
 LOWER_IS_BETTER = ("MAE",)
 CURVES = ("precision", "recall", "F", "E")
+# What tables call the fields of `ModelFacts`.
+COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms", "runtime": "runtime"}
 
 
 @dataclass(frozen=True)

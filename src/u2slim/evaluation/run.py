@@ -71,10 +71,7 @@ def _evaluate_masks(
     store = Store(cfg.store or fresh(folder / "scores.sqlite"))
     scored = score_all(models, sets, store, stretches, cfg.workers)
     results = [
-        summarise(name, data, scored[name, data], store, stretch)
-        for data in sets
-        for name in models
-        for stretch in stretches
+        summarise(name, scored[name, data], store, stretch) for data in sets for name in models for stretch in stretches
     ]
     facts = {name: model.facts for name, model in models.items()}
     # Too wide a line can be scrolled or piped into a file; a squeezed table cannot be read.

@@ -14,7 +14,7 @@ from loky.process_executor import BrokenProcessPool
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from u2slim.data.catalog import CATALOG
+from u2slim.data.data_set import DataSet
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.evaluation.entries import Model
@@ -34,6 +34,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(10**9), "MALLOC_TRIM_THRESHOLD_": s
 class Scored:
     """One model on one set: the key of each pair's scores, or why it has none."""
 
+    data_set: DataSet
     keys: dict[str, bytes] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -54,6 +55,7 @@ def score_all(
     """Put the scores of every model on every pair into the store, and say where by (model, set).
 
     Args:
+        sets: the pairs of each set, by its name.
         stretches: with per-image min-max, without, or both.
         workers: scoring processes, by default one a core.
 
@@ -65,11 +67,12 @@ def score_all(
     result = {}
     with _progress() as progress, _scorers(workers) as pool:
         for data, pairs in sets.items():
-            title = CATALOG[data].title
+            data_set = pairs[0].data_set
+            title = data_set.title
             contents = {pair.name: digest(pair.image, pair.mask) for pair in pairs}
             for name, model in models.items():
-                files = model.mask_files(data) if model.folder else None
-                scored = result[name, data] = _keys(made_by[name], contents, files)
+                files = model.mask_files(data_set) if model.folder else None
+                scored = result[name, data] = _keys(data_set, made_by[name], contents, files)
                 keys = scored.keys
                 todo = [p for p in pairs if p.name in keys and any((keys[p.name], s) not in store for s in stretches)]
                 task = progress.add_task(
@@ -92,8 +95,8 @@ def score_all(
     return result
 
 
-def summarise(name: str, data: str, scored: Scored, store: Store, stretch: bool) -> Result:
-    """Averages over a set; images whose truth is all black are left out of them and named."""
+def summarise(name: str, scored: Scored, store: Store, stretch: bool) -> Result:
+    """A model's averages over a set; images whose truth is all black are left out of them and named."""
     count, ious = 0, []
     values, curves = np.zeros(len(IMAGE_SCORES)), np.zeros((len(CURVES), 256))
     left_out = dict(scored.left_out)
@@ -106,7 +109,7 @@ def summarise(name: str, data: str, scored: Scored, store: Store, stretch: bool)
         ious.append(scores.values[IMAGE_SCORES.index("IoU")])
         count += 1
     if not count:
-        raise UserError(f"{name} on {CATALOG[data].title}: every truth is all black.")
+        raise UserError(f"{name} on {scored.data_set.title}: every truth is all black.")
     means = dict(zip(IMAGE_SCORES, values / count, strict=True))
     curve = dict(zip(CURVES, curves / count, strict=True))
     precision, recall = curve["precision"], curve["recall"]
@@ -115,11 +118,11 @@ def summarise(name: str, data: str, scored: Scored, store: Store, stretch: bool)
     means["maxF_set"] = np.divide((1 + BETA2) * precision * recall, weighted, where=weighted > 0, out=weighted).max()
     ordered = {score: float(means[score]) for score in SCORES}
     left_out = dict(sorted(left_out.items()))
-    return Result(name, CATALOG[data].title, stretch, ordered, curve, count, left_out, np.array(ious))
+    return Result(name, scored.data_set.title, stretch, ordered, curve, count, left_out, np.array(ious))
 
 
-def _keys(made_by: bytes, contents: Mapping[str, bytes], files: Mapping[str, Path] | None) -> Scored:
-    scored = Scored()
+def _keys(data_set: DataSet, made_by: bytes, contents: Mapping[str, bytes], files: Mapping[str, Path] | None) -> Scored:
+    scored = Scored(data_set)
     for name, content in contents.items():
         if files is None:
             scored.keys[name] = digest(made_by, content)

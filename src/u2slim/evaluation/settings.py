@@ -37,9 +37,9 @@ def _named_models(cfg: DictConfig) -> dict[str, Model]:
 
 def checked(cfg: DictConfig) -> list[bool]:
     """The variants that `stretch` asks for, when all settings make sense."""
-    for name, least in {"latency": 0, "pictures": 0, "workers": 1}.items():
+    for name, minimum in {"latency": 0, "pictures": 0, "workers": 1}.items():
         if name != "workers" or cfg.workers is not None:
-            check_whole_number(cfg, name, least)
+            check_whole_number(cfg, name, minimum)
     stretches = list(cfg.stretch) if OmegaConf.is_list(cfg.stretch) else [cfg.stretch]
     if not stretches or len(set(stretches)) < len(stretches) or any(type(one) is not bool for one in stretches):
         raise UserError(f"stretch={cfg.stretch}: give true, false or [true,false].")

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import sqlite3
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,37 @@ from u2slim.errors import UserError
 from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import ImageScores
 
-# A new version of any of these, or of our own code, may change a number.
-_PACKAGES = ("pysodmetrics", "numpy", "scipy", "opencv-python-headless", "pillow", "torch", "onnxruntime", "openvino")
+_SOURCE = Path(__file__).parents[1]
+# What makes a number: a photo and a net into a mask, and a mask and its truth into scores. Of folders all modules. Not
+# `zoo`, whose nets are in the key with their weights, nor `data`: which mask is a photo's truth is in the key, too.
+MAKE_NUMBERS = (
+    "images",
+    "models",
+    "runtime",
+    "sizes.py",
+    "evaluation/boundary.py",
+    "evaluation/results.py",
+    "evaluation/score_sets.py",
+    "evaluation/scoring.py",
+)
+# A new version of any of these may change one as well.
+_PACKAGES = (
+    "pysodmetrics",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "pillow",
+    "simplejpeg",
+    "torch",
+    "onnxruntime",
+    "openvino",
+)
 
 
 class Store:
     """Image scores by key in an SQLite file, whole after any interruption; several processes may share it.
 
-    Opening it forgets what other code, or other versions of the packages that numbers depend on, computed.
+    Opening it forgets what other code that makes numbers, or other versions of its packages, computed.
     """
 
     def __init__(self, path: str | Path):
@@ -72,12 +94,16 @@ def digest(*parts: bytes | str | Path) -> bytes:
     return total.digest()
 
 
-@cache
-def code_digest() -> bytes:
-    """A hash of our own code and of the packages that numbers depend on."""
+def code_digest(source: Path = _SOURCE) -> bytes:
+    """A hash of our own code that makes numbers, and of the versions of the packages that it calls."""
     found = {package: importlib.metadata.version(package) for package in _PACKAGES if _installed(package)}
-    source = Path(__file__).parents[1]
-    return digest(str(found), *sorted(source.rglob("*.py")))
+    return digest(str(found), *number_makers(source))
+
+
+def number_makers(source: Path = _SOURCE) -> list[Path]:
+    """The files of `MAKE_NUMBERS` below the folder `u2slim`, in an order that does not depend on the machine."""
+    places = [source / place for place in MAKE_NUMBERS]
+    return [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
 
 
 def _installed(package: str) -> bool:

@@ -12,13 +12,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from u2slim.evaluation.results import LOWER_IS_BETTER, SCORES, ModelFacts, Result
+from u2slim.evaluation.results import COSTS, LOWER_IS_BETTER, SCORES, ModelFacts, Result
 from u2slim.evaluation.score_sets import Scored
 from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES
 from u2slim.evaluation.store import Store
 from u2slim.files import write_whole
 
-COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms", "runtime": "runtime"}
 HEAD = ("model", "min-max", "images")
 
 

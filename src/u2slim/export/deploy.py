@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from u2slim.export.calibration import Gate
-from u2slim.export.parity import Reference, Row, check_parity, reference_of
+from u2slim.export.parity import ParityRow, Reference, check_parity, reference_of
 from u2slim.export.precisions import PRECISIONS, Samples
 from u2slim.files import write_whole
 from u2slim.models import Net
@@ -41,13 +41,13 @@ class Deployment:
     min_iou: float = 0.995
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def write(self, path: Path, preprocess: str, precision: str) -> list[Row]:
+    def write(self, path: Path, preprocess: str, precision: str) -> list[ParityRow]:
         """Make and compare one file, of which nothing is left where it does not agree.
 
         Raises:
             UserError: see `check_parity`.
         """
-        rows: list[Row] = []
+        rows: list[ParityRow] = []
         wanted = PRECISIONS[precision]
         path.unlink(missing_ok=True)  # a file of this name after a failure must not be an older net
 

@@ -15,11 +15,11 @@ from u2slim.export.calibration import Gate
 
 log = logging.getLogger(__name__)
 
-Blob = dict[str, np.ndarray]
+Feed = dict[str, np.ndarray]
 RANKED_ON = 4  # images: every layer is tried on each
 
 
-def quantise(whole: Path, small: Path, blobs: Sequence[Blob], gate: Gate) -> list[str]:
+def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> list[str]:
     """Write the float file `whole` with 8-bit weights (per channel) and activations as `small`.
 
     Where maxF falls by more than the gate allows, layers are tried one by one in 8 bits, and those that move the mask
@@ -56,7 +56,7 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Blob], gate: Gate) -> lis
     return floats
 
 
-def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Blob], ranges: Path) -> list[str]:
+def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Feed], ranges: Path) -> list[str]:
     """Layers by how far each, alone in 8 bits, moves the mask, the one that moves it most first."""
     blobs, moved = blobs[:RANKED_ON], {}
     expected = _masks(whole, blobs)
@@ -69,7 +69,7 @@ def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Blob]
     return sorted(moved, key=moved.get, reverse=True)
 
 
-def _masks(path: Path, blobs: Sequence[Blob]) -> list[np.ndarray]:
+def _masks(path: Path, blobs: Sequence[Feed]) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return [session.run(None, blob)[0] for blob in blobs]
 
@@ -84,7 +84,7 @@ def _layers(path: Path) -> dict[str, list[str]]:
 
 
 def _quantise(
-    whole: Path, path: Path, blobs: Sequence[Blob], ranges: Path, only: Sequence[str] = (), exclude: Sequence[str] = ()
+    whole: Path, path: Path, blobs: Sequence[Feed], ranges: Path, only: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> None:
     # upstream: https://github.com/microsoft/onnxruntime/pull/12729; drop when it warns by a logger of its own
     logging.getLogger().disabled, disabled = True, logging.getLogger().disabled  # it advises what was done already
@@ -108,8 +108,8 @@ def _quantise(
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, blobs: Sequence[Blob]):
-        self.left: Iterator[Blob] = iter(blobs)
+    def __init__(self, blobs: Sequence[Feed]):
+        self.left: Iterator[Feed] = iter(blobs)
 
-    def get_next(self) -> Blob | None:
+    def get_next(self) -> Feed | None:
         return next(self.left, None)

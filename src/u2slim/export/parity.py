@@ -14,7 +14,7 @@ import numpy as np
 
 from u2slim.errors import UserError
 from u2slim.models import Net
-from u2slim.runtime import ONNX_RUNTIMES, PACKAGES, Segmenter
+from u2slim.runtime import ONNX_RUNTIMES, OPTIONAL_RUNTIMES, Segmenter
 from u2slim.runtime.torch_segmenter import TorchSegmenter
 from u2slim.sizes import Size, sides
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Row:
+class ParityRow:
     """A file in a runtime beside torch: differences of probabilities, mask IoU at 1/2, bytes, latency, or an error.
 
     Of classes, the IoU is that of all their pixels together, each pixel in its likeliest class.
@@ -44,7 +44,7 @@ class Reference:
 
     images: list[np.ndarray]
     expected: np.ndarray
-    row: Row
+    row: ParityRow
 
 
 def reference_of(net: Net, images: Sequence[np.ndarray], size: Size, repeats: int = 5) -> Reference:
@@ -56,7 +56,7 @@ def reference_of(net: Net, images: Sequence[np.ndarray], size: Size, repeats: in
     expected = np.stack([_probability(segmenter, image) for image in images])
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     milliseconds = _latency(segmenter, images[0], repeats)
-    return Reference(images, expected, Row(net.name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
+    return Reference(images, expected, ParityRow(net.name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
 
 
 def check_parity(
@@ -69,7 +69,7 @@ def check_parity(
     name: str | None = None,
     all_must_load: bool = True,
     max_mean: float = 1.0,
-) -> list[Row]:
+) -> list[ParityRow]:
     """Compare the ONNX file with what torch makes of the net: a row for each runtime.
 
     The runtimes are those that are installed.
@@ -89,7 +89,7 @@ def check_parity(
         except UserError as error:
             if all_must_load:
                 raise
-            rows.append(Row(name or path.name, runtime, path.stat().st_size, error=str(error)))
+            rows.append(ParityRow(name or path.name, runtime, path.stat().st_size, error=str(error)))
             continue
         masks = np.stack([_probability(segmenter, image) for image in images])
         milliseconds = _latency(segmenter, images[0], repeats)
@@ -111,7 +111,7 @@ def check_parity(
 
 
 def _runtimes(dynamic: bool) -> list[str]:
-    runtimes = [name for name in ONNX_RUNTIMES if name not in PACKAGES or importlib.util.find_spec(name)]
+    runtimes = [name for name in ONNX_RUNTIMES if name not in OPTIONAL_RUNTIMES or importlib.util.find_spec(name)]
     # upstream: https://github.com/opencv/opencv/issues/26141; drop when requirements.txt has OpenCV >= 5
     if dynamic and int(cv2.__version__.split(".")[0]) < 5:
         log.info("OpenCV %s loads no graph of open size, so it is not compared; OpenCV 5 loads it", cv2.__version__)
@@ -121,12 +121,12 @@ def _runtimes(dynamic: bool) -> list[str]:
 
 def _row(
     file: str, segmenter: Segmenter, masks: np.ndarray, expected: np.ndarray, size: int, milliseconds: float
-) -> Row:
+) -> ParityRow:
     difference = np.abs(masks - expected)
     cut, true = _cut(masks), _cut(expected)
     iou = (cut & true).sum() / (cut | true).sum() if (cut | true).any() else 1.0
     numbers = float(difference.max()), float(difference.mean()), float(iou)
-    return Row(file, segmenter.runtime, size, *numbers, milliseconds)
+    return ParityRow(file, segmenter.runtime, size, *numbers, milliseconds)
 
 
 def _probability(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:

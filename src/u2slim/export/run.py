@@ -16,7 +16,7 @@ from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
 from u2slim.export.calibration import Gate
 from u2slim.export.deploy import Deployment
-from u2slim.export.parity import Row
+from u2slim.export.parity import ParityRow
 from u2slim.export.precisions import PRECISIONS
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
@@ -126,7 +126,7 @@ def extremes() -> list[np.ndarray]:
     return [*plain_ones, np.tile(np.uint8([[0, 255], [255, 0]])[..., None], (32, 32, 3))]
 
 
-def print_table(rows: list[Row], title: str) -> None:
+def print_table(rows: list[ParityRow], title: str) -> None:
     table = Table("file", "MB", "runtime", "largest diff", "mean diff", "mask IoU", "ms", "x torch", title=title)
     for number, row in enumerate(rows):
         first = number == 0 or rows[number - 1].file != row.file

@@ -71,19 +71,19 @@ def load(source: str | Source) -> Loaded:
         raise unreadable(source, error) from error
 
 
-def read_image(source: str | Source, at_least: int = 0) -> np.ndarray:
+def read_image(source: str | Source, min_side: int = 0) -> np.ndarray:
     """A photo as RGB (H, W, 3) uint8, upright by its EXIF orientation.
 
     Grayscale is repeated over the channels, 16 bits are scaled to 8, transparency is laid over white.
 
     Args:
         source: the file.
-        at_least: where not 0, a JPEG may be decoded at a smaller scale, as long as both its sides keep so many pixels.
+        min_side: where not 0, a JPEG may be decoded at a smaller scale, as long as both its sides keep so many pixels.
 
     Raises:
         UserError: the file is missing, empty, truncated, animated or not an image.
     """
-    return _read_photo(source, at_least)[0]
+    return _read_photo(source, min_side)[0]
 
 
 def read_photo(source: str | Source) -> tuple[np.ndarray, np.ndarray | None]:
@@ -91,10 +91,10 @@ def read_photo(source: str | Source) -> tuple[np.ndarray, np.ndarray | None]:
     return _read_photo(source, 0)
 
 
-def _read_photo(source: str | Source, at_least: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_photo(source: str | Source, min_side: int) -> tuple[np.ndarray, np.ndarray | None]:
     def decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-        if at_least:
-            image.draft(None, (at_least, at_least))
+        if min_side:
+            image.draft(None, (min_side, min_side))
         if image.mode == "I" and image.format == "TIFF":
             raise ValueError("32-bit or signed pixels; save it with 8 or 16 bits")
         image = _upright(image)
@@ -108,7 +108,7 @@ def _read_photo(source: str | Source, at_least: int) -> tuple[np.ndarray, np.nda
         return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
 
     data = load(source).data
-    pixels = plain_jpeg(data, at_least)
+    pixels = plain_jpeg(data, min_side)
     return _open(source, data, decode) if pixels is None else (pixels, None)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.models.least_squares import LEAST_RIDGE, Goal, Narrowing, Regression, principal_directions, product
+from u2slim.models.least_squares import MIN_RIDGE, Goal, Narrowing, Regression, principal_directions, product
 
 # Called with the convolution itself, and the dense weight (O, I, 3, 3) and bias (O) or None.
 Fill = Callable[[Any, Tensor, Tensor | None], None]
@@ -27,7 +27,7 @@ class ConvVariant:
 
     variant: ClassVar[str]
     fills: ClassVar[Mapping[str, Fill]]
-    weighs: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
+    weighted_fit: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         """Set every parameter by least squares; `alternate` says whether factors are solved for in turns.
@@ -148,7 +148,7 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
     """
 
     variant = "dwsep"
-    weighs = True
+    weighted_fit = True
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
         super().__init__()
@@ -184,8 +184,8 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
                 pointwise = regression()
                 coefficients = pointwise.solve(target)
                 target = goal.nearest(pointwise.predict(coefficients))
-                weighed = goal.weighed(target), goal.weighed(coefficients)
-                kernels_9I = _depthwise(patches_P9I, gram, *weighed, kernels_9I, ridge)
+                weighted = goal.weighted(target), goal.weighted(coefficients)
+                kernels_9I = _depthwise(patches_P9I, gram, *weighted, kernels_9I, ridge)
             pointwise = regression()
             coefficients = pointwise.solve(target)
             made = pointwise.predict(coefficients)
@@ -214,7 +214,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
     """
 
     variant = "lowrank"
-    weighs = True
+    weighted_fit = True
 
     def __init__(
         self,
@@ -310,7 +310,7 @@ def _depthwise(
     right = torch.stack([(patches_P9I[:, k] * wanted_PI).sum(0, dtype=torch.float64) for k in range(9)])
     matrix = gram.reshape(9, channels, 9, channels) * (pointwise_IO @ pointwise_IO.T)[:, None, :]
     matrix = matrix.reshape(9 * channels, -1)
-    matrix.diagonal().add_(max(ridge, LEAST_RIDGE) * matrix.diagonal().mean() + 1e-12)
+    matrix.diagonal().add_(max(ridge, MIN_RIDGE) * matrix.diagonal().mean() + 1e-12)
     found_9I = torch.cholesky_solve(right.reshape(-1, 1), torch.linalg.cholesky(matrix)).reshape(9, channels)
     norm_I = found_9I.norm(dim=0)
     return torch.where(norm_I > 1e-9, found_9I / norm_I.clamp(min=1e-9), kernels_9I).float()

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from u2slim.models.net import ConvFactory
-from u2slim.models.pyramid import BINS, context
+from u2slim.models.pyramid import POOLED_SIDES, context
 from u2slim.models.resize import upsample
 from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
@@ -73,7 +73,7 @@ class ICNet(SemanticNet):
     def _deep(self, x_BCHW: Tensor) -> Tensor:
         x = self.backbone.layer2[1:](x_BCHW)
         x = self.backbone.layer4(self.backbone.layer3(x))
-        return self.reduce(x + sum(context(x, bins) for bins in BINS))
+        return self.reduce(x + sum(context(x, bins) for bins in POOLED_SIDES))
 
 
 def _part(size: tuple[int, int], of: int) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LEAST_RIDGE = 1e-9  # lets channels that repeat each other pass
-MOST_UNKNOWNS = 8192  # of one system of equations: half a gigabyte
+MIN_RIDGE = 1e-9  # lets channels that repeat each other pass
+MAX_UNKNOWNS = 8192  # of one system of equations: half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Goal:
 
     def error(self, made_PO: Tensor) -> Tensor:
         """What it costs to make that instead (and behind ReLU), the squares' mean over positions."""
-        return self.weighed(self.passed_on(made_PO) - self.passed_on(self.target_PO)).square().sum(1).mean()
+        return self.weighted(self.passed_on(made_PO) - self.passed_on(self.target_PO)).square().sum(1).mean()
 
     def passed_on(self, rows_PO: Tensor) -> Tensor:
         """What of the rows gets to the next layer."""
         return rows_PO.relu() if self.relu else rows_PO
 
-    def weighed(self, rows_PO: Tensor) -> Tensor:
+    def weighted(self, rows_PO: Tensor) -> Tensor:
         """Rows as long as they count, if they are errors."""
         return rows_PO if self.root_OO is None else rows_PO @ self.root_OO.to(rows_PO.dtype)
 
-    def unweighed(self, rows_PO: Tensor) -> Tensor:
+    def unweighted(self, rows_PO: Tensor) -> Tensor:
         """Rows whose lengths were as they count, as they were before."""
         return rows_PO if self.root_OO is None else torch.linalg.solve(self.root_OO, rows_PO, left=False)
 
@@ -66,7 +66,7 @@ class Regression:
     def __init__(self, rows_PI: Tensor, ridge: float):
         self.rows = torch.cat((rows_PI, rows_PI.new_ones(len(rows_PI), 1)), 1)
         self.gram = product(self.rows, self.rows)
-        self.gram.diagonal()[:-1] += max(ridge, LEAST_RIDGE) * self.gram.diagonal()[:-1].mean() + 1e-9
+        self.gram.diagonal()[:-1] += max(ridge, MIN_RIDGE) * self.gram.diagonal()[:-1].mean() + 1e-9
         self.factor = torch.linalg.cholesky(self.gram)
 
     def solve(self, target_PO: Tensor) -> Tensor:
@@ -113,14 +113,14 @@ def principal_directions(rows_PO: Tensor, root_OO: Tensor | None = None) -> tupl
 class Narrowing:
     """A 1x1 convolution to fewer channels (I, N) before a 3x3 one (9, N, O), for the rows (P, 9 * I) of a regression.
 
-    Both by means over the positions alone, in which targets are weighed as their errors count.
+    Both by means over the positions alone, in which targets are weighted as their errors count.
     """
 
     def __init__(self, regression: Regression, goal: Goal, target_PO: Tensor):
         count = regression.gram[-1, -1]
         mean_C = regression.gram[-1, :-1] / count
         gram = regression.gram[:-1, :-1] / count - torch.outer(mean_C, mean_C)
-        cross = goal.weighed(product(regression.rows[:, :-1], target_PO - target_PO.mean(0)) / count)
+        cross = goal.weighted(product(regression.rows[:, :-1], target_PO - target_PO.mean(0)) / count)
         inputs = len(gram) // 9
         self.gram_9I9I, self.cross_9IO = gram.reshape(9, inputs, 9, inputs), cross.reshape(9, inputs, -1)
         self.spread_II = sum(self.gram_9I9I[k, :, k] for k in range(9)) / 9
@@ -138,7 +138,7 @@ class Narrowing:
         """The best 3x3 convolution of inputs so narrowed (9, N, O), of that rank in its outputs."""
         channels = narrow_IN.shape[1]
         gram = torch.einsum("kilj,in,jm->knlm", self.gram_9I9I, narrow_IN, narrow_IN).reshape(9 * channels, -1)
-        gram.diagonal().add_(LEAST_RIDGE * gram.diagonal().mean())
+        gram.diagonal().add_(MIN_RIDGE * gram.diagonal().mean())
         cross = torch.einsum("kio,in->kno", self.cross_9IO, narrow_IN).reshape(9 * channels, -1)
         best = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
         if rank is not None:
@@ -161,7 +161,7 @@ class Narrowing:
         Both are solved for in turns, but for I * N of more than 8,192: there it stays with `directions`.
         """
         narrow_IN = self.directions()[:, -channels:]
-        solvable = narrow_IN.numel() <= MOST_UNKNOWNS and bool(self.cross_9IO.any())  # not of outputs that are constant
+        solvable = narrow_IN.numel() <= MAX_UNKNOWNS and bool(self.cross_9IO.any())  # not of outputs that are constant
         for _ in range(turns if solvable else 0):
             narrow_IN = self.before(self.behind(narrow_IN, rank))
         variance_N = ((narrow_IN.T @ self.spread_II) * narrow_IN.T).sum(1)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from u2slim.errors import UserError
 from u2slim.models.net import ConvFactory
-from u2slim.models.pyramid import BINS, pooled
+from u2slim.models.pyramid import POOLED_SIDES, pooled
 from u2slim.models.resize import upsample
 from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
@@ -25,8 +25,8 @@ class PSPNet(SemanticNet):
     def build(self, conv: ConvFactory) -> None:
         third, deep = self.backbone.channels[2:]
         quarter = max(1, deep // 4)
-        self.pyramid = nn.ModuleList(ConvBN(nn.Conv2d(deep, quarter, 1, bias=False), quarter) for _ in BINS)
-        joined = deep + len(BINS) * quarter
+        self.pyramid = nn.ModuleList(ConvBN(nn.Conv2d(deep, quarter, 1, bias=False), quarter) for _ in POOLED_SIDES)
+        joined = deep + len(POOLED_SIDES) * quarter
         self.head = ConvBN(conv(joined, quarter, dilation=1, stride=1, bias=False), quarter)
         self.dropout = nn.Dropout2d(0.1)
         self.classify = Classifier(quarter, self.classes)
@@ -45,7 +45,7 @@ class PSPNet(SemanticNet):
         *_, third, deep = self.backbone(x_BCHW)
         parts = [
             upsample(reduce(pooled(deep, bins)), deep.shape[2:])
-            for reduce, bins in zip(self.pyramid, BINS, strict=True)
+            for reduce, bins in zip(self.pyramid, POOLED_SIDES, strict=True)
         ]
         main = self.classify(self.dropout(self.head(torch.cat((deep, *parts), 1))))
         outputs = [main, self.auxiliary(self.dropout(self.auxiliary_head(third)))]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from u2slim.models.resize import upsample
 
-BINS = (1, 2, 3, 6)
+POOLED_SIDES = (1, 2, 3, 6)
 
 
 def pooled(x_BCHW: Tensor, bins: int) -> Tensor:

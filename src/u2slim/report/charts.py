@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from u2slim.evaluation.results import Result
 
-BINS = 20
-INK = "#010203"  # stands for the page's text colour, light or dark, until the drawing is done
+HISTOGRAM_BINS = 20
+TEXT_COLOUR = "#010203"  # stands for the page's text colour, light or dark, until the drawing is done
 
 
 def charts(rows: list[Result], colours: dict[str, str], salt: str) -> dict[str, Markup]:
@@ -33,7 +33,7 @@ def charts(rows: list[Result], colours: dict[str, str], salt: str) -> dict[str, 
 
     def iou_histogram(axes: Axes) -> None:
         for row, look in zip(rows, looks, strict=True):
-            counts, edges = np.histogram(row.image_ious[np.isfinite(row.image_ious)], BINS, (0, 1))
+            counts, edges = np.histogram(row.image_ious[np.isfinite(row.image_ious)], HISTOGRAM_BINS, (0, 1))
             axes.stairs(counts, edges, baseline=None, linewidth=matplotlib.rcParams["lines.linewidth"], **look)
         axes.set(xlabel="IoU of one image", ylabel="images", xlim=(0, 1), ylim=(0, None))
 
@@ -56,7 +56,7 @@ def _limits(rows: list[Result], name: str) -> tuple[float, float]:
 def _svg(draw: Callable[[Axes], None], salt: str) -> Markup:
     """A drawing for inlining: text as text in the page's colour, ids that no drawing of another salt has."""
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    style = dict.fromkeys(inks, INK) | {
+    style = dict.fromkeys(inks, TEXT_COLOUR) | {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.size": 9,
@@ -75,7 +75,7 @@ def _svg(draw: Callable[[Axes], None], salt: str) -> Markup:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(TEXT_COLOUR, "currentColor")
     used = set(re.findall(r'#([^")]+)[")]', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = re.sub(r"<defs>\s*<style.*?</defs>", "", svg, flags=re.DOTALL)  # its rules would hold for the whole page

@@ -13,6 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from u2slim.cli import research_command
+from u2slim.data.catalog import get_data_set
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair, find_pairs
 from u2slim.files import write_whole
@@ -27,7 +28,7 @@ LOSS = f"train/{U2Net.outputs[0]}"
 @research_command("demo")
 def main(cfg: DictConfig) -> None:
     folder = Path(cfg.folder)
-    pairs = find_pairs("sample_te", "data/sample")
+    pairs = find_pairs(get_data_set("sample_te"), "data/sample")
     pairs = pairs[:: len(pairs) // ROWS][:ROWS]
     checkpoints = sorted((folder / "train/checkpoints").glob("step_*.ckpt"))
     picture = folder / "demo.png"

@@ -55,10 +55,10 @@ def write_page(
         missed=MISSED,
         surplus=FALSE,
     )
-    write_html(path, "evaluation.html.j2", values, {"score": score, "fixed": fixed, "value": value})
+    write_html(path, "evaluation.html.j2", values, {"score": as_score, "fixed": fixed, "value": value})
 
 
-def score(number: float) -> str:
+def as_score(number: float) -> str:
     """Three decimals without a leading zero, or a dash for NaN."""
     return re.sub(r"^(-?)0\.", r"\1.", fixed(number, 3))
 
@@ -117,7 +117,7 @@ def _best(rows: list[Result]) -> dict[tuple[str, bool], str]:
         for name in SCORES if len(rivals) > 1 else ():
             values = [row.scores[name] for row in rivals if not math.isnan(row.scores[name])]
             if values:
-                best[name, stretch] = score(min(values) if name in LOWER_IS_BETTER else max(values))
+                best[name, stretch] = as_score(min(values) if name in LOWER_IS_BETTER else max(values))
     return best
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
-MOST_SETTINGS = 6  # in a label
+MAX_SETTINGS = 6  # in a label
 NOT_DRAWN = re.compile(r"^epoch$|side\d+$|_per_s$")
 
 # Loggers, and places on a machine.
@@ -213,7 +213,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
         own = key in given and None not in values  # set by hand where all runs have it: no part of another choice
         if len(set(values)) > 1 and (own or not any(_explains(*choice, key, values) for choice in shown.items())):
             shown[key] = values
-    named = list(shown) if len(shown) <= MOST_SETTINGS else _telling(shown)[:MOST_SETTINGS]
+    named = list(shown) if len(shown) <= MAX_SETTINGS else _telling(shown)[:MAX_SETTINGS]
     more = f" and {len(shown) - len(named)} more" if len(shown) > len(named) else ""
     texts = []
     for index, run in enumerate(runs):

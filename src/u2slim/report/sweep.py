@@ -20,7 +20,7 @@ from u2slim.terminal import print_whole
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
+JobRow = dict[str, Any]
 
 
 def report(folder: Path) -> bool:
@@ -48,7 +48,7 @@ def report(folder: Path) -> bool:
     return not failed
 
 
-def read_jobs(folder: Path) -> list[Row]:
+def read_jobs(folder: Path) -> list[JobRow]:
     """A row for each job, by number: what not all of them were set to, how it ended, step and validation scores."""
     jobs = [(path.parent, json.loads(path.read_text())) for path in folder.rglob("job.json")]
     jobs.sort(key=lambda job: job[1]["job"])
@@ -70,7 +70,7 @@ def _overrides(run: Path) -> list[str]:
     return yaml.safe_load(path.read_text()) if path.is_file() else []
 
 
-def draw(folder: Path, rows: list[Row]) -> list[str]:
+def draw(folder: Path, rows: list[JobRow]) -> list[str]:
     """Draw the curves of the jobs that have any; returns the names of the files."""
     runs = [row["folder"] for row in rows if any(row["folder"].glob("csv/version_*/metrics.csv"))]
     try:
@@ -80,7 +80,7 @@ def draw(folder: Path, rows: list[Row]) -> list[str]:
         return []
 
 
-def as_csv(head: list[str], rows: list[Row]) -> str:
+def as_csv(head: list[str], rows: list[JobRow]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, head, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -88,12 +88,12 @@ def as_csv(head: list[str], rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def as_markdown(head: list[str], rows: list[Row]) -> str:
+def as_markdown(head: list[str], rows: list[JobRow]) -> str:
     lines = [head, ["---"] * len(head), *([_cell(row.get(name)) for name in head] for row in rows)]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def as_terminal(head: list[str], rows: list[Row]) -> Table:
+def as_terminal(head: list[str], rows: list[JobRow]) -> Table:
     table = Table(box=None, pad_edge=False)
     shown = [name for name in head if name != "reason"]
     for name in shown:

@@ -14,7 +14,7 @@ from u2slim.models import U2Net
 
 STEP = "trainer/global_step"
 ANSWER, *SIDES = U2Net.outputs
-CURVES = {
+CURVE_SECTIONS = {
     "Loss": ["train/loss", f"train/{ANSWER}", "val/loss", f"val/{ANSWER}"],
     "Side outputs": [f"train/{name}" for name in SIDES],
     "Validation": [f"val/{name}" for name in ("maxF", "meanF", "MAE", "IoU", "mIoU")],
@@ -64,7 +64,7 @@ def build(entity: str, project: str, name: str, group: str | None = None, groupb
 
     sections = [
         workspaces.Section(title, [reports.LinePlot(title=y, x=STEP, y=[y]) for y in names], is_open=True)
-        for title, names in CURVES.items()
+        for title, names in CURVE_SECTIONS.items()
     ]
     pictures = [reports.MediaBrowser(title=key, media_keys=[key]) for key in PICTURES]
     sections.insert(3, workspaces.Section("Pictures", pictures, is_open=True))

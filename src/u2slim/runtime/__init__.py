@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 ONNX_RUNTIMES = {"opencv": OpenCVSegmenter, "onnxruntime": OnnxRuntimeSegmenter, "openvino": OpenVINOSegmenter}
-PACKAGES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
+OPTIONAL_RUNTIMES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
 
 
 def onnx_segmenter(
@@ -69,7 +69,7 @@ def check_runtime(runtime: str) -> None:
     """Raise a UserError for a runtime that is not known or not installed."""
     if runtime not in ("auto", "torch", *ONNX_RUNTIMES):
         raise UserError(f"runtime={runtime} is not known; choose auto, torch, {', '.join(ONNX_RUNTIMES)}.")
-    if runtime in PACKAGES:
+    if runtime in OPTIONAL_RUNTIMES:
         try:
             importlib.import_module(runtime)
         except ImportError as error:

@@ -13,9 +13,9 @@ from u2slim.errors import UserError
 from u2slim.images.preprocess import Preprocess
 from u2slim.sizes import Size, sides
 
-MOST_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
-MOST_CLASSES = 254  # of a class map, whose largest number is for no class
-MOST_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as much
+MAX_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
+MAX_CLASSES = 254  # of a class map, whose largest number is for no class
+MAX_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as much
 DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the published nets'
 
 
@@ -79,7 +79,7 @@ def read_graph(path: Path, size: Size | None = None) -> Graph:
             f"{path} runs at {width}x{height} pixels and no other size. Leave out the size, or export the net at "
             "another one: export.py export.dynamic=true."
         )
-    if height * width > MOST_PIXELS or largest > MOST_BYTES:
+    if height * width > MAX_PIXELS or largest > MAX_BYTES:
         raise UserError(
             f"{path} asks for images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "
             "use a net for smaller images."
@@ -106,7 +106,7 @@ def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:
         return None
     names = metadata["u2slim.classes"].split(",")
     colours = re.findall(r"#([0-9a-f]{6})\b", metadata.get("u2slim.palette", ""))
-    if len(names) != len(colours) or len(names) > MOST_CLASSES:
+    if len(names) != len(colours) or len(names) > MAX_CLASSES:
         raise UserError(
             f"{path} names {len(names)} classes and {len(colours)} colours. Export it again with export.py."
         )

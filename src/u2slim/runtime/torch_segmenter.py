@@ -36,7 +36,7 @@ class TorchSegmenter(Segmenter):
             torch.set_num_threads(each)
 
     def fingerprint(self) -> str:
-        total = hashlib.sha256(f"{self.net} {self.size} {self.device.type}".encode())
+        total = hashlib.sha256(f"{self.net} {self.net[1].preprocess} {self.size} {self.device.type}".encode())
         for tensor in self.net.state_dict().values():
             total.update(tensor.cpu().contiguous().numpy())
         return total.hexdigest()

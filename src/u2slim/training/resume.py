@@ -27,7 +27,7 @@ _VOLATILE = re.compile(
 )
 _MAX_STEPS = "trainer.max_steps"
 # How the first process of a run tells the others, which it starts with its own environment.
-_DECIDED = "U2SLIM_CHECKPOINT"
+_CHECKPOINT_VARIABLE = "U2SLIM_CHECKPOINT"
 
 
 def checkpoint_for(cfg: DictConfig, folder: Path) -> str | None:
@@ -36,7 +36,7 @@ def checkpoint_for(cfg: DictConfig, folder: Path) -> str | None:
     Raises:
         UserError: there is none where one is asked for, or it is not of this model or schedule.
     """
-    if (decided := os.environ.get(_DECIDED)) is not None:
+    if (decided := os.environ.get(_CHECKPOINT_VARIABLE)) is not None:
         return decided or None
     found = _find(cfg, folder)
     if found:
@@ -45,7 +45,7 @@ def checkpoint_for(cfg: DictConfig, folder: Path) -> str | None:
         log.info("resuming from %s", path)
         if cfg.resume or cfg.ckpt_path == "last":
             _take_over_identity(path.parents[1], folder)
-    os.environ[_DECIDED] = str(found[0]) if found else ""
+    os.environ[_CHECKPOINT_VARIABLE] = str(found[0]) if found else ""
     return str(found[0]) if found else None
 
 

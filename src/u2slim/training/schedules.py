@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from u2slim.errors import UserError
 
-SHAPES = ("constant", "cosine", "poly")
+SCHEDULE_SHAPES = ("constant", "cosine", "poly")
 
 
 @dataclass
@@ -39,8 +39,8 @@ def schedule(optimizer: Optimizer, **options: int | float | str) -> LambdaLR:
         UserError: an unknown shape, or no step is left after the warm-up.
     """
     factor = Factor(**options)
-    if factor.shape not in SHAPES:
-        raise UserError(f"scheduler.shape={factor.shape} is not known; choose one of: {', '.join(SHAPES)}.")
+    if factor.shape not in SCHEDULE_SHAPES:
+        raise UserError(f"scheduler.shape={factor.shape} is not known; choose one of: {', '.join(SCHEDULE_SHAPES)}.")
     if not 0 <= factor.warmup_steps < factor.total_steps:
         raise UserError(f"scheduler.warmup_steps={factor.warmup_steps}: give 0 to {factor.total_steps - 1}.")
     return LambdaLR(optimizer, factor)

@@ -12,7 +12,7 @@ from u2slim.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+TRAINER_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = 2**31 - 1
@@ -35,8 +35,8 @@ def choose_precision(precision: str, device: str, net: nn.Module) -> str:
     Raises:
         UserError: no such precision, or bf16 is asked for where it would train the net by wrong gradients.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={precision} is not known; choose one of: {', '.join(PRECISIONS)}.")
+    if precision not in TRAINER_PRECISIONS:
+        raise UserError(f"trainer.precision={precision} is not known; choose one of: {', '.join(TRAINER_PRECISIONS)}.")
     chosen = _fastest_precision(device) if precision == "auto" else precision
     if device == "cpu" and chosen == "bf16-mixed" and (fault := bf16_fault(net)):
         if precision != "auto":
