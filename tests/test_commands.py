@@ -78,6 +78,10 @@ def test_a_renamed_choice_still_works_and_says_so(tmp_path):
     assert arguments == ["experiment=baseline", "init=random"]
     assert notes == ["experiment=plan is now called experiment=baseline"]
     assert readable(["-m", "experiment=demo,plan"])[0] == ["-m", "experiment=demo,baseline"]
+    old = ["export.least_iou=0.9", "export.most_loss=0.1", "export.outputs=fused", "callbacks.stop.fused=1"]
+    new = ["export.min_iou=0.9", "export.max_loss=0.1", "export.outputs=first", "callbacks.stop.answer=1"]
+    arguments, notes = readable(old)
+    assert arguments == new and notes[0] == "export.least_iou is now called export.min_iou" and len(notes) == 4
     assert readable(["experiment=baseline", "data.root=plan"]) == (["experiment=baseline", "data.root=plan"], [])
     printed = run("train.py", "experiment=plan", "trainer=cpu", "data.root=nowhere", cwd=tmp_path, ok=False)
     assert "INFO experiment=plan is now called experiment=baseline" in printed

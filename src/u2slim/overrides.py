@@ -38,8 +38,13 @@ _NO_PATHS = frozenset(("callbacks.checkpoint", "loss.weights"))
 _SWEPT = "hydra.sweeper.params."  # holds what is tried of other settings
 _LISTS_OF_PATHS = frozenset(("models", "runs"))
 
-# Choices that have another name today.
-RENAMED = {"experiment": {"plan": "baseline"}}
+# Values and settings that have another name today.
+RENAMED = {"experiment": {"plan": "baseline"}, "export.outputs": {"fused": "first"}}
+RENAMED_SETTINGS = {
+    "callbacks.stop.fused": "callbacks.stop.answer",
+    "export.least_iou": "export.min_iou",
+    "export.most_loss": "export.max_loss",
+}
 
 _OVERRIDE = re.compile(r"(?P<added>\+{0,2})(?P<key>[A-Za-z_$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL | re.ASCII)
 # Hydra's flags whose value is an argument of its own.
@@ -70,6 +75,9 @@ def readable(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             result.append(text)
             continue
         key, value = match["key"], match["value"]
+        if key in RENAMED_SETTINGS:
+            notes.append(f"{key} is now called {RENAMED_SETTINGS[key]}")
+            key = RENAMED_SETTINGS[key]
         if key in RENAMED:
             value, more = _renamed(key, value)
             notes += more

@@ -1,7 +1,35 @@
 """Least squares for convolutions that are followed by BatchNorm and ReLU.
 
-P positions, I inputs, O outputs. Sums over positions and solutions are float64: neighbouring pixels are so alike that
-a Gram matrix of float32 sums need not be positive definite.
+The question. At P positions of some photos, a dense net's convolution and its BatchNorm make the rows Y (P, O). A
+smaller convolution sees other inputs there, X (P, I), since the layers before it are smaller, too. Which weights W
+(I, O) and constants b make it most like the dense one?
+
+1. Without ReLU. The ridge regression that minimises |X W + b - Y|^2 + r |W|^2 has one solution for all outputs:
+   W = (X'X + r)^-1 X'Y, with a column of ones in X for b, on which there is no ridge. `Regression` keeps the factor of
+   X'X + r, so that further targets cost one product and one substitution each.
+
+2. With ReLU. Only max(0, .) of the output reaches the next layer. Where Y <= 0, any output <= 0 is as good. So the
+   target moves: T = Y where Y > 0, and elsewhere min(0, X W + b), what is made already. Each round solves for T and
+   never raises the convex bound sum over Y > 0 of (XW + b - Y)^2 + sum over Y <= 0 of max(0, XW + b)^2, which lies
+   above the error behind the ReLU (`Goal.nearest`, `Regression.towards`; the rounds have Nesterov's momentum).
+
+3. Errors that count. An error e (O) at one position costs e' M e, where M (O, O) says how much it moves the net's
+   mask (`compress.sensitivity`). With independent weights for each output M does not matter: the best row is the same.
+   It matters as soon as outputs share parameters. With R = M^(1/2), rows are measured as |e R|.
+
+4. Low rank. Of all maps of rank k, the best for made rows Z = X W + b keeps Z's first k principal components in that
+   metric: eigenvectors V of R Z'Z R give Z R V V' R^-1 (`principal_directions`). So W = (W R V)(V' R^-1): a 3x3
+   convolution to k channels, then a 1x1 convolution. This is reduced-rank regression (Izenman, 1975).
+
+5. Narrowed inputs. X's channels may first go through N (channels, n), a 1x1 convolution, as in a Tucker decomposition
+   (Kim et al., arXiv 1511.06530). For fixed N, 4. gives what follows; for a fixed follow-up, N is the solution of one
+   linear system. `Narrowing` starts at the inputs that the dense solution uses most and solves for both in turns.
+
+6. Depthwise-separable. Kernels K and pointwise weights P are solved for in turns, too; `models.conv` has the normal
+   equations, in which the rows of positions times outputs are never built.
+
+P positions, I inputs, O outputs, N channels of narrowed inputs. Sums over positions and solutions are float64:
+neighbouring pixels are so alike that a Gram matrix of float32 sums need not be positive definite.
 """
 
 from dataclasses import dataclass
