@@ -19,7 +19,9 @@ from PIL import Image
 from tests.conftest import REPO
 from u2slim.cutout.batch import Cutter, Outcome, cut_all
 from u2slim.data.sample import render
+from u2slim.errors import UserError
 from u2slim.images.photos import find_photos
+from u2slim.images.preprocess import Preprocess
 from u2slim.models import build_net
 from u2slim.models.normalise import Normalise
 from u2slim.runtime import Segmenter, onnx_segmenter
@@ -182,6 +184,33 @@ def test_a_net_that_normalises_by_itself(program, tmp_path):
     net = SHIPPED["lite-dwsep"].onnx
     status, out, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", golden)
     assert status == 0, err
+
+
+def test_a_file_says_how_its_input_is_normalised(program, small, tmp_path):
+    """By another mean, deviation and divisor than U2-Net's, as a net of another kind has them."""
+    model = onnx.load(small)
+    for key, value in Preprocess(32, (0.5, 0.25, 0.125), (1.0, 2.0, 0.5), own_maximum=False).to_metadata().items():
+        model.metadata_props.add(key=f"u2slim.{key}", value=value)
+    onnx.save(model, tmp_path / "other.onnx")
+    Image.fromarray(render(7, 6)[0] // 2).save(tmp_path / "dark.png")
+    masks = []
+    for net in (small, tmp_path / "other.onnx"):
+        python = tmp_path / f"python-{net.stem}"
+        cut_out(onnx_segmenter(net, "onnxruntime"), tmp_path / "dark.png", python)
+        masks.append(np.asarray(Image.open(python / "masks/dark.png")).astype(int))
+        status, out, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", python / "masks")
+        assert status == 0, out + err
+    assert np.abs(np.subtract(*masks)).max() > 5, "the normalisation is felt"
+
+    for key, value in (("mean", "1 2"), ("std", "1 2 x"), ("std", "1 0 1"), ("divisor", "2")):
+        model = onnx.load(tmp_path / "other.onnx")
+        [entry] = [item for item in model.metadata_props if item.key == f"u2slim.{key}"]
+        entry.value = value
+        onnx.save(model, tmp_path / "odd.onnx")
+        status, _, err = program(tmp_path / "dark.png", "-m", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
+        assert status == 2 and "odd.onnx is not an ONNX net" in err and "its input" in err
+        with pytest.raises(UserError, match="odd.onnx does not say how its input is normalised"):
+            onnx_segmenter(tmp_path / "odd.onnx", "onnxruntime")
 
 
 def test_photos_that_cannot_be_read_are_named_and_the_others_done(program, small, tmp_path):
