@@ -370,7 +370,7 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
         "hydra.run.dir=outputs/out",
     )
     printed = run("u2slim.compress.prune", *command, 'train=["optimizer.lr=0.25"]', cwd=tmp_path)
-    assert "step 2 of 2" in printed and f"--config-dir {tmp_path}/outputs/out model=pruned" in printed
+    assert "step 2 of 2" in printed and f"--config-dir '{tmp_path}/outputs/out' model=pruned" in printed
     refused = run("u2slim.compress.prune", "checkpoint=last", cwd=tmp_path, ok=False)
     assert "is of a pruning; name the one to prune" in refused
     refused = run(
