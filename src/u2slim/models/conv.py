@@ -50,7 +50,7 @@ class StandardConv(ConvVariant, nn.Conv2d):
         self.weight.copy_(weight_OI33)
         _set_bias(self, bias_O)
 
-    fills = {"mean": fill_copy, "project": fill_copy}
+    fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_copy, "project": fill_copy}
 
 
 class GroupedConv(ConvVariant, nn.Conv2d):
@@ -115,7 +115,7 @@ class GroupedConv(ConvVariant, nn.Conv2d):
             self.weight[own] = weight_OI33[own, self.inputs_of(group)]
         _set_bias(self, bias_O)
 
-    fills = {"mean": fill_mean, "project": fill_project}
+    fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_mean, "project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         made = torch.empty_like(goal.target_PO)
@@ -170,7 +170,7 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
         self.pointwise.weight.copy_((left[:, :, 0] * singular[:, :1]).T[:, :, None, None])
         _set_bias(self.pointwise, bias_O)
 
-    fills = {"mean": fill_mean, "project": fill_project}
+    fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_mean, "project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         def regression() -> Regression:
@@ -258,7 +258,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
         self.expand.weight.copy_(left[:, :rank, None, None])
         _set_bias(self.expand, bias_O)
 
-    fills = {"project": fill_project}
+    fills: ClassVar[Mapping[str, Fill]] = {"project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         rank, in_channels = self.reduce.weight.shape[:2]
