@@ -51,9 +51,10 @@ test: setup-dev ## Run the quick tests
 test-all: setup-dev ## Run all tests, the slow ones too
 	$(PYTEST) -m "slow or not slow"
 
-lint: setup-dev ## Check style and formatting
+lint: setup-dev ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: setup-dev ## Mend style and formatting
 	$(BIN)/ruff check --fix .

@@ -104,7 +104,7 @@ def _gpus(most: int = 64) -> int:
 
 def up_to_date(cfg: DictConfig) -> DictConfig:
     """The composed config with what files of earlier versions call otherwise under its name of today."""
-    before = OmegaConf.to_container(cfg, resolve=False)
+    before = plain(cfg, resolve=False)
     if (after := current_run(before)) == before:
         return cfg
     cfg = OmegaConf.create(after)
@@ -136,7 +136,8 @@ def ending_in_a_sentence(main: Main) -> Main:
             if getattr(error, "errno", None) not in _NO_SPACE:
                 _log_in_a_line(error)
                 raise
-            sentence = f"{error.strerror}: what was written before is whole. Make room, or choose another folder."
+            reason = getattr(error, "strerror", error)
+            sentence = f"{reason}: what was written before is whole. Make room, or choose another folder."
         log.error("%s", sentence)
         sys.exit(1)
 
@@ -162,9 +163,10 @@ def folder_is_given() -> bool:
     return in_sweep() or any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
 
 
-def plain(config: DictConfig) -> dict:
-    """A config as a dictionary with everything resolved."""
-    return OmegaConf.to_container(config, resolve=True)
+def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """A config as a dictionary, by default with everything resolved."""
+    content: Any = OmegaConf.to_container(config, resolve=resolve)
+    return content
 
 
 def check_whole_number(cfg: DictConfig, name: str, least: int) -> None:

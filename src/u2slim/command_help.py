@@ -69,7 +69,7 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
                 sections.setdefault(title, []).append(setting.name)
     for title, names in sections.items():
         lines += ["", title]
-        for setting in map(settings.get, names):
+        for setting in (settings[name] for name in names):
             lines += [f"  # {line}" for line in setting.above]
             lines.append(_row(f"{setting.name}={setting.value}" if setting.value else setting.name, setting.comment))
     lines += ["", "A path is taken as it is typed, so that only the shell may need quotes; ~ is your home folder."]

@@ -16,7 +16,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("U2SLIM_CACHE", default))
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary name beside `path`, then rename: the file is whole or absent.
 
     Raises:

@@ -199,9 +199,7 @@ def _expanded(path: str) -> str:
     return str(Path(path).expanduser()) if path == "~" or path.startswith("~/") else path
 
 
-def _strings(
-    config: DictConfig | ListConfig, prefix: str = ""
-) -> Iterator[tuple[DictConfig | ListConfig, str | int, str, str]]:
+def _strings(config: DictConfig | ListConfig, prefix: str = "") -> Iterator[tuple[Any, str | int, str, str]]:
     """(container, name in it, dotted key, value) of each text that stands in a config and is no interpolation."""
     in_list = isinstance(config, ListConfig)
     for name in range(len(config)) if in_list else list(config):

@@ -29,7 +29,7 @@ from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
 
 sys.path.insert(0, str(REPO / "cpp" / "test"))
-from seeds import small_net  # noqa: E402
+from seeds import small_net
 
 CONFIGS = ("usr/lib/*/cmake/opencv[45]", "usr/lib*/cmake/opencv[45]", "usr/local/lib*/cmake/opencv[45]")
 
@@ -182,7 +182,7 @@ def test_a_net_that_normalises_by_itself(program, tmp_path):
     cut_out(open_net("lite-dwsep").segmenter("torch"), tmp_path / "dark.png", tmp_path / "python")
     golden = tmp_path / "python" / "masks"
     net = SHIPPED["lite-dwsep"].onnx
-    status, out, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", golden)
+    status, _, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", golden)
     assert status == 0, err
 
 

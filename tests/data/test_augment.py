@@ -146,11 +146,11 @@ print(digests(*pickle.load(sys.stdin.buffer)))
 
 def test_a_sample_is_a_function_of_its_state():
     image, mask = scene(96)
-    every = strong(96, **{part: 0.8 for part in PARTS})
+    every = strong(96, **dict.fromkeys(PARTS, 0.8))
     here = digests(every, range(40), image, mask)
     assert len(set(here.values())) == 40
     assert here == digests(every, reversed(range(40)), image, mask)
-    assert here == digests(strong(96, **{part: 0.8 for part in PARTS}), range(40), image, mask)
+    assert here == digests(strong(96, **dict.fromkeys(PARTS, 0.8)), range(40), image, mask)
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],
         input=pickle.dumps((every, list(range(30, 40)), image, mask)),

@@ -453,7 +453,7 @@ def test_a_file_cut_anywhere_is_an_error_or_whole(tmp_path, kind):
         try:
             np.testing.assert_array_equal(read(path), expected)
         except UserError as error:
-            assert str(path) in str(error)  # noqa: PT017
+            assert str(path) in str(error)
 
 
 def test_damage_in_a_png_never_goes_unnoticed(tmp_path):

@@ -76,10 +76,12 @@ class Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.server.ranges.append(wanted)
         if content is None:
-            return self.send_error(404)
+            self.send_error(404)
+            return
         start = int(wanted[6:-1]) if wanted and self.server.knows_ranges else 0
         if start >= len(content):
-            return self.send_error(416)
+            self.send_error(416)
+            return
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

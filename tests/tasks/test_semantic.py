@@ -350,7 +350,7 @@ def test_the_doctor_knows_camvid_and_names_bad_labels(tmp_path):
     paletted.save(annotations / "0003.png")
     save(annotations / "0004.png", np.full((96, 128), 11, np.uint8))
     (annotations / "0005.png").unlink()
-    reports, across = diagnose(str(root), ["camvid_train"])
+    reports, _ = diagnose(str(root), ["camvid_train"])
     report = reports["camvid_train"]
     kinds = {finding.name: finding.kind for finding in report.findings if finding.kind != "absent class"}
     assert kinds == {"0001": "bad labels", "0002": "bad labels", "0004": "no class", "0005": "no mask"}

@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,8 +111,7 @@ def test_download_is_cached_and_its_checksum_watched(tmp_path, monkeypatch, publ
 
     def download(url, output):
         calls.append(url)
-        with open(output, "wb") as file:
-            file.write(published.read_bytes())
+        Path(output).write_bytes(published.read_bytes())
         return output
 
     monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path / "cache"))

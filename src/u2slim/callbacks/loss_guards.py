@@ -60,7 +60,7 @@ class StopAtNonFinite(pl.Callback):
             return
         if bad is None:
             raise UserError("Another process met a loss that is not finite; its message names the images.")
-        step, loss, batch = recent[bad]
+        step, _, batch = recent[bad]
         rank = f"_process_{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = self.folder / f"nonfinite_step_{step:06d}{rank}.pt"
         kept = {"step": step, "loss": losses[bad], "names": list(batch["name"])}

@@ -15,6 +15,7 @@ from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 from u2slim.models import ConvVariant, Net, SemanticNet, StandardConv, build_net
+from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.resnet import ResNet
 from u2slim.zoo import PUBLISHED, NetHandle, open_net
@@ -140,7 +141,7 @@ def pretrained(
         input_N3HW = Normalise(net.preprocess)(photos.squares(count, seed))
         input_N3HW = input_N3HW.contiguous(memory_format=torch.channels_last)
         if method == "lstsq":
-            reconstruct(dense, net.to(memory_format=torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
+            reconstruct(dense, to_memory_format(net, torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
         if reestimate:
             # All photos as one batch: averages of small batches' variances come out too small.
             update_bn([input_N3HW], net)
@@ -210,6 +211,7 @@ def transfer(dense: nn.Module, net: nn.Module, method: str) -> None:
     1x1 convolutions, heads) is carried over.
     """
     if isinstance(net, ConvVariant):
+        assert isinstance(dense, nn.Conv2d)
         net.fills[method](net, dense.weight, dense.bias)
         return
     for name, tensor in (*net.named_parameters(recurse=False), *net.named_buffers(recurse=False)):

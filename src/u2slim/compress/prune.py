@@ -14,9 +14,10 @@ import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,7 @@ from u2slim.errors import UserError, missing_extra
 from u2slim.files import file_digest, write_whole
 from u2slim.models import ConvVariant, Net, StandardConv
 from u2slim.models.channels import channels_of
+from u2slim.models.memory_format import to_memory_format
 from u2slim.overrides import override
 from u2slim.repository import TRAIN
 from u2slim.sizes import Size
@@ -76,6 +78,12 @@ def _source(given: str, folder: Path) -> Path:
     return path
 
 
+class _Graph(Protocol):
+    """What is used here of torch-pruning's `DependencyGraph`."""
+
+    def is_out_channel_pruning_fn(self, handler: Callable[..., object]) -> bool: ...
+
+
 def widths(net: nn.Module) -> dict[str, int]:
     """The filters of each convolution, by name."""
     return {name: module.out_channels for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
@@ -95,9 +103,10 @@ def prune(net: Net, keep: Mapping[str, int]) -> None:
     """
     if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in net.modules()):
         raise UserError(f"{net.name} is not dense: prune the dense net, whose filters are whole ones.")
+    assert net.config is not None, "a net that build_net made"
     tp = _torch_pruning()
     names = {module: name for name, module in net.named_modules()}
-    net.eval().to(memory_format=torch.contiguous_format)
+    to_memory_format(net.eval(), torch.contiguous_format)
     graph = tp.DependencyGraph().build_dependency(net, torch.zeros(1, 3, 64, 64), verbose=False)
     groups = graph.get_all_groups(ignored_layers=[*net.heads], root_module_types=[nn.Conv2d])
     # All are ranked before any loses the inputs that others drop.
@@ -110,13 +119,14 @@ def prune(net: Net, keep: Mapping[str, int]) -> None:
     net.pruned = True
 
 
-def filter_strength(graph: object, group: Sequence) -> Tensor:
+def filter_strength(graph: _Graph, group: Sequence) -> Tensor:
     """The L1 norm of each filter, summed over the convolutions of a group of torch-pruning's."""
-    return sum(
+    strengths = (
         dep.target.module.weight.detach().abs().sum((1, 2, 3))[idxs]
         for dep, idxs in group
         if isinstance(dep.target.module, nn.Conv2d) and graph.is_out_channel_pruning_fn(dep.handler)
     )
+    return sum(strengths, torch.zeros(()))
 
 
 def _torch_pruning() -> ModuleType:
@@ -169,6 +179,7 @@ def _train(part: Path, steps: int, overrides: list[str]) -> None:
 def _write(net: Net, size: Size, folder: Path) -> None:
     """The net as a checkpoint, and its config."""
     checkpoints.write_net(net, size, folder / "pruned.ckpt")
+    assert net.config is not None, "a net that build_net made"
     config = OmegaConf.create(dict(net.config))
     write_whole(folder / "model" / "pruned.yaml", lambda partial: OmegaConf.save(config, partial))
 

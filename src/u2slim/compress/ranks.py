@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from u2slim.cli import check_whole_number, research_command
-from u2slim.compress.reconstruct import errors_by_form
+from u2slim.compress.reconstruct import Form, errors_by_form
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
@@ -25,7 +26,6 @@ from u2slim.models.u2net import WIDTHS, ConvBNReLU, U2Net, convolutions
 from u2slim.zoo import open_net
 from u2slim.zoo.records import u2net_of
 
-Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
 DENSE: Form = (None, 0)
 
 
@@ -100,7 +100,11 @@ def main(cfg: DictConfig) -> None:
     normalised = Normalise(dense.preprocess)(photos).contiguous(memory_format=torch.channels_last)
     errors = errors_by_form(dense, normalised)
     blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
-    channels = {name: (blocks[name].in_channels, blocks[name].out_channels) for name in errors}
+    channels = {
+        name: (conv.in_channels, conv.out_channels)
+        for name, conv in blocks.items()
+        if name in errors and isinstance(conv, nn.Conv2d)
+    }
     ranks = choose_ranks(errors, channels, cfg.share)
     error = sum(errors[name].get(form, 0) for name, form in ranks.items()) ** 0.5
     how = f"width={cfg.width} share={cfg.share:g} count={len(photos)} size={cfg.size}"

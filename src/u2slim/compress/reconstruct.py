@@ -1,7 +1,7 @@
 """Layer-by-layer least squares: each new convolution is solved for what the dense net's made of the same photos."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,8 @@ from u2slim.models.least_squares import Goal, Narrowing, Regression, principal_d
 log = logging.getLogger(__name__)
 
 ORDERS = ("sequential", "independent")
+Form = tuple[int | None, int]  # narrow and rank of a `LowRankConv`
+
 JUDGES = 16  # photos that say what counts; the matrices hardly change with more
 
 
@@ -75,7 +77,7 @@ def reconstruct(
         def refill(name: str, x_NIHW: Tensor, output_PO: Tensor) -> None:
             dense_block = dense_blocks[name]
             goal = _goal(dense_block.bn, output_PO, relu and dense_block.relu, roots.get(name))
-            patches = positions[name].patches(x_NIHW, dense_block.conv.dilation[0], dense_block.conv.stride[0])
+            patches = positions[name].patches(x_NIHW, _dense(dense_block))
             made = blocks[name].conv.fit(patches, goal, ridge, rounds, alternate)
             _settle(blocks[name].bn, goal, made)
             errors[name] = _error(goal, made)
@@ -103,24 +105,24 @@ def reconstruct(
 @torch.no_grad()
 def errors_by_form(
     dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, seed: int = 0
-) -> dict[str, dict[tuple[int | None, int], float]]:
+) -> dict[str, dict[Form, float]]:
     """What each 3x3 convolution with more than three inputs costs if inputs are narrowed and outputs of low rank.
 
     By the block's name and (narrow, rank), as `LowRankConv` has them: the mean squared change of the net's output, as
     `u2slim.compress.sensitivity` estimates it for the errors of that convolution alone, behind BatchNorm and ReLU.
     """
     dense = dense.eval()
-    blocks = {name: block for name, block in _blocks(dense).items() if block.conv.in_channels > 3}
+    blocks = {name: block for name, block in _blocks(dense).items() if _dense(block).in_channels > 3}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
     roots = _roots(dense, {name: block.bn for name, block in blocks.items()}, input_N3HW, seed)
-    errors = {}
+    errors: dict[str, dict[Form, float]] = {}
     with Progress(transient=True) as bar:
         task = bar.add_task("what each rank costs", total=len(blocks))
 
         def measure(name: str, x_NIHW: Tensor, y_NOHW: Tensor) -> None:
             block = blocks[name]
             goal = _goal(block.bn, positions[name].rows(y_NOHW), block.relu, roots[name])
-            patches = positions[name].patches(x_NIHW, block.conv.dilation[0], block.conv.stride[0])
+            patches = positions[name].patches(x_NIHW, _dense(block))
             errors[name] = _errors_of_forms(patches, goal)
             bar.advance(task)
 
@@ -132,9 +134,9 @@ def errors_by_form(
     return errors
 
 
-def _errors_of_forms(patches_P9I: Tensor, goal: Goal) -> dict[tuple[int | None, int], float]:
+def _errors_of_forms(patches_P9I: Tensor, goal: Goal) -> dict[Form, float]:
     inputs = patches_P9I.shape[2]
-    errors = {(None, rank): error for rank, error in _errors_by_rank(goal.target_PO, goal)}
+    errors: dict[Form, float] = {(None, rank): error for rank, error in _errors_by_rank(goal.target_PO, goal)}
     narrowing = Narrowing(Regression(patches_P9I.flatten(1), 1e-6), goal, goal.target_PO)
     directions_II = narrowing.directions()
     for channels in range(max(1, inputs // 8), inputs, max(1, inputs // 16)):
@@ -183,8 +185,10 @@ class _Positions:
         index_NP = self.index_NP[first : first + n] + height * width * torch.arange(n)[:, None]
         return map_NCHW.permute(0, 2, 3, 1).reshape(n * height * width, -1)[index_NP.flatten()]
 
-    def patches(self, map_NCHW: Tensor, dilation: int, stride: int = 1) -> Tensor:
-        """The 3x3 windows (P, 9, C) of the convolution's input behind the places in all photos."""
+    def patches(self, map_NCHW: Tensor, conv: nn.Conv2d) -> Tensor:
+        """The 3x3 windows (P, 9, C) of a convolution's input behind the places in all photos."""
+        assert self.index_NP is not None, "places are drawn by the first `rows`"
+        dilation, stride = conv.dilation[0], conv.stride[0]
         n, channels, height, width = map_NCHW.shape
         rows = map_NCHW.permute(0, 2, 3, 1).reshape(-1, channels)
         y, x = stride * (self.index_NP // self.width), stride * (self.index_NP % self.width)
@@ -207,7 +211,7 @@ class _Positions:
 class _Block:
     """A 3x3 convolution, the BatchNorm behind it, and whether ReLU comes next rather than a sum."""
 
-    conv: nn.Module
+    conv: ConvVariant
     bn: nn.BatchNorm2d
     relu: bool
 
@@ -223,6 +227,12 @@ def _blocks(net: nn.Module) -> dict[str, _Block]:
                 relu = has_relu and behind != getattr(parent, "before_sum", None)
                 blocks[f"{above}.{name}".removesuffix(".conv")] = _Block(conv, bn, relu)
     return blocks
+
+
+def _dense(block: _Block) -> nn.Conv2d:
+    """A block's convolution, in a dense net."""
+    assert isinstance(block.conv, nn.Conv2d)
+    return block.conv
 
 
 def _outputs(
@@ -241,7 +251,7 @@ def _outputs(
     return {name: torch.cat(found) for name, found in parts.items()}
 
 
-def _roots(dense: nn.Module, layers: dict[str, nn.Module], input_N3HW: Tensor, seed: int) -> dict[str, Tensor]:
+def _roots(dense: nn.Module, layers: Mapping[str, nn.Module], input_N3HW: Tensor, seed: int) -> dict[str, Tensor]:
     """The square root of the metric in which each layer's errors count."""
     if not layers:
         return {}
@@ -261,8 +271,9 @@ def _weights(conv: nn.Module) -> list[tuple[int, ...]]:
 
 
 def _goal(bn: nn.BatchNorm2d, output_PO: Tensor, relu: bool, root_OO: Tensor | None) -> Goal:
-    scale = bn.weight / (bn.running_var + bn.eps).sqrt()
-    shift = bn.bias - bn.running_mean * scale
+    mean, variance = _statistics(bn)
+    scale = bn.weight / (variance + bn.eps).sqrt()
+    shift = bn.bias - mean * scale
     target = output_PO * scale + shift
     # A channel that BatchNorm all but mutes must not get weights that blow up rounding errors.
     floor = 1e-4 * scale.abs().mean() + 1e-12
@@ -271,11 +282,18 @@ def _goal(bn: nn.BatchNorm2d, output_PO: Tensor, relu: bool, root_OO: Tensor | N
 
 def _settle(bn: nn.BatchNorm2d, goal: Goal, made_PO: Tensor) -> None:
     """Give BatchNorm the new outputs' statistics, and the weights with which it computes what it did."""
+    running_mean, running_variance = _statistics(bn)
     variance, mean = torch.var_mean((made_PO - goal.shift_O) / goal.scale_O, 0, correction=0)
-    bn.running_mean.copy_(mean)
-    bn.running_var.copy_(variance)
+    running_mean.copy_(mean)
+    running_variance.copy_(variance)
     bn.weight.copy_(goal.scale_O * (variance + bn.eps).sqrt())
     bn.bias.copy_(goal.shift_O + goal.scale_O * mean)
+
+
+def _statistics(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Its running mean and variance."""
+    assert bn.running_mean is not None and bn.running_var is not None
+    return bn.running_mean, bn.running_var
 
 
 def _error(goal: Goal, made_PO: Tensor) -> float:

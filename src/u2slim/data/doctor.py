@@ -208,9 +208,8 @@ def rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
 def label_rows(reports: Mapping[str, SetReport]) -> list[list[str]]:
     """The table of sets of classes, its head first."""
     cells = [["set", "found", "published", *LABEL_COLUMNS]]
-    for report in reports.values():
-        if report.data_set.labels:
-            cells.append([*_head(report), *_counts(report, LABEL_COLUMNS)])
+    labelled = (report for report in reports.values() if report.data_set.labels)
+    cells += [[*_head(report), *_counts(report, LABEL_COLUMNS)] for report in labelled]
     return cells
 
 

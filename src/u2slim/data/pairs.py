@@ -5,6 +5,7 @@ import stat
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from u2slim.data import shards
@@ -103,7 +104,7 @@ def list_unlabelled(folder: Path) -> Listing:
     Raises:
         UserError: there is no such folder, or no image in it.
     """
-    files = sorted(sum(by_stem(folder, EXTENSIONS).values(), [])) if folder.is_dir() else []
+    files = sorted(chain.from_iterable(by_stem(folder, EXTENSIONS).values())) if folder.is_dir() else []
     if not files:
         raise UserError(f"No images in data.unlabelled={folder} (looked for {', '.join(EXTENSIONS)}).")
     problems = [problem for path in files if (problem := _unusable(UNLABELLED, path.name, (path,)))]
@@ -162,7 +163,7 @@ def _pair(data_set: DataSet, images: Files, masks: Files) -> Listing:
 def _unusable(data_set: DataSet, stem: str, files: Sequence[Source]) -> Problem | None:
     """Why files cannot be used, as far as their names and sorts tell."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in stem):
-        text = f"{ascii(str(files[0]))} has a line break, a control character or a broken one in its name"
+        text = f"{str(files[0])!a} has a line break, a control character or a broken one in its name"
         return Problem(data_set.name, stem, "odd name", text)
     if pipe := next(filter(_is_pipe, files), None):
         return Problem(data_set.name, stem, "unreadable", f"{pipe} is a pipe or a device, not an image")

@@ -168,7 +168,7 @@ def _ahead(
     try:
         for label, arguments in items:
             waiting.append((label, pool.submit(function, *arguments)))
-            while len(waiting) > limit or waiting and waiting[0][1].done():
+            while len(waiting) > limit or (waiting and waiting[0][1].done()):
                 label, future = waiting.popleft()
                 yield label, future.result()
         for label, future in waiting:

@@ -32,6 +32,7 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> lis
         the layers that stay in float32.
     """
     layers, loss_of = _layers(whole), gate.loss_beside(whole)
+    floats: list[str] = []
     with TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges.json"
 
@@ -44,7 +45,7 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> lis
             log.info("int8: maxF falls by %.4f on %s", loss, gate)
             return []
         log.info("int8: maxF falls by %.4f on %s, more than %g: ranking layers", loss, gate, gate.max_loss)
-        ranking, floats = _ranking(whole, layers, blobs, ranges), []
+        ranking = _ranking(whole, layers, blobs, ranges)
         while loss > gate.max_loss and len(floats) < len(ranking):
             floats, before = ranking[: max(1, 2 * len(floats))], loss
             loss = write(small, floats)
@@ -58,7 +59,8 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> lis
 
 def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Feed], ranges: Path) -> list[str]:
     """Layers by how far each, alone in 8 bits, moves the mask, the one that moves it most first."""
-    blobs, moved = blobs[:RANKED_ON], {}
+    blobs = blobs[:RANKED_ON]
+    moved: dict[str, float] = {}
     expected = _masks(whole, blobs)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "one.onnx"
@@ -66,7 +68,7 @@ def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Feed]
             _quantise(whole, path, blobs, ranges, only=layers[layer])
             pairs = zip(_masks(path, blobs), expected, strict=True)
             moved[layer] = float(np.mean([np.abs(made - wanted).mean() for made, wanted in pairs]))
-    return sorted(moved, key=moved.get, reverse=True)
+    return sorted(moved, key=moved.__getitem__, reverse=True)
 
 
 def _masks(path: Path, blobs: Sequence[Feed]) -> list[np.ndarray]:

@@ -1,8 +1,9 @@
 """The precisions of an exported file, one record each. A new one is an entry of the table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -26,6 +27,12 @@ class Samples:
     gate: Gate
 
 
+class Conversion(Protocol):
+    """Writes the file `small` of another precision, from the float file `whole`."""
+
+    def __call__(self, whole: Path, small: Path, samples: Samples) -> object: ...
+
+
 @dataclass(frozen=True)
 class Precision:
     """How a float file becomes one of another precision, and what that must keep to.
@@ -44,7 +51,7 @@ class Precision:
 
     name: str
     about: str
-    convert: Callable[[Path, Path, Samples], object] | None = None
+    convert: Conversion | None = None
     photos: bool = False
     masks_only: bool = False
     exact: bool = False

@@ -83,8 +83,9 @@ def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str],
     wanted = {}
     for setting, known in {"preprocess": INPUTS, "precision": PRECISIONS}.items():
         wanted[setting] = [settings[setting]] if isinstance(settings[setting], str) else list(settings[setting])
-        if unknown := [value for value in wanted[setting] if value not in known] or not wanted[setting]:
-            given = unknown[0] if wanted[setting] else "[]"
+        unknown = [value for value in wanted[setting] if value not in known]
+        if unknown or not wanted[setting]:
+            given = unknown[0] if unknown else "[]"
             raise UserError(f"export.{setting}={given} is not known; choose one of: {', '.join(known)}.")
     if net.classes and (refused := [name for name in wanted["precision"] if PRECISIONS[name].masks_only]):
         reason = f"{refused[0]} is kept in check by maxF, which nets with classes do not have"
@@ -123,7 +124,7 @@ def photos_of(settings: DictConfig, setting: str, count: int) -> list[np.ndarray
 def extremes() -> list[np.ndarray]:
     """A black, a white and a grey image, and one of black and white pixels in turns."""
     plain_ones = [np.full((64, 64, 3), value, np.uint8) for value in (0, 255, 127)]
-    return [*plain_ones, np.tile(np.uint8([[0, 255], [255, 0]])[..., None], (32, 32, 3))]
+    return [*plain_ones, np.tile(np.array([[0, 255], [255, 0]], np.uint8)[..., None], (32, 32, 3))]
 
 
 def print_table(rows: list[ParityRow], title: str) -> None:

@@ -1,5 +1,6 @@
 """Fast decoders for the plain cases, and what tells a damaged file where Pillow would not."""
 
+import math
 import zlib
 
 import cv2
@@ -63,5 +64,6 @@ def is_whole_png(data: bytes) -> bool:
     return True
 
 
-def _max_pixels() -> int:
-    return 2 * Image.MAX_IMAGE_PIXELS  # where Pillow refuses
+def _max_pixels() -> float:
+    limit = Image.MAX_IMAGE_PIXELS
+    return math.inf if limit is None else 2 * limit  # where Pillow refuses

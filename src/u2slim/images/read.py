@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from u2slim.errors import BadLabels, UserError
 from u2slim.images.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
@@ -36,7 +36,8 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 class Source(Protocol):
     """Where an image's bytes are: a `Path`, or a member of a tar shard."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def read_bytes(self) -> bytes: ...
 
@@ -142,11 +143,11 @@ def read_stored(source: str | Source) -> np.ndarray:
         UserError: the file cannot be read, or is a picture with transparency.
     """
 
-    def decode(image: Image.Image) -> np.ndarray:
+    def decode(file: ImageFile.ImageFile) -> np.ndarray:
         # upstream: https://github.com/python-pillow/Pillow/issues/7723 (closed for 1888); drop when RGB has 16 bits
-        has_lost_bits = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow keeps the upper eight
-        image = _upright(image)
-        if _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        has_lost_bits = ";16" in str(file.tile) and not file.mode.startswith("I")  # Pillow keeps the upper eight
+        image = _upright(file)
+        if _has_alpha(image) and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
             # Whether the mask is in the colours or in the transparency would be a guess.
             raise UserError(f"{source} is a picture with transparency, not a mask; save the mask as a gray image.")
         gray = np.asarray(image if image.mode == "L" or image.mode.startswith("I") else image.convert("L"))
@@ -233,7 +234,7 @@ def image_size(source: str | Source) -> tuple[int, int]:
     return header.height, header.width
 
 
-def _open(source: str | Source, data: bytes, decode: Callable[[Image.Image], T]) -> T:
+def _open(source: str | Source, data: bytes, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """What `decode` makes of the image in a file's bytes; every failure is a UserError."""
     try:
         with Image.open(BytesIO(data)) as image:
@@ -243,13 +244,15 @@ def _open(source: str | Source, data: bytes, decode: Callable[[Image.Image], T])
                 raise ValueError("floating-point pixels; save it with 8 or 16 bits")
             # Phones write further small pictures behind a photo; the first is the photo.
             if getattr(image, "is_animated", False) and image.format != "MPO":
-                raise ValueError(f"{image.n_frames} frames; save one of them as a picture of its own")
+                raise ValueError(
+                    f"{getattr(image, 'n_frames', 'several')} frames; save one of them as a picture of its own"
+                )
             if image.format == "PNG" and not is_whole_png(data):
                 raise ValueError("a checksum is wrong or the end is missing")
             if image.format in ("JPEG", "MPO") and (damage := jpeg_damage(data)):
                 raise ValueError(damage)
             # upstream: not reported as far as known (seen with Pillow 13.0); drop when it inverts them, as 8 bits
-            if image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:
+            if image.format == "TIFF" and image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(262) == 0:
                 raise ValueError("16 bits with white as 0, which is read inverted; save it with black as 0")
             return decode(image)
     except UserError:

@@ -47,7 +47,7 @@ class GuidedFilter:
         slope = np.linalg.solve(variance + self.eps * np.eye(3, dtype=np.float32), covariance[..., None])[..., 0]
         offset = level - (slope * average).sum(-1)
         slope, offset = (cv2.resize(mean(x), (width, height), interpolation=cv2.INTER_LINEAR) for x in (slope, offset))
-        refined = offset
+        refined: np.ndarray = offset
         for channel in range(3):
             refined += slope[..., channel] * (image_HW3[..., channel] * np.float32(1 / 255))
         return refined.clip(0, 1)
@@ -57,7 +57,7 @@ class GuidedFilter:
 class ForegroundML:
     """The subject's own colours without the background's at soft edges: pymatting's multi-level estimate."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             import pymatting  # noqa: F401
         except ImportError as error:

@@ -14,6 +14,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(pixels.ndim == 3 and pixels.shape[2])
 
     def write(partial: Path) -> None:
-        partial.write_bytes(cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))[1])
+        encoded = cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))[1]
+        partial.write_bytes(encoded.data)
 
     write_whole(path, write)

@@ -59,11 +59,11 @@ def build_net(config: Mapping[str, Any]) -> Net:
 
 def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A `model` config of any age as it would be written today."""
-    config = current(dict(config))
-    ranks = config.get("ranks")
+    today: dict[str, Any] = current(dict(config))
+    ranks = today.get("ranks")
     if isinstance(ranks, Mapping):
-        config["ranks"] = {w: ranks_by_name(r) if isinstance(r, str) else r for w, r in ranks.items()}
-    return config
+        today["ranks"] = {w: ranks_by_name(r) if isinstance(r, str) else r for w, r in ranks.items()}
+    return today
 
 
 def _check(config: Mapping[str, Any]) -> None:

@@ -39,16 +39,21 @@ def set_channels(net: nn.Module, channels: str) -> None:
                 module,
                 inputs,
                 outputs,
-                module.kernel_size,
-                module.stride,
-                module.padding,
-                module.dilation,
+                _pair(module.kernel_size),
+                _pair(module.stride),
+                module.padding if isinstance(module.padding, str) else _pair(module.padding),
+                _pair(module.dilation),
                 bias=module.bias is not None,
             )
         elif isinstance(module, nn.BatchNorm2d):
             nn.BatchNorm2d.__init__(module, outputs, module.eps, module.momentum)
         elif isinstance(module, L2Norm):
             L2Norm.__init__(module, outputs)
+
+
+def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:
+    height, width = numbers
+    return height, width
 
 
 def _convolutions(net: nn.Module) -> list[nn.Conv2d]:

@@ -13,8 +13,8 @@ from u2slim.models.least_squares import MIN_RIDGE, Goal, Narrowing, Regression, 
 Fill = Callable[[Any, Tensor, Tensor | None], None]
 
 
-class ConvVariant:
-    """What a variant adds to its `nn.Module`: how to fill itself from a dense 3x3 convolution.
+class ConvVariant(nn.Module):
+    """What a variant adds to its kind of `nn.Module`: how to fill itself from a dense 3x3 convolution.
 
     All are made from (in_channels, out_channels, dilation, stride, bias). `bias=False` is for the dense convolution of
     published ResNets; the others keep the bias, which `fit` solves for.
@@ -48,10 +48,9 @@ class StandardConv(ConvVariant, nn.Conv2d):
 
     def fill_copy(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.weight.copy_(weight_OI33)
-        if self.bias is not None:
-            _set_bias(self.bias, bias_O)
+        _set_bias(self, bias_O)
 
-    fills = {"mean": fill_copy, "project": fill_copy}
+    fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_copy, "project": fill_copy}
 
 
 class GroupedConv(ConvVariant, nn.Conv2d):
@@ -67,6 +66,7 @@ class GroupedConv(ConvVariant, nn.Conv2d):
     """
 
     variant = "grouped"
+    bias: Tensor
 
     def __init__(
         self,
@@ -107,15 +107,15 @@ class GroupedConv(ConvVariant, nn.Conv2d):
         out_channels, in_channels = weight_OI33.shape[:2]
         runs = weight_OI33.reshape(out_channels, in_channels // self.groups, self.groups, 3, 3)
         self.weight.copy_(runs.mean(2))
-        _set_bias(self.bias, bias_O)
+        _set_bias(self, bias_O)
 
     def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         for group in range(self.groups):
             own = self.outputs_of(group)
             self.weight[own] = weight_OI33[own, self.inputs_of(group)]
-        _set_bias(self.bias, bias_O)
+        _set_bias(self, bias_O)
 
-    fills = {"mean": fill_mean, "project": fill_project}
+    fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_mean, "project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         made = torch.empty_like(goal.target_PO)
@@ -159,18 +159,18 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.depthwise.weight.copy_(weight_OI33.mean(0, keepdim=True).transpose(0, 1))
-        self.depthwise.bias.zero_()
+        _set_bias(self.depthwise, None)
         self.pointwise.weight.copy_(weight_OI33.mean((2, 3), keepdim=True))
-        _set_bias(self.pointwise.bias, bias_O)
+        _set_bias(self.pointwise, bias_O)
 
     def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         left, singular, right = torch.linalg.svd(weight_OI33.transpose(0, 1).flatten(2).double(), full_matrices=False)
         self.depthwise.weight.copy_(right[:, 0].reshape(-1, 1, 3, 3))
-        self.depthwise.bias.zero_()
+        _set_bias(self.depthwise, None)
         self.pointwise.weight.copy_((left[:, :, 0] * singular[:, :1]).T[:, :, None, None])
-        _set_bias(self.pointwise.bias, bias_O)
+        _set_bias(self.pointwise, bias_O)
 
-    fills = {"mean": fill_mean, "project": fill_project}
+    fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_mean, "project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         def regression() -> Regression:
@@ -193,9 +193,9 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
             coefficients, made = regression().towards(goal, rounds)
         weight, bias = goal.before_batchnorm(coefficients)
         self.depthwise.weight.copy_(kernels_9I.T.reshape(-1, 1, 3, 3))
-        self.depthwise.bias.zero_()
+        _set_bias(self.depthwise, None)
         self.pointwise.weight.copy_(weight.T[:, :, None, None])
-        self.pointwise.bias.copy_(bias)
+        _set_bias(self.pointwise, bias)
         return made
 
 
@@ -256,9 +256,9 @@ class LowRankConv(ConvVariant, nn.Sequential):
         left, singular, right = torch.linalg.svd(weight_OI33.flatten(1).double(), full_matrices=False)
         self.reduce.weight.copy_((singular[:rank, None] * right[:rank]).reshape(self.reduce.weight.shape))
         self.expand.weight.copy_(left[:, :rank, None, None])
-        _set_bias(self.expand.bias, bias_O)
+        _set_bias(self.expand, bias_O)
 
-    fills = {"project": fill_project}
+    fills: ClassVar[Mapping[str, Fill]] = {"project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         rank, in_channels = self.reduce.weight.shape[:2]
@@ -287,12 +287,18 @@ class LowRankConv(ConvVariant, nn.Sequential):
         expand_RO, bias_O = goal.before_batchnorm(torch.cat(((putting_OR * deviation_R).T, offset_O[None])))
         self.reduce.weight.copy_((reduce_IR / deviation_R).T.reshape(rank, 3, 3, in_channels).permute(0, 3, 1, 2))
         self.expand.weight.copy_(expand_RO.T[:, :, None, None])
-        self.expand.bias.copy_(bias_O)
+        _set_bias(self.expand, bias_O)
         return made
 
 
-def _set_bias(ours_O: Tensor, dense_O: Tensor | None) -> None:
-    ours_O.copy_(0 if dense_O is None else dense_O)
+def _set_bias(conv: nn.Conv2d, bias_O: Tensor | None) -> None:
+    """Give a convolution that bias, or zeros for none; one without a bias stays so."""
+    if conv.bias is None:
+        return
+    if bias_O is None:
+        conv.bias.zero_()
+    else:
+        conv.bias.copy_(bias_O)
 
 
 def _depthwise(

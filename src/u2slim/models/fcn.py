@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.models.net import ConvFactory
+from u2slim.models.resize import size_of
 from u2slim.models.resnet import Classifier, SemanticNet
 
 
@@ -40,10 +41,10 @@ class FCN(SemanticNet):
             score(feature) for score, feature in zip(self.scores, self.backbone(x_BCHW)[1:], strict=True)
         )
         for double, score in zip(self.doubling, (sixteenth, eighth), strict=True):
-            total = _cut(double(total), score.shape[2:]) + score
-        return [_cut(self.enlarge(total), x_BCHW.shape[2:])]
+            total = _cut(double(total), size_of(score)) + score
+        return [_cut(self.enlarge(total), size_of(x_BCHW))]
 
 
 def _cut(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     # Strides round up, so an enlarged map may be a little too large.
-    return x_BCHW if x_BCHW.shape[2:] == size else x_BCHW[:, :, : size[0], : size[1]]
+    return x_BCHW if size_of(x_BCHW) == size else x_BCHW[:, :, : size[0], : size[1]]

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from u2slim.models.net import ConvFactory
 from u2slim.models.pyramid import POOLED_SIDES, context
-from u2slim.models.resize import upsample
+from u2slim.models.resize import size_of, upsample
 from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
 
@@ -23,7 +23,7 @@ class CascadeFusion(nn.Module):
         self.guide = Classifier(coarse, classes)
 
     def forward(self, coarse_BCHW: Tensor, fine_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        size = fine_BCHW.shape[2:]
+        size = size_of(fine_BCHW)
         fused = self.relu(self.coarse(upsample(coarse_BCHW, size)) + self.fine(fine_BCHW))
         # Enlarging the logits is the same as classifying the enlarged map, for a quarter of the work.
         return fused, upsample(self.guide(coarse_BCHW), size)
@@ -58,9 +58,9 @@ class ICNet(SemanticNet):
         self.classify = Classifier(out, self.classes)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
-        size = x_BCHW.shape[2:]
+        size = size_of(x_BCHW)
         medium = self._medium(upsample(x_BCHW, _part(size, 2)))
-        low = self._deep(upsample(medium, _part(medium.shape[2:], 2)))
+        low = self._deep(upsample(medium, _part(size_of(medium), 2)))
         fused, guide_16 = self.fuse_low(low, medium)
         fused, guide_8 = self.fuse_high(fused, self.high(x_BCHW))
         main = upsample(self.classify(fused), _part(size, 4))

@@ -151,7 +151,7 @@ class Narrowing:
         cross = goal.weighted(product(regression.rows[:, :-1], target_PO - target_PO.mean(0)) / count)
         inputs = len(gram) // 9
         self.gram_9I9I, self.cross_9IO = gram.reshape(9, inputs, 9, inputs), cross.reshape(9, inputs, -1)
-        self.spread_II = sum(self.gram_9I9I[k, :, k] for k in range(9)) / 9
+        self.spread_II = sum((self.gram_9I9I[k, :, k] for k in range(9)), torch.zeros(())) / 9
 
     def directions(self) -> Tensor:
         """Of the inputs (I, I), what the best dense convolution uses most last, each tap looked at by itself."""

@@ -12,6 +12,9 @@ class Normalise(nn.Module):
     Input RGB (B, 3, H, W), 0..255, any dtype; output float32 of the same shape.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, preprocess: Preprocess = U2NET_PREPROCESS):
         super().__init__()
         self.own_maximum = preprocess.own_maximum

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.models.net import ConvFactory
-from u2slim.models.resize import upsample
+from u2slim.models.resize import size_of, upsample
 from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
 
@@ -43,4 +43,4 @@ class ParseNet(SemanticNet):
         context_BC11 = features.mean((2, 3), keepdim=True)
         # Classifying the context once is the same as laying it beside every pixel.
         logits = self.classify(self.norm(features)) + self.classify_context(self.context_norm(context_BC11))
-        return [upsample(logits, x_BCHW.shape[2:]) if upsampled else logits]
+        return [upsample(logits, size_of(x_BCHW)) if upsampled else logits]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from u2slim.errors import UserError
 from u2slim.models.net import ConvFactory
 from u2slim.models.pyramid import POOLED_SIDES, pooled
-from u2slim.models.resize import upsample
+from u2slim.models.resize import size_of, upsample
 from u2slim.models.resnet import Classifier, ConvBN, SemanticNet
 
 
@@ -36,18 +36,18 @@ class PSPNet(SemanticNet):
         self.auxiliary = Classifier(max(1, third // 4), self.classes)
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
-        norm = self.pyramid[0].bn
-        if norm.training and isinstance(norm, nn.BatchNorm2d) and len(x_BCHW) == 1:  # not the synchronised one
+        norms = [module for module in self.pyramid[0].modules() if isinstance(module, nn.BatchNorm2d)]
+        if len(x_BCHW) == 1 and any(norm.training for norm in norms):  # a synchronised one is no BatchNorm2d
             raise UserError(
                 "PSPNet normalises each image's mean over the batch: each process needs two images. Raise "
                 "data.batch_size, or keep BatchNorm's statistics with task.freeze_batchnorm=true."
             )
         *_, third, deep = self.backbone(x_BCHW)
         parts = [
-            upsample(reduce(pooled(deep, bins)), deep.shape[2:])
+            upsample(reduce(pooled(deep, bins)), size_of(deep))
             for reduce, bins in zip(self.pyramid, POOLED_SIDES, strict=True)
         ]
         main = self.classify(self.dropout(self.head(torch.cat((deep, *parts), 1))))
         outputs = [main, self.auxiliary(self.dropout(self.auxiliary_head(third)))]
-        size = x_BCHW.shape[2:]
+        size = size_of(x_BCHW)
         return [upsample(output, size) for output in outputs] if upsampled else outputs

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from u2slim.models.resize import upsample
+from u2slim.models.resize import size_of, upsample
 
 POOLED_SIDES = (1, 2, 3, 6)
 
@@ -23,4 +23,4 @@ def pooled(x_BCHW: Tensor, bins: int) -> Tensor:
 
 def context(x_BCHW: Tensor, bins: int) -> Tensor:
     """The means, enlarged again to the map's size."""
-    return upsample(pooled(x_BCHW, bins), x_BCHW.shape[2:])
+    return upsample(pooled(x_BCHW, bins), size_of(x_BCHW))

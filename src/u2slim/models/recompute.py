@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 
@@ -32,7 +33,8 @@ def _forward(stage: nn.Module, forward: Callable, *inputs: Any) -> Any:
 def _statistics_untouched(stage: nn.Module) -> Iterator[None]:
     """BatchNorm has counted the batch in the first pass; in the second it must not again."""
     # upstream: https://github.com/pytorch/pytorch/issues/96136; drop when it is closed
-    norms = [module for module in stage.modules() if getattr(module, "num_batches_tracked", None) is not None]
+    norms = [module for module in stage.modules() if isinstance(module, _NormBase)]
+    norms = [norm for norm in norms if norm.num_batches_tracked is not None]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -3,12 +3,17 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+def size_of(x_BCHW: Tensor) -> tuple[int, int]:
+    """A map's (H, W)."""
+    return x_BCHW.shape[2], x_BCHW.shape[3]
 
 
 def upsample(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing to `size` (H, W) with pixels' centres aligned (`align_corners=False`)."""
-    if x_BCHW.shape[2:] == size:
+    if size_of(x_BCHW) == size:
         return x_BCHW
     doubled = x_BCHW.shape[2] * 2 == size[0] and x_BCHW.shape[3] * 2 == size[1]
     if doubled and x_BCHW.device.type == "cpu" and x_BCHW.requires_grad:
@@ -26,12 +31,12 @@ class _Double(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_BCHW: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x_BCHW: Tensor) -> Tensor:
         return F.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_BCHW: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad_BCHW: Tensor) -> Tensor:
         # An input pixel has a part in four output pixels a side; at the border the outer one falls on the border's.
         part = grad_BCHW.new_tensor([0.25, 0.75, 0.75, 0.25])
         channels = grad_BCHW.shape[1]

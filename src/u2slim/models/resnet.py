@@ -61,7 +61,10 @@ def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-BACKBONES = {"resnet50": (Bottleneck, (3, 4, 6, 3)), "resnet18": (BasicBlock, (2, 2, 2, 2))}
+BACKBONES: dict[str, tuple[type[Bottleneck | BasicBlock], tuple[int, ...]]] = {
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+}
 
 
 class ResNet(nn.Module):
@@ -77,6 +80,11 @@ class ResNet(nn.Module):
     Input: normalised RGB (B, 3, H, W). Output: the features of layer1 ... layer4. At width 1, with `StandardConv`, the
     state dictionary is that of torchvision's ResNet but for `fc`.
     """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(
         self, backbone: str = "resnet50", conv: ConvFactory = StandardConv, width: float = 1.0, dilated: bool = True
@@ -161,6 +169,7 @@ class SemanticNet(Net):
     """
 
     dilated: ClassVar[bool] = True  # see `ResNet`
+    classes: int
 
     def __init__(
         self,

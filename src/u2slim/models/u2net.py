@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from u2slim.errors import UserError
 from u2slim.models.conv import ConvVariant, StandardConv
 from u2slim.models.net import ConvFactory, Net
-from u2slim.models.resize import upsample
+from u2slim.models.resize import size_of, upsample
 
 # Each stage: (RSU depth, dilated, (in, mid, out) channels for each width).
 _ENCODER = (
@@ -94,7 +94,7 @@ class RSU(nn.Module):
             skips.append(x)
         x = self.bottom(x)
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = block(torch.cat((upsample(x, skip.shape[2:]), skip), 1))
+            x = block(torch.cat((upsample(x, size_of(skip)), skip), 1))
         return stem + x
 
 
@@ -134,10 +134,11 @@ class U2Net(Net):
         def stage(name: str, depth: int, dilated: bool, channels: Mapping[str, tuple[int, int, int]]) -> RSU:
             return RSU(depth, dilated, channels[width], conv, named.get(name))
 
-        self.encoder = nn.ModuleList(stage(f"encoder.{i}", *shape) for i, shape in enumerate(_ENCODER))
+        encoder = [stage(f"encoder.{i}", *shape) for i, shape in enumerate(_ENCODER)]
+        self.encoder = nn.ModuleList(encoder)
         self.decoder = nn.ModuleList(stage(f"decoder.{i}", *shape) for i, shape in enumerate(_DECODER))
         if stem is not None:
-            first = self.encoder[0].stem
+            first = encoder[0].stem
             first.conv = stem(3, first.bn.num_features, dilation=1)
         outputs = [c[width][2] for *_, c in (*reversed(_DECODER), _ENCODER[-1])]
         self.sides = nn.ModuleList(nn.Conv2d(channels, 1, 3, padding=1) for channels in outputs)
@@ -169,7 +170,9 @@ class U2Net(Net):
         }
         modules = {f"side{n + 1}": f"sides.{n}" for n in range(6)} | {"outconv": "fuse"}
         for stage, ours in stages.items():
-            levels = len(net.get_submodule(ours).encoder)
+            rsu = net.get_submodule(ours)
+            assert isinstance(rsu, RSU)
+            levels = len(rsu.encoder)
             blocks = {"rebnconvin": "stem", f"rebnconv{levels + 1}": "bottom"}
             blocks |= {f"rebnconv{n}": f"encoder.{n - 1}" for n in range(1, levels + 1)}
             blocks |= {f"rebnconv{n}d": f"decoder.{levels - n}" for n in range(1, levels + 1)}
@@ -190,10 +193,10 @@ class U2Net(Net):
             skips.append(x)
         features = [x]
         for stage, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(torch.cat((upsample(x, skip.shape[2:]), skip), 1))
+            x = stage(torch.cat((upsample(x, size_of(skip)), skip), 1))
             features.append(x)
         sides = [head(feature) for head, feature in zip(self.sides, reversed(features), strict=True)]
-        size = x_BCHW.shape[2:]
+        size = size_of(x_BCHW)
         if upsampled:
             sides = [upsample(side, size) for side in sides]
             return [self.fuse(torch.cat(sides, 1)), *sides]
@@ -202,6 +205,7 @@ class U2Net(Net):
             upsample(side.float() * weight, size)
             for side, weight in zip(sides, self.fuse.weight.flatten(), strict=True)
         )
+        assert self.fuse.bias is not None
         return [sum(parts, self.fuse.bias), *sides]
 
 

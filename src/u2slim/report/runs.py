@@ -154,7 +154,7 @@ def _text(value: Any) -> str:
         return f"{value:g}"
     if "/" in str(value) and re.search(r"\.[A-Za-z]\w*$", value):
         return PurePath(value).name
-    return "" if os.path.isabs(str(value)) else str(value)
+    return "" if PurePath(str(value)).is_absolute() else str(value)
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

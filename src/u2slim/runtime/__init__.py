@@ -24,7 +24,11 @@ __all__ = [
     "onnx_segmenter",
 ]
 
-ONNX_RUNTIMES = {"opencv": OpenCVSegmenter, "onnxruntime": OnnxRuntimeSegmenter, "openvino": OpenVINOSegmenter}
+ONNX_RUNTIMES: dict[str, type[OpenCVSegmenter | OnnxRuntimeSegmenter | OpenVINOSegmenter]] = {
+    "opencv": OpenCVSegmenter,
+    "onnxruntime": OnnxRuntimeSegmenter,
+    "openvino": OpenVINOSegmenter,
+}
 OPTIONAL_RUNTIMES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
 
 

@@ -95,6 +95,7 @@ def write_onnx(
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # as it always is with dynamo=True
     model = program.model_proto
     _rename(model.graph)
     _strip(model)

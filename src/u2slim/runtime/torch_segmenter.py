@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from u2slim.models import Net
+from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.runtime.segmenter import Segmenter, threads_each
 
@@ -30,7 +31,7 @@ class TorchSegmenter(Segmenter):
         self.net = nn.Sequential(Normalise(net.preprocess), net).to(self.device).eval()
         if self.device.type == "cpu":
             # As the image comes (H, W, 3): otherwise torch copies from layout to layout around each convolution.
-            self.net.to(memory_format=torch.channels_last)
+            to_memory_format(self.net, torch.channels_last)
         each = threads_each(streams, threads)
         if each is not None:
             torch.set_num_threads(each)

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric
 
 from u2slim.errors import UserError
 from u2slim.models import build_net
+from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.recompute import recompute_activations
 from u2slim.training.losses import OutputsLoss
@@ -60,7 +61,7 @@ class SegmentationTask(pl.LightningModule):
         if init is not None:
             init(self.net)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net.to(memory_format=self.memory_format)
+        to_memory_format(self.net, self.memory_format)
         if recompute:
             recompute_activations(self.net.stages)
         if compiled:

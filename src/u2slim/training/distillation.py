@@ -11,6 +11,7 @@ from torch.linalg import vector_norm
 from u2slim.errors import UserError
 from u2slim.models import Net
 from u2slim.models.hooks import outputs_of
+from u2slim.models.memory_format import to_memory_format
 from u2slim.models.u2net import WIDTHS
 from u2slim.zoo import open_net
 from u2slim.zoo.records import u2net_of
@@ -70,7 +71,7 @@ class Distillation:
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:
         """Bring the teacher to where and how the student computes."""
-        self.teacher.to(device).to(memory_format=memory_format)
+        to_memory_format(self.teacher.to(device), memory_format)
 
     def __call__(
         self, student: nn.Module, image_BCHW: Tensor, weights: Sequence[float]
