@@ -11,7 +11,9 @@ from PIL import Image
 
 import u2slim
 from tests.conftest import REPO
+from u2slim.app.main import main
 from u2slim.data.sample import render
+from u2slim.zoo import PUBLISHED, SHIPPED
 
 PACKAGE = Path(u2slim.__file__).parent
 WITHOUT = "torch lightning pytorch_lightning torchmetrics hydra omegaconf onnxruntime albumentations matplotlib"
@@ -51,6 +53,16 @@ def test_cutting_out_needs_no_torch_and_makes_the_same(tmp_path):
     for net in ("lite-two-thirds", "lite-dwsep"):
         expected = u2slim.cut_out(tmp_path / "photo.png", net).rgba
         np.testing.assert_array_equal(np.load(tmp_path / f"made-{net}.npy"), expected)
+
+
+def test_nets_are_listed_with_where_they_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path))
+    (tmp_path / "u2netp.pth").touch()
+    assert main(["nets"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip(" ─")}
+    assert {*SHIPPED, *PUBLISHED} < rows.keys()
+    assert "1.6 shipped" in " ".join(rows["lite-two-thirds"].split())
+    assert "176.3 to download Apache-2.0" in " ".join(rows["u2net"].split()) and "cached" in rows["u2netp"]
 
 
 def test_importing_the_package_brings_nothing_heavy(tmp_path):

@@ -14,10 +14,11 @@ def print_whole(table: Table) -> None:
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first row is its head, and whose first column names what the numbers are of."""
+    """A table whose first row is its head; columns of numbers are aligned on the right."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, title in enumerate(rows[0]):
-        table.add_column(escape(title), justify="right" if index else "left", no_wrap=True)
+    for title, *cells in zip(*rows, strict=True):
+        numbers = all(cell[:1] in "0123456789.-" for cell in cells)
+        table.add_column(escape(title), justify="right" if numbers else "left", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*map(escape, row))
     print_whole(table)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from u2slim import __version__
-from u2slim.app import cut
+from u2slim.app import cut, nets
 from u2slim.errors import UserError
 
 
@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"u2slim {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     cut.add_to(commands)
+    nets.add_to(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)

@@ -23,7 +23,7 @@ def fetch(published: Published) -> Path:
     Raises:
         UserError: no network (says what to download by hand and where to put it), or a changed file.
     """
-    file = published.files[0]
+    file = published.file
     path = cache_dir() / file.name
     if not path.exists():
         _download(file, path)

@@ -44,6 +44,11 @@ class Published:
     source: str
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
+    @property
+    def file(self) -> PublishedFile:
+        """The first file that torch reads."""
+        return next(file for file in self.files if file.format == "pth")
+
 
 def _u2net(width: str) -> dict[str, Any]:
     conv = {"_target_": "u2slim.models.StandardConv", "_partial_": True}
