@@ -94,7 +94,7 @@ def test_own_sets_stand_beside_published_ones(duts, caplog):
     write_set(duts, "more", "theirs", 2, first=30)
     sets = {"mine": MINE, "val-1": {"images": "more", "masks": "theirs", "title": "My own"}}
     test = {"mine": 2, "duts_te": None, "val-1": None}
-    data = SaliencyDataModule(str(duts), ["duts_tr", "mine"], ["val-1"], test, sets=sets, val_count=2)
+    data = SaliencyDataModule(str(duts), ["duts_tr", "mine"], "val-1", test, sets=sets, val_count=2)
     with caplog.at_level("INFO"):
         data.setup()
     assert len(data.train_pairs) == 11 and {pair.set for pair in data.train_pairs} == {"duts_tr", "mine"}

@@ -60,8 +60,8 @@ class PairsDataModule(pl.LightningDataModule):
     def __init__(
         self,
         root: str,
-        train: Sequence[str] = (),
-        val: Sequence[str] = (),
+        train: str | Sequence[str] = (),
+        val: str | Sequence[str] = (),
         test: Mapping[str, int | None] | None = None,
         shards: Mapping[str, str | Sequence[str]] | None = None,
         batch_size: int = 16,
@@ -85,7 +85,10 @@ class PairsDataModule(pl.LightningDataModule):
             raise UserError(f"data.val_count={val_count}: give a whole number of images, from 1 on.")
         self.root = root if "://" in str(root) else Path(root).expanduser()
         own = own_sets(sets)
-        self.train_sets, self.val_sets = ([get_data_set(name, own) for name in names] for names in (train, val))
+        self.train_sets, self.val_sets = (
+            [get_data_set(name, own) for name in ([names] if isinstance(names, str) else names)]
+            for names in (train, val)
+        )
         self.test_sets = {get_data_set(name, own): count for name, count in (test or {}).items()}
         self.shards = known_shards(shards)
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
