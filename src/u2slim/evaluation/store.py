@@ -10,7 +10,7 @@ import numpy as np
 from u2slim.errors import UserError
 from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import ImageScores
-from u2slim.runtime import PACKAGES
+from u2slim.runtime import OPTIONAL_RUNTIMES
 
 _SOURCE = Path(__file__).parents[1]
 # What makes a number: a photo and a net into a mask, and a mask and its truth into scores. Of folders all modules. Not
@@ -34,7 +34,7 @@ _PACKAGES = (
     "pillow",
     "simplejpeg",
     "torch",
-    *PACKAGES,
+    *OPTIONAL_RUNTIMES,
 )
 
 
