@@ -91,7 +91,7 @@ def test_the_error_of_a_rank_is_that_of_the_weighted_principal_components_behind
     factor = np.linalg.cholesky(metric)  # |e @ factor|^2 is what an error e costs
     mean = rows.mean(0)
     _, _, directions = np.linalg.svd((rows - mean) @ factor, full_matrices=False)
-    errors = errors_by_form(net, input_N3HW)[name]
+    errors = errors_by_form(net, input_N3HW, names=[name])[name]
     assert [form for form in errors if form[0] is None] == [(None, rank) for rank in range(1, 17)]
     nothing = (((np.maximum(mean, 0) - np.maximum(rows, 0)) @ factor) ** 2).sum(1).mean()
     for rank in range(1, 17):
@@ -105,7 +105,7 @@ def test_the_error_of_a_narrowed_form_is_what_its_fit_comes_to():
     """Of the convolution alone; the fit has further turns to do better in."""
     net, name = random_net(), "decoder.4.decoder.2"
     smooth = torch.nn.functional.interpolate(torch.randn(4, 3, 12, 12), size=64, mode="bicubic")
-    errors, block = errors_by_form(net, smooth)[name], net.get_submodule(name)
+    errors, block = errors_by_form(net, smooth, names=[name])[name], net.get_submodule(name)
     inputs, outputs = [], []
 
     def keep(_: nn.Module, x: tuple[torch.Tensor], y: torch.Tensor) -> None:
@@ -170,7 +170,7 @@ def test_inputs_are_narrowed_where_that_lowers_more_for_its_weights():
 
 def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
     write_set(tmp_path, "photos", "masks", 3)
-    options = ("photos=photos", f"weights={published}", "size=64", "share=0.3", "config=sub/third.yaml")
+    options = ("photos=photos", f"weights={published}", "size=32", "share=0.3", "config=sub/third.yaml")
     assert "111 convolutions, the mask's logits" in run("u2slim.compress.ranks", *options, cwd=tmp_path)
     net = build_net(OmegaConf.to_container(OmegaConf.load(tmp_path / "sub/third.yaml")))
 

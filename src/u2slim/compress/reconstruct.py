@@ -1,7 +1,7 @@
 """Layer-by-layer least squares: each new convolution is solved for what the dense net's made of the same photos."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -104,16 +104,28 @@ def reconstruct(
 
 @torch.no_grad()
 def errors_by_form(
-    dense: nn.Module, input_N3HW: Tensor, pixels: int = 20_000, seed: int = 0
+    dense: nn.Module,
+    input_N3HW: Tensor,
+    pixels: int = 20_000,
+    seed: int = 0,
+    names: Collection[str] | None = None,
 ) -> dict[str, dict[Form, float]]:
     """What each 3x3 convolution with more than three inputs costs if inputs are narrowed and outputs of low rank.
 
     By the block's name and (narrow, rank), as `LowRankConv` has them: the mean squared change of the net's output, as
     `u2slim.compress.sensitivity` estimates it for the errors of that convolution alone, behind BatchNorm and ReLU.
+
+    Args:
+        dense: the net.
+        input_N3HW: normalised photos; all go through the net as one batch.
+        pixels: positions of the outputs to compare, drawn evenly from all photos.
+        seed: of the positions and of the estimate.
+        names: of the blocks to measure; None: all.
     """
     dense = dense.eval()
     blocks = {name: block for name, block in _blocks(dense).items() if _dense(block).in_channels > 3}
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
+    blocks = {name: block for name, block in blocks.items() if names is None or name in names}
     roots = _roots(dense, {name: block.bn for name, block in blocks.items()}, input_N3HW, seed)
     errors: dict[str, dict[Form, float]] = {}
     with Progress(transient=True) as bar:
