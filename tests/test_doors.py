@@ -387,7 +387,9 @@ def test_cut_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
                 assert image.size == ((30, 50) if name == "turned.png" else (50, 30))
     cut("photos/sub dir", "-o", "photos/sub dir", "--net", "last", cwd=folder)
     printed = cut("photos/sub dir", "-o", "photos/sub dir", "--net", "last", cwd=folder)
-    assert "1 of 1 photos done" in printed, "the results of the first run are no photos"
+    assert "1 of 1 photo done" in printed, "the results of the first run are no photos"
+    printed = cut("photos/sub dir", "-o", "elsewhere", "--net", "last", cwd=folder)
+    assert "1 of 1 photo done" in printed, "nor are those of another run"
     cutout = np.asarray(Image.open(folder / "cut/cutouts/a.jpg.png"))
     np.testing.assert_array_equal(cutout[..., 3], np.asarray(Image.open(folder / "cut/masks/a.jpg.png")))
     np.testing.assert_array_equal(cutout[..., :3], np.asarray(Image.open(photos / "a.jpg")))
@@ -404,6 +406,9 @@ def test_cut_keeps_names_sizes_and_folders_and_lists_what_failed(trained):
         (["data/ecssd/images", "-o", "x", "--net", "none.onnx"], "No net at none.onnx"),
         (["data/ecssd/images", "-o", "x", "--runtime", "magic"], "invalid choice: 'magic'"),
         (["data/ecssd/images", "-o", "x", "--size", "large"], "--size: large: give a whole number from 1"),
+        (["data/ecssd/images", "-o", ""], "-o has no name"),
+        (["data/ecssd/images", "-o", "x", "--net", "lite_half"], "No net at lite_half (did you mean lite-half?)"),
+        (["data/ecssd/images", "-o", "x", "--net", "data/ecssd/images/0008.jpg"], "0008.jpg is no net: a net's file"),
         (["data/ecssd/images", "-o", "x.png"], "x.png is one file for 3 photos; give a folder"),
         (["data/ecssd/images", "-o", "data/ecssd/images/0008.jpg"], "cannot be written"),
         (["data/ecssd/images/0008.jpg", "-o", "cut.jpg"], "cut.jpg has another ending than .png"),
@@ -432,7 +437,7 @@ def test_cut_puts_single_results_where_one_looks_for_them(trained):
         (("-o", "one/only.png", "--mask", "only"), ["only.png"]),
         (("-o", "one/a.png", "--mask", "also", "--size", "96"), ["a-mask.png", "a.png"]),
     ):
-        assert "1 of 1 photos done with torch" in cut("one/photo.jpg", *options, "--net", "last", cwd=folder)
+        assert "1 of 1 photo done with torch" in cut("one/photo.jpg", *options, "--net", "last", cwd=folder)
         made = sorted(path.name for path in (folder / "one").glob("*.png"))
         assert made == names
         for name in made:

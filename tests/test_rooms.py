@@ -1,6 +1,7 @@
 """What the package promises of itself: rooms that need no torch, a quick import, and imports that point one way."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -65,6 +66,15 @@ def test_nets_are_listed_with_where_they_are(tmp_path, capsys, monkeypatch):
     assert "176.3 to download Apache-2.0" in " ".join(rows["u2net"].split()) and "cached" in rows["u2netp"]
 
 
+def test_ctrl_c_before_the_work_begins_ends_in_a_word(capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("u2slim.app.nets.run", interrupted)
+    assert main(["nets"]) == 130
+    assert capsys.readouterr().err == "u2slim: interrupted\n"
+
+
 def test_importing_the_package_brings_nothing_heavy(tmp_path):
     loaded = python("import sys, u2slim; print(*{n.partition('.')[0] for n in sys.modules})", cwd=tmp_path).split()
     assert not {"numpy", "cv2", "PIL", "onnx", "torch", "rich"} & {*loaded}
@@ -80,6 +90,18 @@ def test_imports_point_one_way():
     while ready := {room for room, others in below.items() if room not in done and others <= done}:
         done |= ready
     assert done == below.keys(), {room: sorted(below[room] - done) for room in below.keys() - done}
+
+
+def test_rooms_import_what_contributing_says():
+    table = (REPO / "CONTRIBUTING.md").read_text().partition("| room | imports |")[2].partition("\n\n")[0]
+    allowed: dict[str, set[str]] = {}
+    for line in table.splitlines()[2:]:
+        names, rooms = (set(re.findall("`([a-z]+)`", cell)) for cell in line.split("|")[1:3])
+        allowed |= dict.fromkeys(names, rooms)
+    assert allowed.keys() == {room.name for room in PACKAGE.iterdir() if (room / "__init__.py").is_file()}
+    for room, rooms in allowed.items():
+        imported = set().union(*(rooms_imported(file) for file in (PACKAGE / room).rglob("*.py")))
+        assert imported & allowed.keys() - {room} <= rooms, room
 
 
 def rooms_imported(file: Path) -> set[str]:

@@ -75,6 +75,8 @@ def research_command(name: str) -> Callable[[Main], Callable[[], None]]:
                 if isinstance(stream, io.TextIOWrapper):
                     stream.reconfigure(errors="backslashreplace")
             if {"-h", "--help"} & set(sys.argv[1:]):
+                if hasattr(signal, "SIGPIPE"):
+                    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a stack
                 print(help_text(name, sys.argv[1:], [*config_folders(sys.argv[1:]), CONFIGS]))
                 return
             prepare_hydra()

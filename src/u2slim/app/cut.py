@@ -28,12 +28,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, or folders with all photos below them")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", help="a folder, or a .png file for one photo; default: beside it"
+        "-o", "--output", metavar="OUT", help="a folder, or a .png file for one photo; default: beside it"
     )
     parser.add_argument(
         "--net",
         default=DEFAULT,
-        help=f"a shipped net ({', '.join(SHIPPED)}), a published one, or an .onnx, .ckpt or .pth file",
+        help=f"a shipped net ({', '.join(SHIPPED)}), a published one, an .onnx, .ckpt or .pth file, or last",
     )
     parser.add_argument(
         "--mask", choices=("also", "only"), help="write the mask, too, or nothing else; a folder gets both by default"
@@ -56,13 +56,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; 1 if any photo failed."""
-    from u2slim.cutout.batch import RESULTS, Cutter, cut_all, default_workers
+    from u2slim.cutout.batch import Cutter, cut_all, default_workers, earlier_results
     from u2slim.images.photos import find_all_photos
     from u2slim.images.refine import ForegroundML, GuidedFilter
     from u2slim.zoo import open_net
 
-    output: Path | None = options.output and options.output.expanduser()
-    photos = find_all_photos(options.inputs, [output / kind for kind in RESULTS] if output else ())
+    if options.output == "":
+        raise UserError("-o has no name: give a folder, or a .png file for one photo.")
+    output = Path(options.output).expanduser() if options.output else None
+    photos = find_all_photos(options.inputs, earlier_results(options.inputs, output))
     _check_output(output, options.inputs, len(photos))
     workers = min(options.workers or default_workers(len(photos)), len(photos))
     segmenter = open_net(options.net).segmenter(
@@ -85,11 +87,16 @@ def run(options: argparse.Namespace) -> int:
     before = f" ({outcome.before} skipped, already done; --redo makes them again)" if outcome.before else ""
     where = str(output)
     if not cutter.into_folder:
-        where = ", ".join(str(path) for path in cutter.paths(*photos[0])) + (" ..." if len(photos) > 1 else "")
-    print(f"{outcome.done} of {len(photos)} photos done with {segmenter.runtime}: {where}{before}")
+        where = ", ".join(map(str, cutter.paths(*photos[0]))) if len(photos) == 1 else "beside the photos"
+    where = f": {where}" if outcome.done else ""
+    print(f"{outcome.done} of {_photos(len(photos))} done with {segmenter.runtime}{where}{before}")
     if outcome.failed:
-        print(f"u2slim: {len(outcome.failed)} photos could not be cut out; they are listed above.", file=sys.stderr)
+        print(f"u2slim: {_photos(len(outcome.failed))} could not be cut out, as said above.", file=sys.stderr)
     return int(bool(outcome.failed))
+
+
+def _photos(count: int) -> str:
+    return f"{count} photo{'s' if count > 1 else ''}"
 
 
 def _check_output(output: Path | None, inputs: list[str], photos: int) -> None:

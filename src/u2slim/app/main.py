@@ -6,12 +6,25 @@ import sys
 from collections.abc import Sequence
 
 from u2slim import __version__
-from u2slim.app import cut, nets
 from u2slim.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a user's mistake ends in one sentence and status 1, Ctrl-C in 130."""
+    try:
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+    except UserError as error:
+        print(f"u2slim: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"u2slim: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _parser() -> argparse.ArgumentParser:
+    from u2slim.app import cut, nets  # takes a moment, in which Ctrl-C shall end in a word, too
+
     parser = argparse.ArgumentParser(
         "u2slim", description="Cut subjects out of photos, offline, with nets of a few MB."
     )
@@ -19,15 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     cut.add_to(commands)
     nets.add_to(commands)
-    options = parser.parse_args(arguments)
-    try:
-        return options.run(options)
-    except UserError as error:
-        print(f"u2slim: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        print(f"u2slim: {interrupt or 'interrupted'}", file=sys.stderr)
-        return 128 + signal.SIGINT
+    return parser
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from u2slim.zoo import PUBLISHED, SHIPPED
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to a parser's."""
-    parser = commands.add_parser("nets", help="list the nets that go by a name", description="List the nets by name.")
+    about = "list the nets that go by a name"
+    parser = commands.add_parser("nets", help=about, description=f"{about.capitalize()}.")
     parser.set_defaults(run=run)
 
 

@@ -152,6 +152,12 @@ def cut_all(
     return outcome
 
 
+def earlier_results(sources: Sequence[str | Path], output: Path | None = None) -> list[Path]:
+    """The folders of results, of this command and of earlier ones, that are below the folders to look for photos in."""
+    made = {note.parent for source in sources for note in Path(source).expanduser().rglob(NOTE)}
+    return [folder / kind for folder in sorted(made | {output} if output else made) for kind in RESULTS]
+
+
 def default_workers(photos: int) -> int:
     """One a core and at most eight, where there are so many photos."""
     if photos == 1:

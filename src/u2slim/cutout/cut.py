@@ -14,7 +14,7 @@ from u2slim.images.read import Loaded, read_photo
 from u2slim.images.refine import Foreground, Refine
 from u2slim.images.write import write_png
 from u2slim.runtime import Segmenter
-from u2slim.zoo import DEFAULT, open_net
+from u2slim.zoo import DEFAULT, NetHandle, open_net
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Cutout:
     colours: np.ndarray
     mask: np.ndarray
     alpha: np.ndarray
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"<{type(self).__name__} of {width}x{height} pixels>"
 
     @property
     def rgba(self) -> np.ndarray:
@@ -78,7 +82,7 @@ def cut(
 
 def cut_out(
     photo: str | Path | bytes | Image.Image | np.ndarray,
-    net: str | Path = DEFAULT,
+    net: str | Path | NetHandle = DEFAULT,
     runtime: str = "auto",
     refine: Refine | None = None,
     foreground: Foreground | None = None,

@@ -42,12 +42,13 @@ def find_photos(source: str | Path, exclude: Sequence[Path] = (), setting: str =
         raise UserError(f"No photo or folder at {named}.")
     if source.is_file():
         return [(source, Path(source.stem))]
+    skipped = [folder.resolve() for folder in exclude]
     photos = sorted(
         path
         for path in source.rglob("*")
         if path.suffix.lower() in EXTENSIONS
         and not path.name.startswith(".")
-        and not any(path.resolve().is_relative_to(folder.resolve()) for folder in exclude)
+        and not any(path.resolve().is_relative_to(folder) for folder in skipped)
     )
     if not photos:
         raise UserError(f"No photos under {named} (looked for {', '.join(EXTENSIONS)}).")

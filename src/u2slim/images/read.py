@@ -276,4 +276,5 @@ def unreadable(source: str | Source, error: Exception) -> UserError:
         if not path.read_bytes():
             return UserError(f"{path} is empty (0 bytes); replace or remove it.")
         reason = "not an image of a known kind"
-    return UserError(f"{path} cannot be read ({reason}); replace or remove it.")
+    remedy = "allow yourself to read it" if isinstance(error, PermissionError) else "replace or remove it"
+    return UserError(f"{path} cannot be read ({reason}); {remedy}.")
