@@ -59,7 +59,7 @@ def test_wrong_files_are_named(tmp_path, published):
 
     cut = tmp_path / "cut.pth"
     cut.write_bytes(published.read_bytes()[:100_000])
-    with pytest.raises(UserError, match=r"0\.1 MB.*truncated.*u2netp\.pth 4\.7 MB"):
+    with pytest.raises(UserError, match=r"0\.1 MB.*truncated.*u2netp\.pth 4\.8 MB"):
         weights.load_published(cut)
 
     lightning = tmp_path / "run.pth"

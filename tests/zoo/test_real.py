@@ -26,7 +26,7 @@ def test_official_images_give_the_authors_masks(real, lite):
     assert len(photos) == 6
     for photo in photos:
         theirs = np.asarray(Image.open(real / "official" / "u2netp" / f"{photo.stem}.png").convert("L")) / 255
-        ours = np.rint(segmenter(read_image(photo)) * 255) / 255  # as predict.py writes it
+        ours = np.rint(segmenter(read_image(photo)) * 255) / 255  # as a mask is written
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).mean() <= 0.006, photo.name
 

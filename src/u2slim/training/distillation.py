@@ -1,6 +1,7 @@
 """Learning from the outputs of a trained net, the teacher, which needs no masks."""
 
 import copy
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,8 @@ from u2slim.models.memory_format import to_memory_format
 from u2slim.models.u2net import WIDTHS
 from u2slim.zoo import open_net
 from u2slim.zoo.records import u2net_of
+
+log = logging.getLogger(__name__)
 
 
 class Distillation:
@@ -53,8 +56,10 @@ class Distillation:
             raise UserError(f"task.distill.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
         if not temperature > 0:
             raise UserError(f"task.distill.temperature={temperature}: give a number above 0.")
+        handle = open_net(teacher or u2net_of(width))
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
-            self.teacher = open_net(teacher or u2net_of(width)).net().requires_grad_(False)
+            self.teacher = handle.net().requires_grad_(False)
+        log.info("learning from %s, too: %s", handle.name, self.teacher.name)
 
     def __deepcopy__(self, memo: dict) -> "Distillation":
         return self  # a copy of the training task, as for averaged weights, learns from the same teacher

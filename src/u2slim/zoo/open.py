@@ -1,6 +1,7 @@
 """One way to open a net, whatever it is called and whatever file it is in."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,16 +95,18 @@ class NetHandle:
         return net_segmenter(net, size or net.preprocess.size, runtime, stretch, streams, threads)
 
 
-def open_net(name: str | Path) -> NetHandle:
+def open_net(name: "str | Path | NetHandle") -> NetHandle:
     """Find a net by name or file, without reading it.
 
     Args:
         name: a shipped net (`lite-two-thirds`), a published one (`u2netp`), a file (`.ckpt`, `.pth`, `.onnx`), or
-            `last` for the newest training checkpoint under `outputs/`.
+            `last` for the newest training checkpoint under `outputs/`; or what this function returned.
 
     Raises:
-        UserError: there is no such net.
+        UserError: there is no such net, or its file has an ending that no net's has.
     """
+    if isinstance(name, NetHandle):
+        return name
     text = str(name)
     if text == "last":
         return NetHandle(text, weights=newest_checkpoint())
@@ -113,10 +116,14 @@ def open_net(name: str | Path) -> NetHandle:
         return NetHandle(text, published=PUBLISHED[text])
     path = Path(text).expanduser()
     if not path.is_file():
+        near = get_close_matches(text.replace("_", "-").lower(), [*SHIPPED, *PUBLISHED], 1)
+        asked = f"{text} (did you mean {near[0]}?)" if near else text or "an empty name"
         raise UserError(
-            f"No net at {path}: give a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, `last` for the newest run's "
+            f"No net at {asked}: give a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, `last` for the newest run's "
             f"checkpoint, a shipped net ({', '.join(SHIPPED)}), or a published one ({', '.join(PUBLISHED)})."
         )
+    if path.suffix.lower() not in ENDINGS:
+        raise UserError(f"{text} is no net: a net's file ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
     if path.suffix.lower() == ".onnx":
         return NetHandle(text, onnx=path)
     return NetHandle(text, weights=path)

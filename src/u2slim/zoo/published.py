@@ -56,10 +56,12 @@ def _download(file: PublishedFile, path: Path) -> None:
     except Exception as error:  # gdown passes on the errors of several libraries
         partial.unlink(missing_ok=True)
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, ConnectionError) or "NameResolution" in reason:
+            reason = "no connection to the server"
         raise UserError(
             f"{file.name} could not be downloaded ({type(error).__name__}: {reason}). "
             f"Download it by hand from {file.address} and put it at {path}, "
-            f"or give a copy that you have: init.weights=PATH (for a teacher task.distill.teacher=PATH)."
+            f"or give a copy in place of the name: --net PATH, init.weights=PATH, task.distill.teacher=PATH."
         ) from error
     partial.replace(path)
 

@@ -81,7 +81,7 @@ PUBLISHED = {
                 PublishedFile(
                     "u2netp.pth",
                     "https://drive.google.com/uc?id=1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy",
-                    4.7,
+                    4.8,
                     "e4f636406ca4e2af789941e7f139ee2e",
                 ),
             ),
