@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 MAX_KEPT = 20  # batches
 REMEDY = (
-    "Earlier checkpoints are whole. Start again with a lower optimizer.lr, a warm-up (scheduler=cosine) or "
+    "Earlier checkpoints are whole. Start again with a lower optimizer.lr, a warm-up (scheduler=warmup) or "
     "trainer.precision=32-true."
 )
 
