@@ -98,7 +98,7 @@ def test_a_killed_job_does_not_sink_the_rest_and_ctrl_c_ends_all(place):
     wait_for(lambda: list(sweep.glob("1/checkpoints/step_*.ckpt")))
     (job,) = children(process.pid)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 1
+    assert process.wait(60) == 130
     wait_for(lambda: not Path(f"/proc/{job}").exists())
     assert [(row["status"], row["reason"]) for row in table(sweep)] == [
         ("failed", "killed by SIGKILL"),
@@ -167,7 +167,8 @@ def test_a_search_runs_its_trials_at_once_and_again_without_training(place):
     for job, row in enumerate(rows):
         config = yaml.safe_load((place / f"search/{job}/config.yaml").read_text())
         assert f"optimizer.lr={config['optimizer']['lr']}" in row["settings"]
-        assert 1e-3 <= config["optimizer"]["lr"] <= 3e-2 and config["loss"]["weights"][0] in (1, 3, 6)
+        assert 1e-3 <= config["optimizer"]["lr"] <= 3e-2
+        assert (config["loss"]["weights"] or [1])[0] in (1, 3, 6)  # null: all count alike
     written = [(place / f"search/{job}/metrics.json").stat().st_mtime_ns for job in (0, 1)]
     assert f"Best value: {best}" in run("train.py", "-m", *search, *at_once, "resume=auto", cwd=place)
     assert [(place / f"search/{job}/metrics.json").stat().st_mtime_ns for job in (0, 1)] == written
@@ -178,7 +179,8 @@ def test_ray_runs_the_jobs_or_is_asked_for_in_a_sentence(place):
     sweep = ("train.py", "-m", *COMMON, "seed=1,2", "trainer.max_steps=1", "hydra/launcher=ray", "hydra.sweep.dir=ray")
     if importlib.util.find_spec("ray") is None:
         printed = run(*sweep, cwd=place, ok=False)
-        assert "is not installed: pip install -e .[sweep]" in printed and "Traceback" not in printed
+        assert "needs hydra-ray-launcher" in printed and "pip install -e '.[sweep]'" in printed
+        assert "Traceback" not in printed
         pytest.skip("hydra-ray-launcher absent: pip install -e .[sweep]")
     assert "2 of 2 jobs finished" in run(*sweep, cwd=place)
 
