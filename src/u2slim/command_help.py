@@ -161,29 +161,30 @@ def _chosen_files(
     chosen |= {group: yaml.safe_load(choice) for group, choice in asked.items()}
     for group in groups:  # what a choice, as an experiment, chooses of other groups
         for name in _listed(chosen[group]):
-            for entry, choice, _ in _with_bases(group, name, folders, "defaults"):
+            defaults = (default for file in _with_bases(group, name, folders) for default in file.defaults)
+            for entry, choice, _ in defaults:
                 other = entry.removeprefix("override ").lstrip("/")
                 if entry.startswith("override ") and other in groups and other not in asked:
                     chosen[other] = choice
     for group in groups:
         for name in _listed(chosen[group]):
             title = f"Settings of {group}={name}"
-            path = _find(folders, f"{group}/{name}")
-            if path and (note := " ".join(read_config(path, group).head)):
+            files = list(_with_bases(group, name, folders))
+            if files and (note := " ".join(files[-1].head)):
                 title += f"   # {note}"
-            for file in _with_bases(group, name, folders):
-                yield title, file
+            yield from ((title, file) for file in files)
 
 
-def _with_bases(group: str, name: str, folders: Sequence[Path], part: str = "") -> Iterator:
+def _with_bases(group: str, name: str, folders: Sequence[Path]) -> Iterator[ConfigFile]:
+    """The file of a choice, after those that it is based on."""
     path = _find(folders, f"{group}/{name}")
     if path is None:
         return
     file = read_config(path, group)
     for entry, choice, _ in file.defaults:
         if choice is None and entry != "_self_":
-            yield from _with_bases(group, entry, folders, part)
-    yield from getattr(file, part) if part else [file]
+            yield from _with_bases(group, entry, folders)
+    yield file
 
 
 def _listed(choice: str | list[str] | None) -> list[str]:

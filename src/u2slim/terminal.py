@@ -24,6 +24,7 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
     print_whole(table)
 
 
-def rows_as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+def rows_as_markdown(rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
+    """A table whose first row is its head; with `numbers` all columns but the first are aligned on the right."""
+    lines = [rows[0], ["---", *["---:" if numbers else "---"] * (len(rows[0]) - 1)], *rows[1:]]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

@@ -16,7 +16,7 @@ from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.report.curves import write_report
 from u2slim.report.runs import read_runs
-from u2slim.terminal import print_whole
+from u2slim.terminal import print_whole, rows_as_markdown
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,7 @@ def as_csv(head: list[str], rows: list[JobRow]) -> str:
 
 
 def as_markdown(head: list[str], rows: list[JobRow]) -> str:
-    lines = [head, ["---"] * len(head), *([_cell(row.get(name)) for name in head] for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return rows_as_markdown([head, *([_cell(row.get(name)) for name in head] for row in rows)], numbers=False)
 
 
 def as_terminal(head: list[str], rows: list[JobRow]) -> Table:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,10 @@ class NetHandle:
 
     def path(self) -> Path:
         """The file, that with weights first; a published net is downloaded on first use."""
+        return self._path
+
+    @cached_property  # as the checksum of a published net's file takes a moment
+    def _path(self) -> Path:
         if self.published is not None and self.weights is None:
             from u2slim.zoo.published import fetch
 
