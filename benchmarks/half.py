@@ -20,7 +20,8 @@ from torch.optim.swa_utils import update_bn
 
 from u2slim.data.unlabelled import Photos
 from u2slim.models.normalise import Normalise
-from u2slim.models.u2net import RSU, ConvBNReLU, U2Net
+from u2slim.models.rsu import RSU, ConvBNReLU
+from u2slim.models.u2net import U2Net
 from u2slim.zoo.published import published_net
 
 SIDE = 320

@@ -26,7 +26,7 @@ from u2slim.export.deploy import Deployment
 from u2slim.images.preprocess import Preprocess
 from u2slim.models import DepthwiseSeparableConv, Net, StandardConv, build_net
 from u2slim.models.net import ConvFactory
-from u2slim.models.u2net import ConvBNReLU
+from u2slim.models.rsu import ConvBNReLU
 from u2slim.runtime import net_segmenter, onnx_segmenter
 from u2slim.tasks import SaliencyTask
 from u2slim.training.losses import DeepSupervision

@@ -47,7 +47,8 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
     config = read_config(_find(folders, name) or Path(), "")
     asked = dict(text.split("=", 1) for text in overrides if "=" in text)
     groups = {group: (choice, note) for group, choice, note in config.defaults if _is_group(group)}
-    files = list(_chosen_files(groups, asked, folders))
+    chosen = _choices(groups, asked, folders)
+    files = list(_chosen_files(chosen, asked, folders))
     own = {setting.name: setting for setting in config.settings}
     description, *examples = config.head
     lines = [description, "", "Examples:", *(f"  {example}" for example in examples)]
@@ -57,6 +58,8 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
             choices = "|".join(sorted({path.stem for folder in folders for path in folder.glob(f"{group}/[!_]*.yaml")}))
             note = note or (own[group].comment if group in own else "")
             lines.append(_row(f"{group}={_shown(choice)}", f"{choices}{f'   # {note}' if note else ''}"))
+            for inner, (one, note) in _inner_groups(group, chosen[group], folders).items():
+                lines.append(_row(f"{inner}={asked.get(inner, one)}", note))
     # What a file sets that another has declared changes the value there.
     settings = {name: setting for name, setting in own.items() if name not in groups}
     sections = {"Settings: NAME=VALUE": list(settings)}
@@ -152,38 +155,57 @@ def _is_group(entry: str) -> bool:
     return not entry.startswith(("_self_", "override ", "hydra"))
 
 
-def _chosen_files(
+def _choices(
     groups: Mapping[str, tuple[str | list[str] | None, str]], asked: Mapping[str, str], folders: Sequence[Path]
-) -> Iterator[tuple[str, ConfigFile]]:
-    """(title, file) for each choice, files that it is based on before it."""
+) -> dict[str, str | list[str] | None]:
+    """What each group comes to, by the config, the command line, and what a choice chooses of other groups."""
     chosen = {group: choice for group, (choice, _) in groups.items()}
     asked = {group: choice for group, choice in asked.items() if group in groups}
     chosen |= {group: yaml.safe_load(choice) for group, choice in asked.items()}
-    for group in groups:  # what a choice, as an experiment, chooses of other groups
+    for group in groups:
         for name in _listed(chosen[group]):
-            defaults = (default for file in _with_bases(group, name, folders) for default in file.defaults)
+            defaults = (default for file in _with_bases(group, name, {}, folders) for default in file.defaults)
             for entry, choice, _ in defaults:
                 other = entry.removeprefix("override ").lstrip("/")
                 if entry.startswith("override ") and other in groups and other not in asked:
                     chosen[other] = choice
-    for group in groups:
+    return chosen
+
+
+def _inner_groups(
+    group: str, chosen: str | list[str] | None, folders: Sequence[Path]
+) -> dict[str, tuple[str | list[str] | None, str]]:
+    """Groups within the chosen files of a group, as `model/conv`: by name their choice and comment."""
+    paths = [path for name in _listed(chosen) if (path := _find(folders, f"{group}/{name}"))]
+    defaults = [default for path in paths for default in read_config(path, group).defaults]
+    return {f"{group}/{name}": (choice, note) for name, choice, note in defaults if choice and _is_group(name) and note}
+
+
+def _chosen_files(
+    chosen: Mapping[str, str | list[str] | None], asked: Mapping[str, str], folders: Sequence[Path]
+) -> Iterator[tuple[str, ConfigFile]]:
+    """(title, file) for each choice, files that it is based on before it."""
+    for group in chosen:
         for name in _listed(chosen[group]):
             title = f"Settings of {group}={name}"
-            files = list(_with_bases(group, name, folders))
+            files = list(_with_bases(group, name, asked, folders))
             if files and (note := " ".join(files[-1].head)):
                 title += f"   # {note}"
             yield from ((title, file) for file in files)
 
 
-def _with_bases(group: str, name: str, folders: Sequence[Path]) -> Iterator[ConfigFile]:
-    """The file of a choice, after those that it is based on."""
+def _with_bases(group: str, name: str, asked: Mapping[str, str], folders: Sequence[Path]) -> Iterator[ConfigFile]:
+    """The file of a choice, after those that it is based on and those of the groups within it."""
     path = _find(folders, f"{group}/{name}")
     if path is None:
         return
     file = read_config(path, group)
     for entry, choice, _ in file.defaults:
         if choice is None and entry != "_self_":
-            yield from _with_bases(group, entry, folders)
+            yield from _with_bases(group, entry, asked, folders)
+        elif isinstance(choice, str) and _is_group(entry):
+            inner = f"{group}/{entry}"
+            yield from _with_bases(inner, asked.get(inner, choice), asked, folders)
     yield file
 
 

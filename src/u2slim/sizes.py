@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from u2slim.errors import UserError
 
 Size = int | Sequence[int]
+DEFAULT_SIDE = 320  # pixels, U2-Net's
 
 
 def sides(size: Size, setting: str = "data.size") -> tuple[int, int]:

@@ -13,7 +13,8 @@ from u2slim.compress.sensitivity import metrics, square_root
 from u2slim.errors import UserError
 from u2slim.models import LowRankConv, StandardConv, U2Net, build_net
 from u2slim.models.least_squares import Goal
-from u2slim.models.u2net import ConvBNReLU, ranks_by_name
+from u2slim.models.rsu import ConvBNReLU
+from u2slim.models.u2net import ranks_by_name
 
 CONVOLUTIONS = 112
 

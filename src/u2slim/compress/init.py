@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from u2slim.compress.reconstruct import check_settings, reconstruct
+from u2slim.compress.statistics import measure_statistics
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
@@ -19,10 +21,12 @@ from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.resnet import ResNet
 from u2slim.zoo import PUBLISHED, NetHandle, open_net
-from u2slim.zoo.published import load_backbone
-from u2slim.zoo.records import BACKBONE_ADDRESSES
+from u2slim.zoo.backbone import BACKBONE_ADDRESSES, load_backbone
+from u2slim.zoo.published import is_folded
 
 log = logging.getLogger(__name__)
+
+PHOTOS = 32  # that tell enough of what goes on in a net
 
 
 def random(net: Net, photos: Photos | None = None) -> Net:
@@ -35,7 +39,8 @@ def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None =
 
     Args:
         net: the net to fill, in place.
-        path: any name or file that `open_net` takes, but for ONNX files.
+        path: any name or file that `open_net` takes.
+        photos: those by which BatchNorm gets statistics, where the file has it folded into the convolutions.
 
     Raises:
         UserError: there is no such net, or it is another one.
@@ -48,7 +53,10 @@ def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None =
     if repr(trained) != repr(net):
         settings = OmegaConf.to_yaml(trained.config).replace("\n", "; ")
         raise UserError(f"{file} is another net than the model configured here: it was trained with model {settings}")
+    if is_folded(trained) and photos:
+        _unfold(trained, photos.squares(PHOTOS, seed=0))
     net.load_state_dict(trained.state_dict())
+    net.preprocess = replace(trained.preprocess, size=net.preprocess.size)
     log.info("took the weights of %s", file)
     return net
 
@@ -98,8 +106,8 @@ def pretrained(
     method: str = "lstsq",
     reestimate: bool = False,
     folder: str | Path | None = None,
-    size: int = 320,
-    count: int = 32,
+    size: int | None = None,
+    count: int = PHOTOS,
     seed: int = 0,
     lstsq: Mapping[str, Any] | None = None,
     photos: Photos | None = None,
@@ -108,12 +116,12 @@ def pretrained(
 
     Args:
         net: the net to fill, in place.
-        weights: any name or file of the dense net that `open_net` takes, but for ONNX files; None: the published net
-            of this structure, downloaded on first use.
+        weights: any name or file of the dense net that `open_net` takes; None: the published net of this structure,
+            downloaded on first use.
         method: how each 3x3 convolution takes over its dense counterpart: by one of its `fills` (see
             `u2slim.models.conv`), or `lstsq` (see `u2slim.compress.reconstruct`), which looks at photos.
         reestimate: also measure BatchNorm's statistics anew on photos.
-        folder, size: photos to use instead of `photos`, and the side they are resized to.
+        folder, size: photos to use instead of `photos`, and the side they are resized to; None: the dense net's.
         count, seed: how many are drawn, and from which random state.
         lstsq: settings of `reconstruct`.
         photos: those to learn from without their masks, e.g. the training images.
@@ -124,21 +132,28 @@ def pretrained(
     _check_method(method, [*fills_of(net), "lstsq"], net)
     if type(count) is not int or count < 1:
         raise UserError(f"init.count={count}: give a whole number of photos, from 1.")
-    if type(size) is not int or size < 32:
+    if size is not None and (type(size) is not int or size < 32):
         raise UserError(f"init.size={size}: give a whole number of pixels, from 32.")
     check_settings(**(lstsq or {}))
     path, dense = _dense(net, weights)
+    net.preprocess = replace(dense.preprocess, size=net.preprocess.size)
+    if folder:
+        photos = Photos.below(folder, size or dense.preprocess.size)
+    squares_N3HW = None
+    if is_folded(dense) and photos:
+        squares_N3HW = photos.squares(count, seed)
+        _unfold(dense, squares_N3HW)
     transfer(dense, net, "project" if method == "lstsq" else method)
     is_copy = all(isinstance(conv, StandardConv) for conv in net.modules() if isinstance(conv, ConvVariant))
     if not is_copy and (method == "lstsq" or reestimate):
-        if folder:
-            photos = Photos.below(folder, size)
         if not photos:
             raise UserError(
                 "init.method=lstsq and init.reestimate learn from photos, masks are not needed: name a folder of some "
                 "with init.folder=DIR, or use init.method=project init.reestimate=false."
             )
-        input_N3HW = Normalise(net.preprocess)(photos.squares(count, seed))
+        if squares_N3HW is None:
+            squares_N3HW = photos.squares(count, seed)
+        input_N3HW = Normalise(net.preprocess)(squares_N3HW)
         input_N3HW = input_N3HW.contiguous(memory_format=torch.channels_last)
         if method == "lstsq":
             reconstruct(dense, to_memory_format(net, torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
@@ -148,6 +163,13 @@ def pretrained(
         net.train()  # as it was built: Lightning trains a net in the mode that it finds
     log.info("filled the net from %s (method: %s)", path, method)
     return net
+
+
+def _unfold(dense: Net, squares_N3HW: Tensor) -> None:
+    """Give the BatchNorms of a net from an ONNX file statistics to train by; its masks stay the same."""
+    log.info("measuring BatchNorm's statistics of %s on %d photos", dense.name, len(squares_N3HW))
+    input_N3HW = Normalise(dense.preprocess)(squares_N3HW)
+    measure_statistics(dense, input_N3HW.contiguous(memory_format=torch.channels_last))
 
 
 def fills_of(net: nn.Module) -> list[str]:
@@ -182,6 +204,8 @@ def _dense(net: Net, weights: str | Path | None) -> tuple[Path, Net]:
 def _published(net: Net) -> NetHandle:
     """The published net of this structure."""
     for name, record in PUBLISHED.items():
+        if record.config is None:
+            continue
         with torch.device("meta"):
             if _layout(build_net(record.config)) == _layout(net):
                 return open_net(name)

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from u2slim.download import download as download_file
 from u2slim.errors import UserError
 from u2slim.files import file_digest, is_web_page
 
@@ -27,61 +28,11 @@ _DAMAGED = (
     NotImplementedError,
 )
 _LITTER = ("__MACOSX", ".DS_Store")
-_RETRIES = 2  # of a broken connection, each going on where it broke
-_TIMEOUT = (15, 60)  # seconds, to connect and between two pieces
 
 
 def download(urls: Iterable[str], path: Path) -> None:
-    """Download an archive from the first address that has it, with a progress bar.
-
-    What a broken download has received stays beside `path` as a `.part` file; the next call goes on from there.
-
-    Raises:
-        UserError: no address has the archive; says why, in an unfinished sentence.
-    """
-    reasons = []
-    for url in urls:
-        try:
-            _download_from(url, path)
-            kind(path)
-            return
-        except UserError as error:
-            path.unlink()
-            reasons.append(str(error).partition(": delete")[0])
-        except Exception as error:  # gdown passes on the errors of several libraries
-            reasons.append(_reason(error))
-    raise UserError("; ".join(dict.fromkeys(reasons)))
-
-
-def _download_from(url: str, path: Path) -> None:
-    import gdown
-    from gdown.exceptions import DownloadError
-
-    options = {"url": url, "output": str(path), "resume": True, "timeout": _TIMEOUT, "use_cookies": False}
-    try:
-        gdown.download(**options, retries=_RETRIES)
-    except DownloadError as error:
-        # The rest is not to be had: the server knows no ranges, has another file by now, or all was already here.
-        # upstream: not reported as far as known (seen with gdown 6.5); drop when resume=True starts again by itself
-        if not any(reason in str(error) for reason in ("byte range", "multiple temporary files")):
-            raise
-        for partial in path.parent.glob(f"{path.name}????????.part"):
-            partial.unlink()
-        log.info("the download of %s cannot be continued; starting again", path.name)
-        gdown.download(**options)
-
-
-def _reason(error: Exception) -> str:
-    from requests import ConnectionError, HTTPError, Timeout
-
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    if isinstance(cause, Timeout):
-        return "the server does not answer in time"
-    if isinstance(cause, HTTPError):
-        return f"the server answers {cause.response.status_code} {cause.response.reason}"
-    if isinstance(cause, ConnectionError):
-        return "no connection to the server"
-    return " ".join(str(error).split())[:200].rstrip(".")
+    """Download an archive from the first address that has it; see `u2slim.download`."""
+    download_file(urls, path, kind)
 
 
 def compare(path: Path, size: int | None, sha256: str | None) -> None:

@@ -32,7 +32,7 @@ from u2slim.data.pairs import (
 from u2slim.data.transforms import Augment
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
-from u2slim.sizes import Size, sides
+from u2slim.sizes import DEFAULT_SIDE, Size, sides
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class PairsDataModule(pl.LightningDataModule):
         batch_size: global, divided by the number of processes.
         val_count: how many validation images are drawn.
         on_bad: what to do with pairs that cannot be used: `stop` names them all, `skip` leaves them out and says so.
-        size: side of the square that images are resized to, or [height, width].
+        size: side of the square that images are resized to, or [height, width]; None: 320.
         augment: the training transform of what comes of that; None leaves it as it is.
         cache: folder of a cache of resized pairs, at most `cache_gb` large; None decodes every sample anew.
         limit_train: use only so many training pairs (for tests of a set-up).
@@ -68,7 +68,7 @@ class PairsDataModule(pl.LightningDataModule):
         val_batch_size: int = 8,
         val_count: int = 1000,
         on_bad: str = "stop",
-        size: Size = 320,
+        size: Size | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
         cache_gb: float = 8,
@@ -92,6 +92,7 @@ class PairsDataModule(pl.LightningDataModule):
         self.test_sets = {get_data_set(name, own): count for name, count in (test or {}).items()}
         self.shards = known_shards(shards)
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
+        size = DEFAULT_SIDE if size is None else size
         self.size = size if isinstance(size, int) else list(sides(size))
         self.augment, self.on_bad = augment, on_bad
         self.cache = SquareCache(cache, size, cache_gb) if cache else None

@@ -17,7 +17,7 @@ from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
 from u2slim.images.colours import coloured, overlay
 from u2slim.images.write import write_png
-from u2slim.sizes import Size, sides
+from u2slim.sizes import DEFAULT_SIDE, Size, sides
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,8 @@ def write_preview(cfg: DictConfig, path: Path) -> None:
         raise UserError(f"out={path}: the picture is a PNG; give a name that ends in .png.")
     if "manifest" in cfg.data:  # a picture leaves no list of validation images
         cfg.data.manifest = None
+    if cfg.data.size is None:
+        cfg.data.size = DEFAULT_SIDE
     data = instantiate(cfg.data)
     pairs = chosen_pairs(data, cfg.images)
     sheet = preview(pairs, data.size, data.augment, cfg.seed, cfg.draws, cfg.title)

@@ -133,11 +133,12 @@ def _open(item: str, runtime: str) -> Model:
         handle = open_net(item)
     except UserError as error:
         raise UserError(f"{error} A folder of ready-made masks can be scored, too.") from error
-    if not handle.has_weights:
+    if handle.is_runtime_file and runtime != "torch":
         return _with(onnx_facts(handle.path()), handle.segmenter(runtime))
     path, net = handle.path(), handle.net()
-    own = path.stat().st_size / 1e6 if path.suffix == ".pth" else None  # a checkpoint may hold a training, too
-    return net_model(net, net.preprocess.size, runtime, own)
+    is_net_alone = path.suffix in (".pth", ".onnx")  # a checkpoint may hold a training, too
+    megabytes = path.stat().st_size / 1e6 if is_net_alone else None
+    return net_model(net, net.preprocess.size, runtime, megabytes)
 
 
 def _with(facts: ModelFacts, segmenter: Segmenter) -> Model:

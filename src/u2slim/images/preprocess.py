@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from u2slim.sizes import Size
+from u2slim.sizes import DEFAULT_SIDE, Size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,7 +20,7 @@ class Preprocess:
         own_maximum: divide each image by its own largest value, as U2-Net does; otherwise by 255.
     """
 
-    size: Size = 320
+    size: Size = DEFAULT_SIDE
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     own_maximum: bool = True
@@ -55,3 +55,4 @@ class Preprocess:
 
 
 U2NET_PREPROCESS = Preprocess()
+ISNET_PREPROCESS = Preprocess(1024, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), own_maximum=False)

@@ -12,6 +12,7 @@ from u2slim.models.channels import set_channels
 from u2slim.models.conv import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv
 from u2slim.models.fcn import FCN
 from u2slim.models.icnet import ICNet
+from u2slim.models.isnet import ISNet
 from u2slim.models.net import Net
 from u2slim.models.parsenet import ParseNet
 from u2slim.models.pspnet import PSPNet
@@ -24,6 +25,7 @@ __all__ = [
     "DepthwiseSeparableConv",
     "GroupedConv",
     "ICNet",
+    "ISNet",
     "LowRankConv",
     "Net",
     "PSPNet",

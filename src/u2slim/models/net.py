@@ -56,7 +56,19 @@ class Net(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def published_keys(cls) -> dict[str, str]:
-        """A published file's key -> ours, for every tensor; the layout is the same at every width."""
+    def published_modules(cls) -> dict[str, str]:
+        """A module's name in the published net -> ours, for all with weights; the same at every width."""
         with torch.device("meta"):
-            return {key: key for key in cls().state_dict()}
+            modules = cls().named_modules()
+        return {name: name for name, module in modules if any(True for _ in module.parameters(recurse=False))}
+
+    @classmethod
+    def published_keys(cls) -> dict[str, str]:
+        """A published file's key -> ours, for every tensor."""
+        with torch.device("meta"):
+            net = cls()
+        return {
+            f"{published}.{tensor}": f"{ours}.{tensor}"
+            for published, ours in cls.published_modules().items()
+            for tensor in net.get_submodule(ours).state_dict()
+        }

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.models.conv import ConvVariant, StandardConv
-from u2slim.models.net import ConvFactory, Net
+from u2slim.models.conv import StandardConv
+from u2slim.models.net import ConvFactory
 from u2slim.models.resize import size_of, upsample
+from u2slim.models.rsu import RSUNet, Stage
 
 # Each stage: (RSU depth, dilated, (in, mid, out) channels for each width).
 _ENCODER = (
@@ -33,72 +33,13 @@ _DECODER = (
 WIDTHS = ("full", "lite")
 
 
-def _pool(x_BCHW: Tensor) -> Tensor:
-    return F.max_pool2d(x_BCHW, 2, 2, ceil_mode=True)
+def stages_of(width: str) -> tuple[list[Stage], list[Stage]]:
+    """The encoder's and the decoder's stages."""
+    encoder = [(depth, dilated, channels[width]) for depth, dilated, channels in _ENCODER]
+    return encoder, [(depth, dilated, channels[width]) for depth, dilated, channels in _DECODER]
 
 
-class ConvBNReLU(nn.Sequential):
-    """A 3x3 convolution of the chosen variant, BatchNorm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, dilation: int, conv: ConvFactory):
-        super().__init__()
-        self.conv = conv(in_channels, out_channels, dilation=dilation)
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-
-
-class RSU(nn.Module):
-    """Residual U-block of a given depth: a small U-Net whose output is added to its first feature map.
-
-    With `dilated` (the paper's RSU-4F) the resolution stays and the dilation doubles from level to level.
-    Input (B, in, H, W), output (B, out, H, W).
-
-    Args:
-        channels: in, between and out.
-        conv: makes its 3x3 convolutions, but for those that have a factory of their own in `named`: `stem`,
-            `encoder.0`, ..., `bottom`, `decoder.0`, ...
-    """
-
-    def __init__(
-        self,
-        depth: int,
-        dilated: bool,
-        channels: tuple[int, int, int],
-        conv: ConvFactory,
-        named: Mapping[str, ConvFactory] | None = None,
-    ):
-        super().__init__()
-        in_channels, mid, out = channels
-        levels = depth - 1
-        dilations = [2**i if dilated else 1 for i in range(levels)]
-
-        def block(name: str, inputs: int, outputs: int, dilation: int) -> ConvBNReLU:
-            return ConvBNReLU(inputs, outputs, dilation, (named or {}).get(name, conv))
-
-        self.dilated = dilated
-        self.stem = block("stem", in_channels, out, 1)
-        self.encoder = nn.ModuleList(
-            block(f"encoder.{i}", out if i == 0 else mid, mid, dilations[i]) for i in range(levels)
-        )
-        self.bottom = block("bottom", mid, mid, 2**levels if dilated else 2)
-        self.decoder = nn.ModuleList(
-            block(f"decoder.{levels - 1 - i}", 2 * mid, out if i == 0 else mid, dilations[i])
-            for i in reversed(range(levels))
-        )
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        stem = x = self.stem(x_BCHW)
-        skips = []
-        for i, block in enumerate(self.encoder):
-            x = block(x if self.dilated or i == 0 else _pool(x))
-            skips.append(x)
-        x = self.bottom(x)
-        for block, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = block(torch.cat((upsample(x, size_of(skip)), skip), 1))
-        return stem + x
-
-
-class U2Net(Net):
+class U2Net(RSUNet):
     """The salient-object net: an outer U of RSU blocks with a side output at each of six scales.
 
     Args:
@@ -124,78 +65,24 @@ class U2Net(Net):
         stem: ConvFactory | None = None,
         ranks: Mapping[str, str] | None = None,
     ):
-        super().__init__()
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
-        self.width = width
-        self.ranked = ranks is not None
-        named = _factories(ranks, width, conv) if ranks is not None else {}
 
-        def stage(name: str, depth: int, dilated: bool, channels: Mapping[str, tuple[int, int, int]]) -> RSU:
-            return RSU(depth, dilated, channels[width], conv, named.get(name))
-
-        encoder = [stage(f"encoder.{i}", *shape) for i, shape in enumerate(_ENCODER)]
-        self.encoder = nn.ModuleList(encoder)
-        self.decoder = nn.ModuleList(stage(f"decoder.{i}", *shape) for i, shape in enumerate(_DECODER))
-        if stem is not None:
-            first = encoder[0].stem
-            first.conv = stem(3, first.bn.num_features, dilation=1)
-        outputs = [c[width][2] for *_, c in (*reversed(_DECODER), _ENCODER[-1])]
-        self.sides = nn.ModuleList(nn.Conv2d(channels, 1, 3, padding=1) for channels in outputs)
-        self.fuse = nn.Conv2d(len(outputs), 1, 1)
-
-    @property
-    def name(self) -> str:
-        """Width, variant and whether it is pruned, for file names and tables: `u2net-lite-dwsep`."""
-        variants = [module.variant for module in self.modules() if isinstance(module, ConvVariant)]
-        variant = next((v for v in variants if v != StandardConv.variant), StandardConv.variant)
-        return f"u2net-{self.width}-{'ranked-' * self.ranked}{variant}{'-pruned' * self.pruned}"
+        named = None if ranks is None else _factories(ranks, width, conv)
+        super().__init__(*stages_of(width), conv, named, stem)
+        self.width, self.kind = width, f"u2net-{width}"
+        self.fuse = nn.Conv2d(len(self.sides), 1, 1)
 
     @property
     def heads(self) -> list[nn.Module]:
-        """What makes the logits."""
         return [*self.sides, self.fuse]
 
-    @property
-    def stages(self) -> list[nn.Module]:
-        """The blocks between which little is kept: where activation checkpointing cuts."""
-        return [*self.encoder, *self.decoder]
-
     @classmethod
-    def published_keys(cls) -> dict[str, str]:
-        with torch.device("meta"):
-            net = cls()
-        stages = {f"stage{n + 1}": f"encoder.{n}" for n in range(6)} | {
-            f"stage{n}d": f"decoder.{5 - n}" for n in range(1, 6)
-        }
-        modules = {f"side{n + 1}": f"sides.{n}" for n in range(6)} | {"outconv": "fuse"}
-        for stage, ours in stages.items():
-            rsu = net.get_submodule(ours)
-            assert isinstance(rsu, RSU)
-            levels = len(rsu.encoder)
-            blocks = {"rebnconvin": "stem", f"rebnconv{levels + 1}": "bottom"}
-            blocks |= {f"rebnconv{n}": f"encoder.{n - 1}" for n in range(1, levels + 1)}
-            blocks |= {f"rebnconv{n}d": f"decoder.{levels - n}" for n in range(1, levels + 1)}
-            for block, our_block in blocks.items():
-                modules[f"{stage}.{block}.conv_s1"] = f"{ours}.{our_block}.conv"
-                modules[f"{stage}.{block}.bn_s1"] = f"{ours}.{our_block}.bn"
-        return {
-            f"{published}.{tensor}": f"{ours}.{tensor}"
-            for published, ours in modules.items()
-            for tensor in net.get_submodule(ours).state_dict()
-        }
+    def published_modules(cls) -> dict[str, str]:
+        return super().published_modules() | {"outconv": "fuse"}
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
-        skips = []
-        x = x_BCHW
-        for i, stage in enumerate(self.encoder):
-            x = stage(x if i == 0 else _pool(x))
-            skips.append(x)
-        features = [x]
-        for stage, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            x = stage(torch.cat((upsample(x, size_of(skip)), skip), 1))
-            features.append(x)
-        sides = [head(feature) for head, feature in zip(self.sides, reversed(features), strict=True)]
+        sides = self.side_logits(x_BCHW)
         size = size_of(x_BCHW)
         if upsampled:
             sides = [upsample(side, size) for side in sides]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError, missing_extra
+from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.onnx_segmenters import OnnxRuntimeSegmenter, OpenCVSegmenter, OpenVINOSegmenter
 from u2slim.runtime.segmenter import Segmenter
 from u2slim.sizes import Size, sides
@@ -39,12 +40,13 @@ def onnx_segmenter(
     streams: int = 1,
     threads: int | None = None,
     size: Size | None = None,
+    preprocess: Preprocess | None = None,
 ) -> Segmenter:
     """An ONNX file in a runtime, by default OpenCV; see `OnnxSegmenter`."""
     check_runtime(runtime)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
-    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams, threads, size)
+    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams, threads, size, preprocess)
 
 
 def net_segmenter(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -10,20 +10,19 @@ import onnx
 from onnx import TensorProto
 
 from u2slim.errors import UserError
-from u2slim.images.preprocess import Preprocess
+from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
 from u2slim.sizes import Size, sides
 
 MAX_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
 MAX_CLASSES = 254  # of a class map, whose largest number is for no class
 MAX_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as much
-DEFAULT_SIDE = 320  # where a file leaves its input's size open, as the published nets'
 
 
 @dataclass(frozen=True)
 class Graph:
     """An ONNX file with one image input: its bytes, names, (height, width), and how its input is normalised.
 
-    `preprocess` is None where the graph takes RGB 0..255 itself, and `precision` empty where the file does not say it.
+    `preprocess` is None where the graph takes RGB 0..255 itself, and `precision` empty where nothing tells it.
     `labels` are the `names` and `palette` of a net that tells classes apart, whose output are logits.
     """
 
@@ -36,12 +35,13 @@ class Graph:
     labels: dict[str, list] | None = None
 
 
-def read_graph(path: Path, size: Size | None = None) -> Graph:
+def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = None) -> Graph:
     """An ONNX file, its weights in files beside it included.
 
     Args:
         path: the file.
         size: to run it at; None: the size that it says.
+        usual: what its input is made of, where it does not say so; None: as of U2-Net, or of IS-Net if it looks so.
 
     Raises:
         UserError: it is damaged, takes anything but one image, asks for absurdly much memory, or for another size.
@@ -70,9 +70,10 @@ def read_graph(path: Path, size: Size | None = None) -> Graph:
         raise _foreign(path, f"its input {name} is of shape {shape}, where 0 is any")
     if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
-    named = metadata.get("u2slim.size", "")
-    usual = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else [DEFAULT_SIDE]
-    wanted = (usual[0], usual[-1]) if size is None else sides(size, "size")
+    usual = usual or (ISNET_PREPROCESS if _looks_like_isnet(graph) else U2NET_PREPROCESS)
+    text = metadata.get("u2slim.size", "")
+    named = [int(side) for side in text.split("x")] if re.fullmatch(r"\d+(x\d+)?", text) else sides(usual.size, "size")
+    wanted = (named[0], named[-1]) if size is None else sides(size, "size")
     height, width = (side or own for side, own in zip(shape[2:], wanted, strict=True))
     if size is not None and (height, width) != wanted:
         raise UserError(
@@ -86,13 +87,26 @@ def read_graph(path: Path, size: Size | None = None) -> Graph:
         )
     output = "mask" if "mask" in outputs else outputs[0]
     size = height, width
-    precision = metadata.get("u2slim.precision", "")
-    return Graph(data, name, output, size, _preprocess(path, metadata, size), precision, _labels(path, metadata))
+    precision = metadata.get("u2slim.precision") or ("fp16_compute" if _computes_in_half(graph) else "")
+    return Graph(data, name, output, size, _preprocess(path, metadata, size, usual), precision, _labels(path, metadata))
 
 
-def _preprocess(path: Path, metadata: Mapping[str, str], size: tuple[int, int]) -> Preprocess | None:
+def _looks_like_isnet(graph: onnx.GraphProto) -> bool:
+    """Whether its first convolution halves the photo, as IS-Net's does and U2-Net's does not."""
+    first = next((node for node in graph.node if node.op_type in ("Conv", "ConvInteger")), None)
+    return first is not None and any(a.name == "strides" and list(a.ints) == [2, 2] for a in first.attribute)
+
+
+def _computes_in_half(graph: onnx.GraphProto) -> bool:
+    half = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    return any(node.op_type == "Conv" and node.input[1] in half for node in graph.node)
+
+
+def _preprocess(path: Path, metadata: Mapping[str, str], size: tuple[int, int], usual: Preprocess) -> Preprocess | None:
     if metadata.get("u2slim.preprocess") == "embedded":
         return None
+    if "u2slim.preprocess" not in metadata and "u2slim.mean" not in metadata:
+        return replace(usual, size=size)
     try:
         return Preprocess.from_metadata({key.removeprefix("u2slim."): metadata[key] for key in metadata}, size)
     except ValueError as error:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from u2slim.errors import UserError
+from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import Graph, read_graph
 from u2slim.runtime.segmenter import Segmenter, threads_each
 from u2slim.runtime.signal_stack import signal_stack_kept
@@ -18,7 +19,7 @@ from u2slim.sizes import Size
 class OnnxSegmenter(Segmenter):
     """What the ONNX runtimes share: checking the file, feeding the input it expects, trying it once.
 
-    A file of another project is taken to be of the ecosystem's kind: ImageNet-normalised input, first output.
+    A file of another project is taken to be of the ecosystem's kind: U2-Net's or IS-Net's input, first output.
 
     Args:
         path: the file.
@@ -26,6 +27,7 @@ class OnnxSegmenter(Segmenter):
         streams: so many threads may call it at once.
         threads: that all of them together may take; None: one a core.
         size: to run a file at that leaves its size open; None: what the file says.
+        preprocess: of a file that does not say how its input is made, where that is known.
 
     Raises:
         UserError: the runtime cannot run the file, or the file's first output is no mask.
@@ -38,8 +40,9 @@ class OnnxSegmenter(Segmenter):
         streams: int = 1,
         threads: int | None = None,
         size: Size | None = None,
+        preprocess: Preprocess | None = None,
     ):
-        graph = read_graph(Path(path), size)
+        graph = read_graph(Path(path), size, preprocess)
         super().__init__(graph.size, stretch, graph.labels)
         self.check(graph)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
@@ -109,6 +112,12 @@ class OpenCVSegmenter(OnnxSegmenter):
             raise UserError(
                 f"OpenCV {cv2.__version__} computes nets in 8 bits wrongly: use runtime=onnxruntime or openvino, "
                 "OpenCV 4, or the net in another precision."
+            )
+
+        if graph.precision == "fp16_compute":
+            raise UserError(
+                "OpenCV does not run nets that compute in float16: use runtime=onnxruntime or openvino, or make a file "
+                "for it: export.py checkpoint=FILE export.precision=fp16."
             )
 
     def load(self, data: bytes, streams: int, threads: int | None) -> None:

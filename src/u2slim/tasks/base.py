@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from u2slim.errors import UserError
+from u2slim.images.preprocess import Preprocess
 from u2slim.models import build_net
 from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.recompute import recompute_activations
 from u2slim.training.losses import OutputsLoss
 from u2slim.training.steps import will_be_logged
+from u2slim.zoo.checkpoints import own_preprocess
 
 
 class SegmentationTask(pl.LightningModule):
@@ -60,6 +62,7 @@ class SegmentationTask(pl.LightningModule):
         self.net = build_net(model)
         if init is not None:
             init(self.net)
+        self.hparams.update(own_preprocess(self.net))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         to_memory_format(self.net, self.memory_format)
         if recompute:
@@ -155,6 +158,12 @@ class SegmentationTask(pl.LightningModule):
         for name, value in scores.items():
             # The same in all processes by now; without sync_dist Lightning would warn that it might not be.
             self.log(f"val/{name}", value.float(), sync_dist=True)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if entries := checkpoint["hyper_parameters"].get("preprocess"):
+            self.hparams["preprocess"] = entries
+            self.net.preprocess = Preprocess.from_metadata(entries, self.hparams["size"])
+            self.preprocess = Normalise(self.net.preprocess).to(self.device)
 
     @property
     def learning_rate(self) -> float:

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,7 @@ class Distillation:
     Not a module: so the teacher is in no checkpoint, no optimizer, no average of weights and no gradient's reduction.
 
     Args:
-        teacher: any name or file of a net that `open_net` takes, but for ONNX files; None: the published U2-Net of
-            `width`.
+        teacher: any name or file of a net that `open_net` takes; None: the published U2-Net of `width`.
         width: of a published teacher; a checkpoint brings its own.
         weight: of the logit term, see `logit_loss`.
         temperature: by which the logit term divides both nets' logits.
@@ -65,7 +65,13 @@ class Distillation:
         return self  # a copy of the training task, as for averaged weights, learns from the same teacher
 
     def check(self, student: Net, compiled: bool) -> None:
-        """Raise UserError where the feature term cannot be had of this student."""
+        """Raise UserError where the teacher cannot teach this student, or the feature term cannot be had of it."""
+        seen = [replace(net.preprocess, size=0) for net in (student, self.teacher)]
+        if student.outputs != self.teacher.outputs or seen[0] != seen[1]:
+            raise UserError(
+                f"{self.teacher.name} cannot teach {student.name}, which has other outputs or another normalisation: "
+                "name a net of the student's structure as task.distill.teacher, for IS-Net isnet-general-use."
+            )
         if self.features and compiled:
             raise UserError("task.distill.features reads the net's stages, which task.compiled=true hides; drop one.")
         if self.features and _shapes(student) != _shapes(self.teacher):

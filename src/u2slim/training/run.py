@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -36,6 +36,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         UserError: a setting is wrong, data are missing, or the run cannot go on.
     """
     check_choices(cfg)
+    settle_size(cfg)
     writes = join_run(cfg.trainer.num_nodes)
     if scores := finished_before(cfg, folder):
         return scores.get(cfg.optimized_metric)
@@ -65,6 +66,12 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         log.info("trained %s to step %d: %s", task.net.name, trainer.global_step, scores)
         log.info("checkpoints, logs and pictures: %s", folder)
     return metrics.get(cfg.optimized_metric)
+
+
+def settle_size(cfg: DictConfig) -> None:
+    """Where the config does not say it, images have the size that the net is published for."""
+    if cfg.data.size is None:
+        cfg.data.size = get_class(cfg.model._target_).preprocess.size
 
 
 def check_choices(cfg: DictConfig) -> None:

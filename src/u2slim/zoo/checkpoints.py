@@ -9,6 +9,7 @@ import torch
 
 from u2slim.errors import UserError
 from u2slim.files import file_digest, write_whole
+from u2slim.images.preprocess import Preprocess
 from u2slim.models import Net, build_net
 from u2slim.sizes import Size
 from u2slim.zoo.open import open_net
@@ -16,15 +17,15 @@ from u2slim.zoo.published import is_published, published_net
 
 
 def checkpoint_path(name: str | Path) -> Path:
-    """The file with weights of a net by name; see `open_net`.
+    """The training checkpoint of a net by name; see `open_net`.
 
     Raises:
         UserError: there is no such net, or it is an ONNX file.
     """
-    handle = open_net(name)
-    if not handle.has_weights:
-        raise UserError(f"{handle.onnx} is an ONNX file, not a checkpoint; give the .ckpt that it was made of.")
-    return handle.path()
+    path = open_net(name).path()
+    if path.suffix.lower() == ".onnx":
+        raise UserError(f"{path} is an ONNX file, not a training checkpoint; give a .ckpt file.")
+    return path
 
 
 def read(path: Path) -> dict:
@@ -56,7 +57,7 @@ def net_from(path: Path) -> Net:
     Raises:
         UserError: the file holds no net of ours.
     """
-    if path.suffix.lower() == ".pth":
+    if path.suffix.lower() in (".pth", ".onnx"):
         return published_net(path)
     saved = read(path)
     parameters = saved["hyper_parameters"]
@@ -64,6 +65,8 @@ def net_from(path: Path) -> Net:
     weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
     net.labels = parameters.get("classes")
+    if entries := parameters.get("preprocess"):
+        net.preprocess = Preprocess.from_metadata(entries, parameters["size"])
     return with_size(net, parameters["size"]).eval()
 
 
@@ -73,17 +76,23 @@ def with_size(net: Net, size: Size) -> Net:
     return net
 
 
+def own_preprocess(net: Net) -> dict[str, dict[str, str]]:
+    """What checkpoints say of a net's normalisation, where it is not that of its class."""
+    entries = net.preprocess.to_metadata()
+    return {} if entries == type(net).preprocess.to_metadata() else {"preprocess": entries}
+
+
 def load_net(
     checkpoint: str | None,
     model: Mapping[str, Any] | None = None,
     init: Callable[[Net], Net] | None = None,
-    size: Size = 320,
+    size: Size | None = None,
 ) -> Net:
     """A net in evaluation mode, as the settings of a command name it.
 
     Args:
         checkpoint: see `open_net`; it brings its own model and size.
-        model, init, size: without a checkpoint, the net to build, what fills it, and its side.
+        model, init, size: without a checkpoint, the net to build, what fills it, and its side; None: its own.
 
     Raises:
         UserError: both or neither of `checkpoint` and `init` are given, or there is no such net.
@@ -98,7 +107,7 @@ def load_net(
     assert model is not None and init is not None
     net = build_net(model)
     init(net)
-    return with_size(net, size).eval()
+    return with_size(net, size or net.preprocess.size).eval()
 
 
 def origin(checkpoint: str | Path | None, init: Mapping[str, Any] | None = None) -> str:
@@ -110,8 +119,8 @@ def origin(checkpoint: str | Path | None, init: Mapping[str, Any] | None = None)
         assert init is not None
         given = init.get("path") or init.get("weights")
         return init["_target_"].rpartition(".")[2] + (f", {Path(given).name}" if given else "")
-    path = checkpoint_path(checkpoint)
-    step = None if path.suffix.lower() == ".pth" else read(path).get("global_step")
+    path = open_net(checkpoint).path()
+    step = None if path.suffix.lower() in (".pth", ".onnx") else read(path).get("global_step")
     trained = "" if step is None else f", step {step}"
     parts = path.parts
     name = "/".join(parts[parts.index("outputs") + 1 :]) if "outputs" in parts else path.name
@@ -122,6 +131,8 @@ def write_net(net: Net, size: Size, path: Path) -> None:
     """Write a checkpoint of a net that `build_net` made, with nothing of a training."""
     assert net.config is not None, "a net that build_net made"
     weights = {f"net.{key}": tensor.contiguous() for key, tensor in net.state_dict().items()}
-    classes = {"classes": net.labels} if net.labels else {}
-    content = {"hyper_parameters": {"model": dict(net.config), "size": size} | classes, "state_dict": weights}
+    parameters: dict[str, Any] = {"model": dict(net.config), "size": size} | own_preprocess(net)
+    if net.labels:
+        parameters["classes"] = net.labels
+    content = {"hyper_parameters": parameters, "state_dict": weights}
     write_whole(path, lambda partial: torch.save(content, partial))

@@ -1,6 +1,6 @@
 """One way to open a net, whatever it is called and whatever file it is in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from u2slim.errors import UserError, missing_extra
 from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
 from u2slim.sizes import Size
+from u2slim.zoo.fetch import fetch, find, record_of
 from u2slim.zoo.records import PUBLISHED, Published
 from u2slim.zoo.shipped import SHIPPED
 
@@ -24,8 +25,8 @@ class NetHandle:
 
     Args:
         name: as it was asked for.
-        weights: a training checkpoint, or a published file, that torch builds the net from.
-        onnx: a file that every runtime but torch runs.
+        weights: a training checkpoint, or a published `.pth`, that torch builds the net from.
+        onnx: a file that every runtime but torch runs; of a published structure, torch can build the net from it, too.
         published: the record of a published net, which is downloaded when it is first needed.
     """
 
@@ -35,9 +36,9 @@ class NetHandle:
     published: Published | None = None
 
     @property
-    def has_weights(self) -> bool:
-        """Whether torch can build the net, perhaps after a download."""
-        return self.weights is not None or self.published is not None
+    def is_runtime_file(self) -> bool:
+        """Whether all there is of it is an ONNX file, which runs as it is rather than being built for torch."""
+        return self.weights is None and self.published is None
 
     def path(self) -> Path:
         """The file, that with weights first; a published net is downloaded on first use."""
@@ -45,30 +46,32 @@ class NetHandle:
 
     @cached_property  # as the checksum of a published net's file takes a moment
     def _path(self) -> Path:
-        if self.published is not None and self.weights is None:
-            from u2slim.zoo.published import fetch
-
-            return fetch(self.published)
         path = self.weights or self.onnx
-        assert path is not None
+        if path is None:
+            assert self.published is not None
+            return fetch(self.published)
         return path
 
     def net(self) -> "Net":
         """The net of torch in evaluation mode; the size that it is used at is its `preprocess.size`.
 
         Raises:
-            UserError: torch is not installed, the file holds no net of ours, or it is an ONNX file.
+            UserError: torch is not installed, or the file holds no net of ours.
         """
-        if not self.has_weights:
-            raise UserError(
-                f"{self.onnx} is an ONNX file, which cannot be trained or converted: give the checkpoint that it was "
-                "made of, a .ckpt or .pth file."
-            )
         try:
             from u2slim.zoo.checkpoints import net_from
         except ImportError as error:
             raise missing_extra(f"building {self.name} for torch", "torch", "train") from error
-        return net_from(self.path())
+        net = net_from(self.path())
+        if record := self._record():
+            net.preprocess = replace(record.preprocess, size=net.preprocess.size)
+        return net
+
+    def _record(self) -> Published | None:
+        """Which published net it is, where it is one."""
+        if self.published is None and self.onnx is not None and self.name not in SHIPPED:
+            return record_of(self.onnx)
+        return self.published
 
     def segmenter(
         self,
@@ -94,10 +97,19 @@ class NetHandle:
             UserError: the runtime is not known, not installed, or cannot run the file.
         """
         check_runtime(runtime)
-        if self.onnx is not None and (runtime != "torch" or not self.has_weights):
-            return onnx_segmenter(self.onnx, runtime, stretch, streams, threads, size)
+        if runtime != "torch" and (onnx := self._onnx()) is not None:
+            record = self._record()
+            preprocess = record.preprocess if record else None
+            return onnx_segmenter(onnx, runtime, stretch, streams, threads, size, preprocess)
         net = self.net()
         return net_segmenter(net, size or net.preprocess.size, runtime, stretch, streams, threads)
+
+    def _onnx(self) -> Path | None:
+        """The ONNX file, downloaded where nothing else of a published net is at hand."""
+        if self.published is None or self.onnx is not None:
+            return self.onnx
+        path = find(self.published, onnx=True)
+        return path if path or find(self.published) else fetch(self.published, onnx=True)
 
 
 def open_net(name: "str | Path | NetHandle") -> NetHandle:

@@ -1,162 +1,87 @@
-"""Published files of torch's: downloaded once, checked, and read into our own nets."""
+"""Published files read into our own nets: state dictionaries of torch's, and ONNX files."""
 
-import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import get_class
-from torch import Tensor
+from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.files import cache_dir, file_digest, is_web_page
+from u2slim.files import is_web_page
+from u2slim.images.preprocess import Preprocess
 from u2slim.models import Net, build_net
-from u2slim.models.resnet import ResNet
-from u2slim.zoo.records import BACKBONE_ADDRESSES, PUBLISHED, Published, PublishedFile
+from u2slim.models.hooks import outputs_of
+from u2slim.runtime.onnx_convolutions import Convolution, read_convolutions
+from u2slim.zoo.records import PUBLISHED
 
-
-def fetch(published: Published) -> Path:
-    """The cached file of a published net, downloaded on first use.
-
-    The first use records the file's SHA-256 beside it; later uses compare with the record. The MD5 that
-    others report for the file is compared once, after the download.
-
-    Raises:
-        UserError: no network (says what to download by hand and where to put it), or a changed file.
-    """
-    file = published.file
-    path = cache_dir() / file.name
-    if not path.exists():
-        _download(file, path)
-    record = path.with_suffix(".pth.sha256")
-    digest = file_digest(path, "sha256")
-    if not record.exists():
-        load_published(path)
-        if file_digest(path, "md5") != file.md5:
-            print(f"note: {path} loads, but its MD5 is not the reported {file.md5}.")
-        record.write_text(f"{digest}  {path.name}\n")
-    elif record.read_text().split()[0] != digest:
-        raise UserError(
-            f"{path} has changed since its first use (SHA-256 {digest}, recorded in {record.name}). "
-            f"Delete both files to download it again."
-        )
-    return path
-
-
-def _download(file: PublishedFile, path: Path) -> None:
-    import gdown
-
-    partial = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    print(f"downloading {file.name} ({file.megabytes} MB) from {file.address}")
-    try:
-        done = gdown.download(url=file.address, output=str(partial))
-        if done is None:
-            raise OSError("the server sent no file")
-        load_published(partial)
-    except Exception as error:  # gdown passes on the errors of several libraries
-        partial.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:200]
-        if isinstance(error, ConnectionError) or "NameResolution" in reason:
-            reason = "no connection to the server"
-        raise UserError(
-            f"{file.name} could not be downloaded ({type(error).__name__}: {reason}). "
-            f"Download it by hand from {file.address} and put it at {path}, "
-            f"or give a copy in place of the name: --net PATH, init.weights=PATH, task.distill.teacher=PATH."
-        ) from error
-    partial.replace(path)
+# Under these keys trainings keep the net's tensors beside what else they keep.
+_WRAPPINGS = ("model", "state_dict", "net", "model_state_dict", "params")
 
 
 def is_published(state: dict) -> bool:
     """Whether a state dictionary has the keys of some published net."""
-    return any(first in state for first in (next(iter(_class_of(net).published_keys())) for net in PUBLISHED.values()))
+    return any(next(iter(_keys(config))) in state for config in _structures().values())
 
 
-def load_published(path: str | Path) -> tuple[Published, dict[str, Tensor]]:
-    """Which published net a file is of, and its tensors under our keys, ready for a strict load.
+def published_net(path: str | Path) -> Net:
+    """The published net in a `.pth` or `.onnx` file, in evaluation mode.
+
+    An ONNX file has BatchNorm folded into its convolutions. So the net gets its convolutions, and BatchNorms that do
+    nothing (`is_folded`); and what the file says of its size and normalisation.
 
     Raises:
         UserError: the file is missing, a training checkpoint, a web page, truncated, or holds anything that is no
             published net; the message says which.
     """
     path = Path(path)
-    state = _read(path)
-    if "pytorch-lightning_version" in state or "state_dict" in state:
-        raise UserError(
-            f"{path} is a training checkpoint, not published weights. "
-            f"Give it as checkpoint= (or ckpt_path= to resume), not as init.weights."
-        )
-    for published in PUBLISHED.values():
-        names = _class_of(published).published_keys()
-        if names.keys() != state.keys():
-            continue
-        with torch.device("meta"):
-            expected = build_net(published.config).state_dict()
-        if all(state[theirs].shape == expected[ours].shape for theirs, ours in names.items()):
-            return published, {ours: state[theirs] for theirs, ours in names.items()}
-    raise _unknown(path, state)
-
-
-def published_net(path: str | Path) -> Net:
-    """The published net in a `.pth` file, in evaluation mode; errors as `load_published`."""
-    published, tensors = load_published(path)
-    net = build_net(published.config)
+    if path.suffix.lower() == ".onnx":
+        return _net_of_onnx(path)
+    config, tensors = load_published(path)
+    net = build_net(config)
     net.load_state_dict(tensors)
     return net.eval()
 
 
-def load_backbone(path: str | Path, backbone: str) -> dict[str, Tensor]:
-    """A ResNet of torchvision's, ready for a strict load into `ResNet(backbone)`; its classifier is left out.
+def is_folded(net: nn.Module) -> bool:
+    """Whether every BatchNorm leaves what it gets as it is, so that it has no statistics to train by."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    shifts = [tensor for norm in norms for tensor in (norm.bias, norm.running_mean) if tensor is not None]
+    return bool(norms) and not any(tensor.any() for tensor in shifts)
+
+
+def load_published(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """The config of the net in a `.pth` file, and its tensors under our keys, ready for a strict load.
+
+    It may be saved from `DataParallel` (`module.` before each key), beside other things of a training, or by a version
+    of torch's whose BatchNorm did not count its batches.
 
     Raises:
-        UserError: the file is missing, not the one that its name says, or holds anything but this ResNet.
+        UserError: as `published_net`.
     """
-    path = Path(path).expanduser()
-    state = _read(path, BACKBONE_ADDRESSES[backbone])
-    digest = file_digest(path, "sha256")
-    if (named := re.search(r"-([0-9a-f]{8})$", path.stem)) and not digest.startswith(named[1]):
-        raise UserError(
-            f"{path} is damaged: its SHA-256 is {digest[:8]}..., and its name says {named[1]}. Download it again."
-        )
-    with torch.device("meta"):
-        expected = ResNet(backbone).state_dict()
-    # torchvision's first files were written before BatchNorm counted its batches.
-    state = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")} | state
-    state = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
-    if missing or extra or wrong:
-        raise UserError(
-            f"{path} does not hold torchvision's {backbone}: {len(missing)} of its {len(expected)} tensors are missing "
-            f"{missing[:2]}, {len(extra)} are unknown {extra[:2]}, {len(wrong)} are of another shape {wrong[:2]}. "
-            f"Give {BACKBONE_ADDRESSES[backbone]}, or another model.backbone ({', '.join(BACKBONE_ADDRESSES)})."
-        )
-    return state
+    path = Path(path)
+    state = _unwrapped(path, read_tensors(path))
+    for config in _structures().values():
+        names = _keys(config)
+        counters = [key for key in names if key.endswith(".num_batches_tracked") and key not in state]
+        found = state | dict.fromkeys(counters, torch.tensor(0))
+        if names.keys() == found.keys() and not _misshapen(config, names, found):
+            return config, {ours: found[theirs] for theirs, ours in names.items()}
+    raise _unknown(path, state)
 
 
-def _class_of(published: Published) -> type[Net]:
-    return get_class(published.config["_target_"])
+def read_tensors(path: Path, address: str | None = None) -> dict[str, Tensor]:
+    """The dictionary in a `.pth` file, read without running any code from it.
 
+    Args:
+        address: where the file is from; None: any published file.
 
-def _unknown(path: Path, state: dict) -> UserError:
-    """What is wrong with a file, beside the published net that it has most keys of."""
-    nearest = max(PUBLISHED.values(), key=lambda net: len(_class_of(net).published_keys().keys() & state.keys()))
-    names = _class_of(nearest).published_keys()
-    missing, extra = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
-    if missing or extra:
-        return UserError(
-            f"{path} does not hold the {len(names)} tensors of {nearest.name}: {len(missing)} missing {missing[:2]}, "
-            f"{len(extra)} unknown {extra[:2]}. Published nets: {', '.join(PUBLISHED)}."
-        )
-    with torch.device("meta"):
-        expected = build_net(nearest.config).state_dict()
-    wrong = [theirs for theirs, ours in names.items() if state[theirs].shape != expected[ours].shape]
-    return UserError(
-        f"{path} has the tensors of {nearest.name}, but {len(wrong)} of another shape, e.g. {wrong[0]}. "
-        f"Published nets: {', '.join(PUBLISHED)}."
-    )
-
-
-def _read(path: Path, address: str | None = None) -> dict[str, Tensor]:
+    Raises:
+        UserError: it is missing, a web page, damaged, or holds more than tensors.
+    """
     if not path.is_file():
         raise UserError(f"No weights file at {path}; check init.weights.")
     size = f"{path.stat().st_size / 1e6:.1f} MB"
@@ -165,6 +90,12 @@ def _read(path: Path, address: str | None = None) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged file
+        if "Unsupported global: GLOBAL " in str(error):
+            what = str(error).split("Unsupported global: GLOBAL ", 1)[1].split()[0]
+            raise UserError(
+                f"{path} cannot be read without running code that comes with it: it holds {what}, as a whole pickled "
+                "module does, and not tensors alone. Save net.state_dict() where that code is at hand."
+            ) from error
         known = ", ".join(f"{f.name} {f.megabytes} MB" for net in PUBLISHED.values() for f in net.files)
         raise UserError(
             f"{path} ({size}) cannot be read as PyTorch weights: truncated, damaged, or of another kind "
@@ -173,3 +104,131 @@ def _read(path: Path, address: str | None = None) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors.")
     return state
+
+
+def _unwrapped(path: Path, state: dict) -> dict[str, Tensor]:
+    if "pytorch-lightning_version" in state:
+        raise UserError(
+            f"{path} is a training checkpoint, not published weights. "
+            f"Give it as checkpoint= (or ckpt_path= to resume), not as init.weights."
+        )
+    for key in _WRAPPINGS:
+        if isinstance(state.get(key), Mapping) and not isinstance(state[key], Tensor):
+            state = dict(state[key])
+            break
+    for prefix in ("module.", "_orig_mod.", "module."):  # of DataParallel and torch.compile
+        if state and all(str(key).startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return {key: tensor for key, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def _structures() -> dict[str, Mapping[str, Any]]:
+    """The config of each structure that is published, by the name of the first net that has it."""
+    structures: dict[str, Mapping[str, Any]] = {}
+    for name, record in PUBLISHED.items():
+        if record.config is not None and record.config not in structures.values():
+            structures[name] = record.config
+    return structures
+
+
+def _keys(config: Mapping[str, Any]) -> dict[str, str]:
+    """A published file's key -> ours."""
+    net: type[Net] = get_class(config["_target_"])
+    return net.published_keys()
+
+
+def _misshapen(config: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, Tensor]) -> list[str]:
+    """The tensors whose shape is not that of the config's net."""
+    with torch.device("meta"):
+        expected = build_net(config).state_dict()
+    return [theirs for theirs, ours in names.items() if state[theirs].shape != expected[ours].shape]
+
+
+def _unknown(path: Path, state: dict[str, Tensor]) -> UserError:
+    """What is wrong with a file, beside the published net that it has most keys of."""
+    name, config = max(_structures().items(), key=lambda item: len(_keys(item[1]).keys() & state.keys()))
+    names = _keys(config)
+    missing, extra = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
+    if missing or extra:
+        return UserError(
+            f"{path} does not hold the {len(names)} tensors of {name}: {len(missing)} missing {missing[:2]}, "
+            f"{len(extra)} unknown {extra[:2]}. Published nets: {', '.join(PUBLISHED)}."
+        )
+    wrong = _misshapen(config, names, state)
+    return UserError(
+        f"{path} has the tensors of {name}, but {len(wrong)} of another shape, e.g. {wrong[0]}. "
+        f"Published nets: {', '.join(PUBLISHED)}."
+    )
+
+
+def _net_of_onnx(path: Path) -> Net:
+    if not path.is_file():
+        raise UserError(f"No net at {path}.")
+    file = read_convolutions(path)
+    differences = []
+    for name, config in _structures().items():
+        with torch.device("meta"):
+            net = build_net(config)
+        modules = _convolutions_of(net)
+        paired = _paired(net, modules, file.convolutions)
+        if difference := _difference(modules, paired, len(file.convolutions)):
+            differences.append(f"{name}: {difference}")
+            continue
+        return _filled(config, paired, path, file.metadata, file.size)
+    raise UserError(
+        f"{path} holds no net that torch can build from an ONNX file ({'; '.join(differences)}). Give a file of one "
+        f"of these, or the checkpoint, a .ckpt or .pth file, that it was made of."
+    )
+
+
+def _convolutions_of(net: Net) -> dict[str, nn.Conv2d]:
+    """A net's convolutions by name, in the order in which an image reaches them."""
+    names = {module: name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    with outputs_of(names) as outputs, torch.no_grad():
+        net.eval()(torch.empty(1, 3, 64, 64, device="meta"))
+    return {names[module]: module for module in outputs if isinstance(module, nn.Conv2d)}
+
+
+def _paired(net: Net, modules: Mapping[str, nn.Conv2d], found: list[Convolution]) -> dict[str, Convolution]:
+    """Each of our convolutions with one of the file's: by the names that it has there, or else by their order."""
+    named = {convolution.name: convolution for convolution in found}
+    for names in ({ours: published for published, ours in net.published_modules().items()}, {n: n for n in modules}):
+        if len(named) == len(found) and {names[name] for name in modules} == named.keys():
+            return {name: named[names[name]] for name in modules}
+    return dict(zip(modules, found, strict=False))
+
+
+def _difference(modules: Mapping[str, nn.Conv2d], paired: Mapping[str, Convolution], count: int) -> str:
+    """In what a file of so many convolutions differs from a net, in a few words; empty: in nothing."""
+    if count != len(modules):
+        return f"{count} convolutions instead of {len(modules)}"
+    for number, (name, module) in enumerate(modules.items(), 1):
+        one = paired[name]
+        theirs = (*one.weight_OIKK.shape, one.stride, one.dilation)
+        if theirs != (*module.weight.shape, module.stride[0], module.dilation[0]):
+            shapes = ("x".join(map(str, shape)) for shape in (one.weight_OIKK.shape, module.weight.shape))
+            return f"convolution {number} ({one.name}) is {' instead of '.join(shapes)}"
+        if not np.isfinite(one.weight_OIKK).all() or (one.bias_O is not None and not np.isfinite(one.bias_O).all()):
+            return f"convolution {number} ({one.name}) has NaN or infinite weights"
+    return ""
+
+
+@torch.no_grad()
+def _filled(
+    config: Mapping, paired: Mapping[str, Convolution], path: Path, metadata: dict[str, str], size: tuple[int, int]
+) -> Net:
+    net = build_net(config)
+    for name, found in paired.items():
+        conv = net.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        conv.weight.copy_(torch.tensor(found.weight_OIKK))
+        conv.bias.zero_() if found.bias_O is None else conv.bias.copy_(torch.tensor(found.bias_O))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_var is not None
+            module.running_var.fill_(1 - module.eps)
+    usual = net.preprocess
+    side = (size[0] if size[0] == size[1] else list(size)) if all(size) else usual.size
+    entries = {key.removeprefix("u2slim."): value for key, value in metadata.items()}
+    net.preprocess = Preprocess.from_metadata(entries, side) if "mean" in entries else replace(usual, size=side)
+    return net.eval()
