@@ -1,5 +1,7 @@
 #include "onnx_file.hpp"
 
+#include "protobuf.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <locale>
@@ -15,54 +17,6 @@ constexpr std::int64_t max_side = 4096;       // pixels of a net's input
 constexpr std::int64_t max_window = 1024;     // of a kernel, a stride, a dilation or a margin
 constexpr std::size_t max_rank = 8;           // OpenCV's own is 10, not checked everywhere
 constexpr std::int64_t max_values = 1 << 29;  // of one tensor: 2 GB in float32
-
-// One field of a protobuf message: a number, or bytes.
-struct Field {
-    std::uint64_t number;
-    int wire;
-    std::uint64_t value;
-    Bytes bytes;
-
-    bool is(std::uint64_t wanted, int kind) const { return number == wanted && wire == kind; }
-};
-constexpr int varint = 0, nested = 2;
-
-std::uint64_t read_varint(Bytes in, std::size_t& at) {
-    std::uint64_t value = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-        const std::uint8_t byte = in.u8(at++);
-        value |= std::uint64_t(byte & 0x7f) << shift;
-        if (byte < 0x80) return value;
-    }
-    throw Error("not protobuf");
-}
-
-template <typename Visit>
-void each_field(Bytes message, Visit visit) {
-    for (std::size_t at = 0; at < message.size;) {
-        const std::uint64_t tag = read_varint(message, at);
-        Field field{tag >> 3, int(tag & 7), 0, {}};
-        if (field.number == 0) throw Error("not protobuf");
-        std::size_t length = 0;
-        switch (field.wire) {
-            case 0: field.value = read_varint(message, at); break;
-            case 1: length = 8; break;
-            case 2: length = read_varint(message, at); break;
-            case 5: length = 4; break;
-            default: throw Error("not protobuf");
-        }
-        field.bytes = message.part(at, length);
-        at += length;
-        visit(field);
-    }
-}
-
-// A repeated number, of which a file may have each by itself or all in one.
-void read_numbers(const Field& field, std::vector<std::int64_t>& numbers) {
-    if (field.wire == varint) numbers.push_back(field.value);
-    if (field.wire != nested) return;
-    for (std::size_t at = 0; at < field.bytes.size;) numbers.push_back(read_varint(field.bytes, at));
-}
 
 std::string shown(const std::vector<std::int64_t>& shape) {
     std::string text;
@@ -228,7 +182,7 @@ void check_node(const Node& node) {
         {"BatchNormalization", {5, 5}}, {"MaxPool", {1, 1}}, {"AveragePool", {1, 1}},
         {"GlobalMaxPool", {1, 1}}, {"GlobalAveragePool", {1, 1}}, {"ReduceMax", {1, 2}}, {"ReduceMean", {1, 2}},
         {"Relu", {1, 1}}, {"Sigmoid", {1, 1}}, {"Clip", {1, 3}}, {"Floor", {1, 1}}, {"Identity", {1, 1}},
-        {"Cast", {1, 1}}, {"Constant", {0, 0}}, {"Concat", {1, 99}}, {"Resize", {1, 4}}, {"Upsample", {1, 2}},
+        {"QuantizeLinear", {2, 3}}, {"DequantizeLinear", {2, 3}}, {"Cast", {1, 1}}, {"Constant", {0, 0}}, {"Concat", {1, 99}}, {"Resize", {1, 4}}, {"Upsample", {1, 2}},
         {"Pad", {1, 3}}, {"Shape", {1, 1}}, {"Gather", {2, 2}}, {"Slice", {1, 5}}, {"Reshape", {1, 2}},
         {"Flatten", {1, 1}}, {"Transpose", {1, 1}}, {"Expand", {2, 2}}, {"Squeeze", {1, 2}}, {"Unsqueeze", {1, 2}}};
     const auto found = kinds.find(node.kind);
@@ -392,6 +346,10 @@ OnnxFile describe_onnx(Bytes file) {
     const Graph graph = read_graph(graphs[0]);
     const Value& input = only_input(graph);
     const bool ours = metadata.count("u2slim.preprocess") > 0;
+    // Other programs leave out what 8 bits do by themselves, a ReLU for one, and would be read wrongly in float32.
+    for (const Node& node : graph.nodes)
+        if (!ours && (node.kind == "QuantizeLinear" || node.kind == "DequantizeLinear"))
+            throw Error("it is in 8 bits, which are read from files of export.py only");
     const std::vector<Colour> palette = read_palette(metadata);
     const std::string mask = (palette.empty() ? mask_output(graph, ours) : logits_output(graph, palette.size())).name,
                       node = producer(graph, mask).name;

@@ -1,10 +1,13 @@
 #include "u2slim/segmenter.hpp"
 
-#include "onnx_file.hpp"
+#include "plain_onnx.hpp"
 
 #include <opencv2/core/version.hpp>
 #include <opencv2/dnn.hpp>
 #include <opencv2/imgproc.hpp>
+
+#include <stdlib.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -33,13 +36,36 @@ void require_cuda() {
                     "docs/cuda.md says how to build one that has, or use the CPU: --backend cpu.");
 }
 
-cv::dnn::Net load(const std::string& path, const std::vector<char>& bytes, Backend backend) {
+#if CV_VERSION_MAJOR >= 5
+// A file that is gone when the object is.
+class TemporaryFile {
+  public:
+    explicit TemporaryFile(const std::string& bytes) : path((fs::temp_directory_path() / "u2slim-XXXXXX").string()) {
+        const int file = mkstemp(path.data());
+        if (file < 0) throw Error("no file can be made in " + fs::temp_directory_path().string());
+        close(file);
+        if (!std::ofstream(path, std::ios::binary).write(bytes.data(), bytes.size()).flush()) {
+            fs::remove(path);
+            throw Error(fs::temp_directory_path().string() + " is full");
+        }
+    }
+    ~TemporaryFile() {
+        std::error_code code;
+        fs::remove(path, code);
+    }
+    TemporaryFile(const TemporaryFile&) = delete;
+
+    std::string path;
+};
+#endif
+
+cv::dnn::Net load(const std::string& bytes, Backend backend) {
 #if CV_VERSION_MAJOR >= 5
     // The new engine runs on the CPU only, and only the path's overload heeds which one is asked for.
     // upstream: not reported as far as known (seen with OpenCV 5.0.0); drop when readNetFromONNX of bytes heeds it, too
-    if (backend == Backend::cuda) return cv::dnn::readNetFromONNX(path, cv::dnn::ENGINE_CLASSIC);
+    if (backend == Backend::cuda) return cv::dnn::readNetFromONNX(TemporaryFile(bytes).path, cv::dnn::ENGINE_CLASSIC);
 #else
-    (void)path, (void)backend;
+    (void)backend;
 #endif
     return cv::dnn::readNetFromONNX(bytes.data(), bytes.size());
 }
@@ -125,14 +151,17 @@ Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{})
     if (options.backend == Backend::cuda) require_cuda();
     const std::vector<char> bytes = read_model(model);
     net->options = options;
+    std::string plain;
     try {
-        net->file = describe_onnx({reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()});
+        const Bytes file{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()};
+        net->file = describe_onnx(file);
+        plain = plain_onnx(file, net->file);
     } catch (const Error& error) {
         throw Error(model + " is not an ONNX net from one image to its mask: " + error.what() +
                     ". Export it again with export.py.");
     }
     try {
-        net->net = load(model, bytes, options.backend);
+        net->net = load(plain, options.backend);
         if (options.backend == Backend::cuda) {
             net->net.setPreferableBackend(cv::dnn::DNN_BACKEND_CUDA);
             net->net.setPreferableTarget(cv::dnn::DNN_TARGET_CUDA);

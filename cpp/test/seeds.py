@@ -48,6 +48,9 @@ def main(folder: Path) -> None:
     for preprocess in ("embedded", "external"):
         for dynamic in (False, True):
             onnx.save(small_net(preprocess, dynamic), folder / f"{preprocess}{'_dynamic' * dynamic}.onnx")
+    onnx.save(normalised(small_net("embedded")), folder / "normalised.onnx")
+    onnx.save(narrowed(small_net("external"), "half"), folder / "half.onnx")
+    onnx.save(narrowed(normalised(small_net("embedded")), "int8"), folder / "int8.onnx")
     onnx.save(foreign_net(), folder / "foreign.onnx")
 
 
@@ -98,6 +101,74 @@ def small_net(preprocess: str, dynamic: bool = False, side: int = 32) -> onnx.Mo
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     helper.set_model_props(model, {"u2slim.preprocess": preprocess, "u2slim.size": str(side)})
+    onnx.checker.check_model(model)
+    return model
+
+
+def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """An embedded small net that also divides by a deviation, as exported ones do."""
+    graph = model.graph
+    [first] = [number for number, item in enumerate(graph.node) if item.name == "sub"]
+    graph.node[first].output[0] = "difference"
+    nodes = [*graph.node]
+    nodes.insert(first + 1, helper.make_node("Div", ["difference", "std"], ["x"], "std"))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    std = np.float32([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
+    graph.initializer.append(onnx.numpy_helper.from_array(std, "std"))
+    onnx.checker.check_model(model)
+    return model
+
+
+def narrowed(model: onnx.ModelProto, kind: str, rounded: bool = True) -> onnx.ModelProto:
+    """A small net whose weights are stored in fewer bits, in both ways that a file may have them.
+
+    Args:
+        kind: `half`, or `int8` as onnxruntime writes it.
+        rounded: with `int8`, what goes into the first convolution also goes to 8 bits and back.
+    """
+    graph, nodes = model.graph, []
+    stored = {weight.name: onnx.numpy_helper.to_array(weight).copy() for weight in graph.initializer}
+    kept = [weight for weight in graph.initializer if not weight.name.startswith("w")]
+
+    def constant(name: str, values: np.ndarray, raw: bool) -> str:
+        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+        plain = helper.make_tensor(name, kind, values.shape, values.ravel())
+        kept.append(onnx.numpy_helper.from_array(values, name) if raw else plain)
+        return name
+
+    for name, values in stored.items():
+        raw = name == "w1"
+        if not name.startswith("w"):
+            continue
+        if kind == "half":
+            values[0, 0, 0, 0] = 3e-7  # one of the smallest, which float16 writes in another way
+            half = constant(f"{name}.half", values.astype(np.float16), raw)
+            nodes.append(helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+            continue
+        by_channel = name != "w2"
+        scale = np.abs(values).max((1, 2, 3) if by_channel else None) / 120 + 1e-4
+        zero = np.full(scale.shape, 3 if by_channel else 120, np.int8 if by_channel else np.uint8)
+        whole = np.round(values / scale.reshape(-1, 1, 1, 1)) + zero.reshape(-1, 1, 1, 1)
+        limits = np.iinfo(zero.dtype)
+        parts = [
+            constant(f"{name}.whole", whole.clip(limits.min, limits.max).astype(zero.dtype), raw),
+            constant(f"{name}.scale", scale.astype(np.float32), not raw),
+            constant(f"{name}.zero", zero, raw),
+        ]
+        nodes.append(helper.make_node("DequantizeLinear", parts, [name], axis=-4))
+    if kind == "int8" and rounded:
+        parts = [constant("x.scale", np.float32(0.02), True), constant("x.zero", np.uint8(128), False)]
+        [conv] = [number for number, item in enumerate(graph.node) if item.name == "conv1"]
+        graph.node[conv].input[0] = "y"
+        nodes += [*graph.node[:conv], helper.make_node("QuantizeLinear", ["x", *parts], ["q"])]
+        nodes += [helper.make_node("DequantizeLinear", ["q", *parts], ["y"]), *graph.node[conv:]]
+    else:
+        nodes += graph.node
+    nodes = [onnx.NodeProto.FromString(item.SerializeToString()) for item in nodes]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
     onnx.checker.check_model(model)
     return model
 
