@@ -130,7 +130,13 @@ std::string check_tensor(Bytes message) {
     return name;
 }
 
-void check_attribute(Bytes message) {
+struct Node {
+    std::string name, kind, domain;
+    std::vector<std::string> inputs, outputs;
+    bool halves = false;  // with strides of 2
+};
+
+void check_attribute(Bytes message, Node& node) {
     std::string name;
     std::vector<std::int64_t> numbers;
     each_field(message, [&](const Field& field) {
@@ -146,12 +152,8 @@ void check_attribute(Bytes message) {
         for (std::int64_t number : numbers)
             if (number < (is_size ? 1 : 0) || number > most)
                 throw Error("an impossible value of " + name + ", " + std::to_string(number));
+    if (name == "strides") node.halves = numbers == std::vector<std::int64_t>{2, 2};
 }
-
-struct Node {
-    std::string name, kind, domain;
-    std::vector<std::string> inputs, outputs;
-};
 
 struct Graph {
     std::vector<Node> nodes;
@@ -166,7 +168,7 @@ Node read_node(Bytes message) {
         if (field.is(2, nested)) node.outputs.push_back(field.bytes.text());
         if (field.is(3, nested)) node.name = field.bytes.text();
         if (field.is(4, nested)) node.kind = field.bytes.text();
-        if (field.is(5, nested)) check_attribute(field.bytes);
+        if (field.is(5, nested)) check_attribute(field.bytes, node);
         if (field.is(7, nested)) node.domain = field.bytes.text();
     });
     return node;
@@ -269,9 +271,17 @@ std::array<double, 3> three_numbers(const std::string& text) {
     return numbers;
 }
 
-// How the file says that its input is normalised; without a word it is as U2-Net's.
-Preprocess read_preprocess(std::map<std::string, std::string>& metadata) {
+// Of another project's files only IS-Net begins with a convolution that halves the photo.
+bool looks_like_isnet(const Graph& graph) {
+    for (const Node& node : graph.nodes)
+        if (node.kind == "Conv") return node.halves;
+    return false;
+}
+
+// How the file says that its input is normalised; without a word it is as U2-Net's or IS-Net's.
+Preprocess read_preprocess(std::map<std::string, std::string>& metadata, const Graph& graph) {
     Preprocess preprocess;
+    if (!metadata.count("u2slim.preprocess") && looks_like_isnet(graph)) preprocess = {{.5, .5, .5}, {1, 1, 1}, false};
     if (metadata.count("u2slim.mean")) preprocess.mean = three_numbers(metadata["u2slim.mean"]);
     if (metadata.count("u2slim.std")) preprocess.std = three_numbers(metadata["u2slim.std"]);
     if (metadata.count("u2slim.divisor")) {
@@ -355,7 +365,7 @@ OnnxFile describe_onnx(Bytes file) {
                       node = producer(graph, mask).name;
     // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
     return {side_of(input.shape[2], metadata, false), side_of(input.shape[3], metadata, true),
-            ours && metadata["u2slim.preprocess"] == "embedded", read_preprocess(metadata),
+            ours && metadata["u2slim.preprocess"] == "embedded", read_preprocess(metadata, graph),
             {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node},
             palette};
 }

@@ -25,7 +25,7 @@ from u2slim.images.photos import find_photos
 from u2slim.images.preprocess import Preprocess
 from u2slim.models import build_net
 from u2slim.models.normalise import Normalise
-from u2slim.runtime import Segmenter, onnx_segmenter
+from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
 from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
 
@@ -455,6 +455,24 @@ def test_a_net_of_another_project_is_taken_by_its_first_output(program, tmp_path
     Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
     segmenter = onnx_segmenter(tmp_path / "net.onnx", "onnxruntime")
     cut_out(segmenter, tmp_path / "photo.png", tmp_path / "python")
+    words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
+    status, out, err = program(tmp_path / "photo.png", *words)
+    assert status == 0, out + err
+
+
+def test_an_isnet_of_another_project_gets_its_own_normalisation(program, tmp_path):
+    """Told by its first convolution, which halves the photo; as U2-Net's its masks would be others."""
+    torch.manual_seed(2)
+    conv = {"_target_": "u2slim.models.DepthwiseSeparableConv", "_partial_": True}  # smaller
+    net = build_net({"_target_": "u2slim.models.ISNet", "conv": conv}).eval()
+    with torch.no_grad():
+        net.sides[0].weight *= 30
+    write_onnx(net, 64, tmp_path / "net.onnx", "external")
+    model = onnx.load(tmp_path / "net.onnx")
+    without_metadata(model)
+    onnx.save(model, tmp_path / "net.onnx")
+    Image.fromarray(render(7, 0)[0] // 2).save(tmp_path / "photo.png")
+    cut_out(net_segmenter(net, 64), tmp_path / "photo.png", tmp_path / "python")
     words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
     status, out, err = program(tmp_path / "photo.png", *words)
     assert status == 0, out + err

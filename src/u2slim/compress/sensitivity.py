@@ -13,7 +13,7 @@ TEMPERATURE = 4.0
 
 @torch.enable_grad()
 def metrics(
-    net: nn.Module, layers: Mapping[str, nn.Module], input_N3HW: Tensor, seed: int = 0, draws: int = 2, run: int = 4
+    net: nn.Module, layers: Mapping[str, nn.Module], input_N3HW: Tensor, seed: int = 0, draws: int = 2
 ) -> dict[str, Tensor]:
     """Of each layer with C output channels a matrix (C, C), float64, symmetric, positive definite.
 
@@ -23,11 +23,12 @@ def metrics(
     of those logits times random signs. What is done in place behind a layer, such as ReLU, counts as part of it.
 
     Args:
-        input_N3HW: normalised photos, of which `run` go through the net at a time.
+        input_N3HW: normalised photos, of which four go through the net at a time, fewer if they are large.
         draws: of signs for each photo.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
+    run = min(4, max(1, 4 * 320 * 320 // input_N3HW[0, 0].numel()))
     for input_B3HW in input_N3HW.split(run):
         with outputs_of(layers.values()) as outputs:
             logits_BCHW = net(input_B3HW.clone().requires_grad_())[0]
