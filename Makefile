@@ -28,12 +28,17 @@ $(BIN)/.ready-dev: requirements-dev.txt $(BIN)/.ready
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
-demo: setup ## Train, evaluate, export and cut out on generated images: minutes on two CPU cores, no download
+demo: setup ## From the published net to a smaller one to cut-outs; then a short training: minutes on two CPU cores, no download
 	rm -rf $(DEMO)
+	$(BIN)/python -m u2slim.report.demo_photos out=$(DEMO)/photos
+	$(BIN)/python export.py model=lite_two_thirds init=pretrained init.folder=$(DEMO)/photos/learnt_from init.count=16 \
+		init.lstsq.pixels=8000 init.lstsq.rounds=2 export.precision=fp16 export.images=$(DEMO)/photos/shown \
+		export.output=$(DEMO)/small.onnx hydra.run.dir=$(DEMO)/export
+	$(BIN)/u2slim cut $(DEMO)/photos/shown --net u2netp -o $(DEMO)/dense
+	$(BIN)/u2slim cut $(DEMO)/photos/shown --net $(DEMO)/small.onnx -o $(DEMO)/small
 	$(BIN)/python train.py experiment=demo hydra.run.dir=$(DEMO)/train
-	$(BIN)/python eval.py data=sample checkpoint=$(DEMO)/train/checkpoints/last.ckpt report=true hydra.run.dir=$(DEMO)/eval
-	$(BIN)/python export.py checkpoint=$(DEMO)/train/checkpoints/last.ckpt export.output=$(DEMO)/demo.onnx hydra.run.dir=$(DEMO)/export
-	$(BIN)/u2slim cut data/sample/DUTS-TE/DUTS-TE-Image --net $(DEMO)/demo.onnx -o $(DEMO)/cut
+	$(BIN)/python eval.py 'models=[u2netp,$(DEMO)/small.onnx,$(DEMO)/train/checkpoints/last.ckpt]' data=sample \
+		stretch=true latency=0 report=true hydra.run.dir=$(DEMO)/eval
 	$(BIN)/python -m u2slim.report.demo folder=$(DEMO)
 
 train: setup ## Train: make train ARGS="model=dwsep init=pretrained data=duts data.root=DIR"

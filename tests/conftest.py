@@ -1,8 +1,9 @@
 """Shared pieces of the tests: small data in published layouts, random published weights, the real data."""
 
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from tests.forked import run_forked
+from tests.local_server import Server
 from u2slim.data.cache import SquareCache
 from u2slim.data.dataset import StreamSampler, TrainStream
 from u2slim.data.pairs import Pair
 from u2slim.data.sample import render
 from u2slim.data.transforms import u2net
-from u2slim.models import U2Net
+from u2slim.models import Net, U2Net
 
 REPO = Path(__file__).parent.parent
 
@@ -39,9 +41,10 @@ def real() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory) -> None:
-    """What is remembered between runs stays out of the user's cache folder."""
+    """What is remembered between runs stays out of the user's cache folder, and nets of rembg's play no part."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("U2SLIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("U2NET_HOME", str(tmp_path_factory.mktemp("rembg")))
         yield
 
 
@@ -67,7 +70,11 @@ def duts(tmp_path: Path) -> Path:
 def random_net(width: str = "lite", **options) -> U2Net:
     """A net whose every tensor is random, running statistics included, so that nothing agrees by default."""
     torch.manual_seed(1)
-    net = U2Net(width, **options)
+    return randomised(U2Net(width, **options))
+
+
+def randomised(net: Net) -> Net:
+    """The same net, filled so, in evaluation mode."""
     for name, tensor in net.state_dict().items():
         if tensor.is_floating_point():
             tensor.copy_(torch.rand_like(tensor) + 0.5 if "running_var" in name else torch.randn_like(tensor) * 0.1)
@@ -81,6 +88,15 @@ def published(tmp_path: Path) -> Path:
     path = tmp_path / "u2netp.pth"
     torch.save({official: state[ours] for official, ours in U2Net.published_keys().items()}, path)
     return path
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 THREADS = {"OMP_NUM_THREADS": "1"}  # another number adds in another order: other bits

@@ -58,6 +58,10 @@ def test_help_has_the_groups_of_its_command_and_the_settings_of_what_is_chosen()
     assert "model.conv.groups=2" in help_of("train", "model=grouped") and "model.conv.groups" not in train
     semantic = help_of("train", "task=semantic", "model=pspnet")
     assert "loss.weights=[1.0, 0.4, 0.16]" in semantic and "Settings of model=pspnet   # 49 M parameters" in semantic
+    isnet = help_of("train", "model=isnet", "model/conv=grouped")
+    assert re.search(r"\n  model/conv=grouped +standard \| grouped \| dwsep \| lowrank\n", isnet)
+    assert "Settings of model=isnet   # IS-Net" in isnet and "model.conv.groups=2" in isnet
+    assert "model.conv.share=0.5" in help_of("train", "model=isnet", "model/conv=lowrank")
     demo = help_of("train", "experiment=demo")
     assert "data.batch_size=8 " in demo and "Settings of data=sample " in demo
 
@@ -65,8 +69,9 @@ def test_help_has_the_groups_of_its_command_and_the_settings_of_what_is_chosen()
 def test_help_is_printed_by_scripts_and_modules_and_knows_a_users_own_configs(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/mine.yaml").write_text("# My own.\nwidth: lite # is mine\n")
-    for command in ("train.py", "u2slim.data.doctor"):
-        assert "Flags of Hydra" in run(command, "--help", cwd=tmp_path)
+    for command in (["train.py", "model=isnet", "model/conv=dwsep"], ["u2slim.data.doctor"]):
+        printed = run(*command, "--help", cwd=tmp_path)
+        assert "Flags of Hydra" in printed and ("model/conv=dwsep " in printed) == (command[0] == "train.py")
     printed = run("export.py", "--config-dir", str(tmp_path), "model=mine", "-h", cwd=tmp_path)
     assert "|lowrank|mine|" in printed and re.search(
         "Settings of model=mine   # My own.\n  model.width=lite +is mine", printed

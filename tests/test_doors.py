@@ -171,7 +171,7 @@ def test_debug_configs_run(trained, debug):
     ("experiment", "expected"),
     [
         ("baseline", (200000, 16, 2000, "full", "pretrained")),
-        ("demo", (500, 8, 125, "lite", "random")),
+        ("demo", (200, 8, 50, "lite", "random")),
         ("compress", (20000, 12, 1000, "lite", "pretrained")),
     ],
 )

@@ -1,10 +1,12 @@
 """What the package promises of itself: rooms that need no torch, a quick import, and imports that point one way."""
 
 import ast
+import hashlib
 import re
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import u2slim
 from tests.conftest import REPO
 from u2slim.app.main import main
 from u2slim.data.sample import render
-from u2slim.zoo import PUBLISHED, SHIPPED
+from u2slim.zoo import PUBLISHED, SHIPPED, PublishedFile
 
 PACKAGE = Path(u2slim.__file__).parent
 WITHOUT = "torch lightning pytorch_lightning torchmetrics hydra omegaconf onnxruntime albumentations matplotlib"
@@ -29,7 +31,7 @@ for room in (u2slim.app, u2slim.cutout, u2slim.images):
     for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
         importlib.import_module(module.name)
 import numpy as np
-for net in ("lite-two-thirds", "lite-dwsep"):
+for net in ("lite-two-thirds", "lite-dwsep", "u2netp"):
     result = u2slim.cut_out(sys.argv[1], net)
     np.save(sys.argv[2] + net, result.rgba)
     assert result.mask.shape == result.rgba.shape[:2]
@@ -51,19 +53,28 @@ def test_cutting_out_needs_no_torch_and_makes_the_same(tmp_path):
     Image.fromarray(render(3, 1)[0]).save(tmp_path / "photo.png")
     printed = python(BLOCKED, "photo.png", "made-", cwd=tmp_path)
     assert "building u2netp for torch needs torch: in a clone" in printed
-    for net in ("lite-two-thirds", "lite-dwsep"):
+    for net in ("lite-two-thirds", "lite-dwsep", "u2netp"):
         expected = u2slim.cut_out(tmp_path / "photo.png", net).rgba
         np.testing.assert_array_equal(np.load(tmp_path / f"made-{net}.npy"), expected)
 
 
 def test_nets_are_listed_with_where_they_are(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("U2SLIM_CACHE", str(tmp_path))
-    (tmp_path / "u2netp.pth").touch()
+    (tmp_path / "isnet-anime.onnx").write_bytes(b"damaged")
+    content = bytes(1_200_000)
+    (tmp_path / "u2net.onnx").write_bytes(content)
+    file = PublishedFile("u2net.onnx", "https://nowhere.test/u2net.onnx", 176.0, hashlib.md5(content).hexdigest())
+    monkeypatch.setitem(PUBLISHED, "u2net", replace(PUBLISHED["u2net"], files=(file,)))
     assert main(["nets"]) == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip(" ─")}
+    rows = {
+        line.split()[0]: " ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip(" ─")
+    }
     assert {*SHIPPED, *PUBLISHED} < rows.keys()
-    assert "1.6 shipped" in " ".join(rows["lite-two-thirds"].split())
-    assert "176.3 to download Apache-2.0" in " ".join(rows["u2net"].split()) and "cached" in rows["u2netp"]
+    assert "1.6 .945 .029 shipped Apache-2.0" in rows["lite-two-thirds"]
+    assert "4.6 .944 .032 shipped Apache-2.0" in rows["u2netp"]
+    assert f"1.2 - - in {tmp_path} Apache-2.0" in rows["u2net"]
+    assert "178.6 - - to download Apache-2.0" in rows["isnet-general-use"]
+    assert "176.1 - - to download Apache-2.0" in rows["isnet-anime"]
 
 
 def test_ctrl_c_before_the_work_begins_ends_in_a_word(capsys, monkeypatch):
@@ -77,7 +88,7 @@ def test_ctrl_c_before_the_work_begins_ends_in_a_word(capsys, monkeypatch):
 
 def test_importing_the_package_brings_nothing_heavy(tmp_path):
     loaded = python("import sys, u2slim; print(*{n.partition('.')[0] for n in sys.modules})", cwd=tmp_path).split()
-    assert not {"numpy", "cv2", "PIL", "onnx", "torch", "rich"} & {*loaded}
+    assert not {"numpy", "cv2", "PIL", "onnx", "torch", "rich", "gdown"} & {*loaded}
 
 
 def test_imports_point_one_way():

@@ -8,9 +8,7 @@ import stat
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.conftest import REPO
+from u2slim import download
 from u2slim.data import archive, fetch
 from u2slim.data.catalog import CATALOG, get_data_set
 from u2slim.data.data_set import Archive
@@ -57,51 +56,6 @@ def tarred(*members: tarfile.TarInfo, mode: str = "w") -> bytes:
         for member in members:
             file.addfile(member)
     return buffer.getvalue()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `files`; records each request's range; breaks off the first answers after `breaks` bytes each."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.ranges, self.breaks, self.knows_ranges = {}, [], [], True
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        content = self.server.files.get(self.path[1:])
-        wanted = self.headers.get("Range")
-        self.server.ranges.append(wanted)
-        if content is None:
-            self.send_error(404)
-            return
-        start = int(wanted[6:-1]) if wanted and self.server.knows_ranges else 0
-        if start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("ETag", '"1"')
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        stop = self.server.breaks.pop(0) if self.server.breaks else len(content)
-        self.wfile.write(content[start:stop])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -173,7 +127,7 @@ def test_a_broken_download_goes_on_in_the_next_call(tmp_path, publish, server, m
     content = zipped(PAIRS | {"noise": random.Random(0).randbytes(2_000_000)})
     publish(all=content)
     server.breaks = [1_500_000]
-    monkeypatch.setattr(archive, "_RETRIES", 0)
+    monkeypatch.setattr(download, "_RETRIES", 0)
     with pytest.raises(UserError, match="Download is incomplete: received 1[0-9]{6} bytes.*goes on where it broke"):
         fetch.fetch("ecssd", tmp_path)
     assert nothing_made(tmp_path)
@@ -365,7 +319,7 @@ def test_what_to_do_by_hand_without_the_server(tmp_path, publish, server, monkey
     server.files.clear()
     with pytest.raises(UserError, match="the server answers 404"):
         fetch.fetch("ecssd", tmp_path)
-    monkeypatch.setattr(archive, "_RETRIES", 0)
+    monkeypatch.setattr(download, "_RETRIES", 0)
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError, match="could not be downloaded: no connection to the server.") as caught:

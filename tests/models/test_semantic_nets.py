@@ -31,7 +31,7 @@ from u2slim.models.pyramid import pooled
 from u2slim.models.recompute import recompute_activations
 from u2slim.models.resnet import ResNet
 from u2slim.zoo import checkpoints, open_net
-from u2slim.zoo.published import load_backbone
+from u2slim.zoo.backbone import load_backbone
 
 NETS = ("icnet", "pspnet", "fcn", "parsenet")
 CONVS = {"grouped": GroupedConv, "dwsep": DepthwiseSeparableConv, "lowrank": LowRankConv}

@@ -15,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import train_step
@@ -27,6 +28,7 @@ from u2slim.models import u2net
 from u2slim.tasks import SaliencyTask
 from u2slim.training.checkpoint_io import WholeCheckpointIO
 from u2slim.training.losses import DeepSupervision
+from u2slim.training.run import settle_size
 from u2slim.training.schedules import Factor, schedule
 from u2slim.training.speed import choose_precision
 from u2slim.zoo import open_net
@@ -53,6 +55,26 @@ def steps(run_folder: Path) -> list[dict[str, float]]:
         with path.open() as file:
             rows += [row for row in csv.DictReader(file) if row["train/loss"]]
     return [{name: float(row[name]) for name in ("train/loss", "train/fused")} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        (("model=isnet",), 1024),
+        (("model=isnet", "model/conv=dwsep"), 1024),
+        (("model=dwsep",), 320),
+        (("model=lite_half",), 320),
+        (("model=isnet", "data.size=512"), 512),
+        (("model=isnet", "data=sample"), 1024),
+    ],
+)
+def test_images_have_the_size_that_the_net_is_published_for(settings, size):
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        cfg = compose("train", list(settings))
+    settle_size(cfg)
+    assert cfg.data.size == size
+    if cfg.data.augment:
+        assert cfg.data.augment.size == size
 
 
 def test_twenty_steps_give_the_losses_on_record(folder):

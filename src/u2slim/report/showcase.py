@@ -5,16 +5,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from omegaconf import DictConfig
-from skimage import data
 
 from u2slim.cli import research_command
 from u2slim.errors import UserError
 from u2slim.images.write import write_png
+from u2slim.report.demo_photos import SHOWN, shown
 from u2slim.runtime import Segmenter
 from u2slim.zoo import open_net
 
-# Free of rights: NASA, Stefan van der Walt, Rachel Michetti, SpaceX, as scikit-image's documentation has it.
-PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 SIDE = 200  # pixels
 
 
@@ -23,8 +21,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.out is None:
         raise UserError("Say where the picture goes: out=FILE.png.")
     segmenter, path = open_net(cfg.checkpoint).segmenter(), Path(cfg.out)
-    write_png(path, np.hstack([column(getattr(data, name)(), segmenter) for name in PHOTOS]))
-    print(f"{cfg.checkpoint} on {', '.join(PHOTOS)}: {path}")
+    write_png(path, np.hstack([column(photo, segmenter) for photo in shown().values()]))
+    print(f"{cfg.checkpoint} on {', '.join(SHOWN)}: {path}")
 
 
 def column(photo: np.ndarray, segmenter: Segmenter) -> np.ndarray:

@@ -17,7 +17,7 @@ from u2slim.files import is_web_page
 _OPERATORS = {
     *("Conv", "ConvInteger", "Relu", "MaxPool", "Resize", "Upsample", "Concat", "Add", "Sigmoid"),
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "Identity", "Constant", "Clip"),
-    *("Shape", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Floor", "Mul", "Div", "Sub", "ReduceMax"),
+    *("Shape", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Floor", "Mul", "Div", "Sub", "Max", "ReduceMax"),
 }
 
 _SCALING = ("Cast", "Mul", "Add")  # what makes the outputs of a `ConvInteger` of its sums
@@ -66,6 +66,8 @@ def read_convolutions(path: Path) -> OnnxConvolutions:
     graph = model.graph
     unknown = Counter(node.op_type for node in graph.node if node.op_type not in _OPERATORS)
     if unknown:
+        if "BatchNormalization" in unknown:
+            raise UserError(f"{path} has BatchNorms of their own: export it in evaluation mode, which folds them.")
         raise UserError(
             f"{path} has operators that neither U2-Net nor IS-Net has: {', '.join(sorted(unknown)[:4])}. It may run as "
             "an ONNX file, but torch cannot rebuild it."
@@ -172,10 +174,11 @@ class _Reader:
             raise ValueError(f"{weight_name} is of shape {weight.shape}")
         numbers = {attribute.name: attribute.ints for attribute in node.attribute}
         stride, dilation = (int((numbers.get(name) or [1])[0]) for name in ("strides", "dilations"))
-        # torch's exporter calls nodes /stage1/rebnconv1/conv_s1/Conv, or Conv_0 in its older versions.
+        # torch's exporter calls nodes /stage1/rebnconv1/conv_s1/Conv, or Conv_0 in its older versions. Ours calls them
+        # encoder.0.stem.conv, and keeps that where it calls weights by numbers.
         module = node.name.strip("/").replace("/", ".")
         name = re.sub(r"\.Conv(_quant)?$", "", module)
-        if name == module:
+        if name == module and (weight_name.endswith((".weight", ".weight_quantized")) or not name):
             name = re.sub(r"\.weight(_quantized)?$", "", weight_name)
         bias = None if bias is None else bias.astype(np.float32)
         return Convolution(name, weight.astype(np.float32), bias, stride, dilation)

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from u2slim.errors import UserError
+from u2slim.files import is_web_page
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
 from u2slim.sizes import Size, sides
 
@@ -46,6 +47,8 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     Raises:
         UserError: it is damaged, takes anything but one image, asks for absurdly much memory, or for another size.
     """
+    if is_web_page(path):
+        raise UserError(f"{path} is a web page, not a net: the download failed. Delete it and download again.")
     try:
         model = onnx.load(path)
         graph = model.graph

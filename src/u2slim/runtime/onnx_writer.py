@@ -110,9 +110,7 @@ def write_onnx(
     if labels:
         entries["classes"] = ",".join(labels["names"])
         entries["palette"] = " ".join(f"#{bytes(colour).hex()}" for colour in labels["palette"])
-    if preprocess == "external":
-        entries |= net.preprocess.to_metadata()
-    entries |= metadata or {}
+    entries |= net.preprocess.to_metadata() | dict(metadata or {})
     onnx.helper.set_model_props(model, {f"u2slim.{key}": value for key, value in entries.items()})
     onnx.checker.check_model(model)
     onnx.save(model, path)

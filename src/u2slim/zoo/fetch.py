@@ -2,7 +2,7 @@
 
 import os
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import u2slim.nets
@@ -38,7 +38,7 @@ def find(published: Published, onnx: bool = False) -> Path | None:
                 return path
             if folder == cache_dir():
                 raise UserError(f"{_wrong(path, file)}. Delete it to download it again.")
-            print(f"u2slim: {_wrong(path, file)}; it is not used.", file=sys.stderr)
+            _note(f"{_wrong(path, file)}; it is not used.")
     return None
 
 
@@ -75,6 +75,12 @@ def record_of(path: Path) -> Published | None:
     """Which published net a file is of, by its checksum."""
     digest = file_digest(path, "md5")
     return next((net for net in PUBLISHED.values() if any(file.md5 == digest for file in net.files)), None)
+
+
+@cache
+def _note(text: str) -> None:
+    """Say it once."""
+    print(f"u2slim: {text}", file=sys.stderr)
 
 
 def _check(file: PublishedFile, path: Path) -> None:

@@ -1,7 +1,9 @@
 """Published files read into our own nets: state dictionaries of torch's, and ONNX files."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from u2slim.files import is_web_page
 from u2slim.images.preprocess import Preprocess
 from u2slim.models import Net, build_net
 from u2slim.models.hooks import outputs_of
-from u2slim.runtime.onnx_convolutions import Convolution, read_convolutions
+from u2slim.runtime.onnx_convolutions import Convolution, OnnxConvolutions, read_convolutions
 from u2slim.zoo.records import PUBLISHED
 
 # Under these keys trainings keep the net's tensors beside what else they keep.
@@ -69,6 +71,8 @@ def load_published(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tenso
         counters = [key for key in names if key.endswith(".num_batches_tracked") and key not in state]
         found = state | dict.fromkeys(counters, torch.tensor(0))
         if names.keys() == found.keys() and not _misshapen(config, names, found):
+            if wrong := [key for key in names if not found[key].isfinite().all()]:
+                raise UserError(f"{path} has NaN or infinite values in {len(wrong)} of its tensors, e.g. {wrong[0]}.")
             return config, {ours: found[theirs] for theirs, ours in names.items()}
     raise _unknown(path, state)
 
@@ -93,8 +97,8 @@ def read_tensors(path: Path, address: str | None = None) -> dict[str, Tensor]:
         if "Unsupported global: GLOBAL " in str(error):
             what = str(error).split("Unsupported global: GLOBAL ", 1)[1].split()[0]
             raise UserError(
-                f"{path} cannot be read without running code that comes with it: it holds {what}, as a whole pickled "
-                "module does, and not tensors alone. Save net.state_dict() where that code is at hand."
+                f"{path} cannot be read without running code from it: it holds {what}, and not tensors alone. "
+                "A whole pickled module is of that kind: save net.state_dict() where its code is at hand."
             ) from error
         known = ", ".join(f"{f.name} {f.megabytes} MB" for net in PUBLISHED.values() for f in net.files)
         raise UserError(
@@ -167,18 +171,41 @@ def _net_of_onnx(path: Path) -> Net:
     file = read_convolutions(path)
     differences = []
     for name, config in _structures().items():
-        with torch.device("meta"):
-            net = build_net(config)
-        modules = _convolutions_of(net)
-        paired = _paired(net, modules, file.convolutions)
+        modules, names = _layout_of(name)
+        paired = _paired(modules, names, file.convolutions)
         if difference := _difference(modules, paired, len(file.convolutions)):
             differences.append(f"{name}: {difference}")
             continue
-        return _filled(config, paired, path, file.metadata, file.size)
+        net = _filled(config, paired)
+        net.preprocess = _preprocess_of(path, file, net.preprocess)
+        return net
     raise UserError(
         f"{path} holds no net that torch can build from an ONNX file ({'; '.join(differences)}). Give a file of one "
         f"of these, or the checkpoint, a .ckpt or .pth file, that it was made of."
     )
+
+
+@cache
+def _layout_of(name: str) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
+    """The convolutions of a structure, and what the published net calls its modules, by ours."""
+    with torch.device("meta"):
+        net = build_net(_structures()[name])
+    return _convolutions_of(net), {ours: published for published, ours in net.published_modules().items()}
+
+
+def _preprocess_of(path: Path, file: OnnxConvolutions, usual: Preprocess) -> Preprocess:
+    """What a file says of its input, and of the rest what is usual."""
+    entries = {key.removeprefix("u2slim."): value for key, value in file.metadata.items()}
+    named = entries.get("size", "")
+    sides = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else []
+    height, width = file.size if all(file.size) else (sides[0], sides[-1]) if sides else (0, 0)
+    size = usual.size if not height else height if height == width else [height, width]
+    if "mean" not in entries:
+        return replace(usual, size=size)
+    try:
+        return Preprocess.from_metadata(entries, size)
+    except ValueError as error:
+        raise UserError(f"{path} does not say how its input is normalised ({error}).") from error
 
 
 def _convolutions_of(net: Net) -> dict[str, nn.Conv2d]:
@@ -189,12 +216,14 @@ def _convolutions_of(net: Net) -> dict[str, nn.Conv2d]:
     return {names[module]: module for module in outputs if isinstance(module, nn.Conv2d)}
 
 
-def _paired(net: Net, modules: Mapping[str, nn.Conv2d], found: list[Convolution]) -> dict[str, Convolution]:
+def _paired(
+    modules: Mapping[str, nn.Conv2d], names: Mapping[str, str], found: list[Convolution]
+) -> dict[str, Convolution]:
     """Each of our convolutions with one of the file's: by the names that it has there, or else by their order."""
     named = {convolution.name: convolution for convolution in found}
-    for names in ({ours: published for published, ours in net.published_modules().items()}, {n: n for n in modules}):
-        if len(named) == len(found) and {names[name] for name in modules} == named.keys():
-            return {name: named[names[name]] for name in modules}
+    for theirs in (names, {name: name for name in modules}):
+        if len(named) == len(found) and {theirs[name] for name in modules} == named.keys():
+            return {name: named[theirs[name]] for name in modules}
     return dict(zip(modules, found, strict=False))
 
 
@@ -205,18 +234,22 @@ def _difference(modules: Mapping[str, nn.Conv2d], paired: Mapping[str, Convoluti
     for number, (name, module) in enumerate(modules.items(), 1):
         one = paired[name]
         theirs = (*one.weight_OIKK.shape, one.stride, one.dilation)
-        if theirs != (*module.weight.shape, module.stride[0], module.dilation[0]):
-            shapes = ("x".join(map(str, shape)) for shape in (one.weight_OIKK.shape, module.weight.shape))
-            return f"convolution {number} ({one.name}) is {' instead of '.join(shapes)}"
+        ours = (*module.weight.shape, module.stride[0], module.dilation[0])
+        if theirs != ours:
+            shapes = ["x".join(map(str, shape)) for shape in (one.weight_OIKK.shape, module.weight.shape)]
+            if shapes[0] == shapes[1]:
+                shapes = [f"stride {stride}, dilation {dilation}" for *_, stride, dilation in (theirs, ours)]
+            return f"convolution {number} ({one.name}) has {' instead of '.join(shapes)}"
+        if one.bias_O is not None and one.bias_O.shape != module.weight.shape[:1]:
+            return f"convolution {number} ({one.name}) has a bias of shape {one.bias_O.shape}"
         if not np.isfinite(one.weight_OIKK).all() or (one.bias_O is not None and not np.isfinite(one.bias_O).all()):
             return f"convolution {number} ({one.name}) has NaN or infinite weights"
     return ""
 
 
 @torch.no_grad()
-def _filled(
-    config: Mapping, paired: Mapping[str, Convolution], path: Path, metadata: dict[str, str], size: tuple[int, int]
-) -> Net:
+def _filled(config: Mapping[str, Any], paired: Mapping[str, Convolution]) -> Net:
+    """A net in evaluation mode of these convolutions, and of BatchNorms that do nothing."""
     net = build_net(config)
     for name, found in paired.items():
         conv = net.get_submodule(name)
@@ -227,8 +260,4 @@ def _filled(
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_var is not None
             module.running_var.fill_(1 - module.eps)
-    usual = net.preprocess
-    side = (size[0] if size[0] == size[1] else list(size)) if all(size) else usual.size
-    entries = {key.removeprefix("u2slim."): value for key, value in metadata.items()}
-    net.preprocess = Preprocess.from_metadata(entries, side) if "mean" in entries else replace(usual, size=side)
     return net.eval()

@@ -37,7 +37,6 @@ class Shipped:
 
 
 _INT8 = "in 8 bits, for OpenCV 4, OpenVINO and onnxruntime"
-_INT8 = "in 8 bits, for OpenCV 4, OpenVINO and onnxruntime"
 SHIPPED = {
     net.name: net
     for net in (
