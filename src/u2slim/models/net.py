@@ -55,6 +55,11 @@ class Net(nn.Module):
         """
         raise NotImplementedError
 
+    def own_preprocess(self) -> dict[str, dict[str, str]]:
+        """What checkpoints say of its normalisation, where it is not that of its class."""
+        entries = self.preprocess.to_metadata()
+        return {} if entries == type(self).preprocess.to_metadata() else {"preprocess": entries}
+
     @classmethod
     def published_modules(cls) -> dict[str, str]:
         """A module's name in the published net -> ours, for all with weights; the same at every width."""

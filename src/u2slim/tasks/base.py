@@ -16,7 +16,6 @@ from u2slim.models.normalise import Normalise
 from u2slim.models.recompute import recompute_activations
 from u2slim.training.losses import OutputsLoss
 from u2slim.training.steps import will_be_logged
-from u2slim.zoo.checkpoints import own_preprocess
 
 
 class SegmentationTask(pl.LightningModule):
@@ -62,7 +61,7 @@ class SegmentationTask(pl.LightningModule):
         self.net = build_net(model)
         if init is not None:
             init(self.net)
-        self.hparams.update(own_preprocess(self.net))
+        self.hparams.update(self.net.own_preprocess())
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         to_memory_format(self.net, self.memory_format)
         if recompute:

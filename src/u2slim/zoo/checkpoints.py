@@ -76,12 +76,6 @@ def with_size(net: Net, size: Size) -> Net:
     return net
 
 
-def own_preprocess(net: Net) -> dict[str, dict[str, str]]:
-    """What checkpoints say of a net's normalisation, where it is not that of its class."""
-    entries = net.preprocess.to_metadata()
-    return {} if entries == type(net).preprocess.to_metadata() else {"preprocess": entries}
-
-
 def load_net(
     checkpoint: str | None,
     model: Mapping[str, Any] | None = None,
@@ -131,7 +125,7 @@ def write_net(net: Net, size: Size, path: Path) -> None:
     """Write a checkpoint of a net that `build_net` made, with nothing of a training."""
     assert net.config is not None, "a net that build_net made"
     weights = {f"net.{key}": tensor.contiguous() for key, tensor in net.state_dict().items()}
-    parameters: dict[str, Any] = {"model": dict(net.config), "size": size} | own_preprocess(net)
+    parameters: dict[str, Any] = {"model": dict(net.config), "size": size} | net.own_preprocess()
     if net.labels:
         parameters["classes"] = net.labels
     content = {"hyper_parameters": parameters, "state_dict": weights}
