@@ -1,10 +1,12 @@
 """IS-Net: its layout, its variants, its outputs, and what its files say of its input."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
-from tests.conftest import randomised
+from tests.conftest import TINY, randomised, run, write_set
 from u2slim.images.preprocess import ISNET_PREPROCESS
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, ISNet, LowRankConv, StandardConv, U2Net, build_net
 from u2slim.models.recompute import recompute_activations
@@ -116,3 +118,16 @@ def test_recomputed_activations_change_nothing():
         gradients.append([p.grad for p in net.parameters()])
     for first, second in zip(*gradients, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_it_is_trained_and_validated_by_the_door(tmp_path):
+    """Its answer is made at half the photo's size, and scored at the mask's."""
+    write_set(tmp_path / "data/DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 6)
+    tiny = [setting for setting in TINY if not setting.startswith("model.")]
+    settings = ("model=isnet", "model/conv=dwsep", "init=random", "data.val_count=2", "trainer.max_steps=2")
+    printed = run("train.py", *settings, *tiny, "hydra.run.dir=out", cwd=tmp_path)
+    assert "INFO trained isnet-dwsep to step 2" in printed
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert {"val/side1", "val/maxF", "val/MAE"} <= metrics.keys() and 0 < metrics["val/MAE"] < 1
+    net = open_net(tmp_path / "out/checkpoints/last.ckpt").net()
+    assert (net.name, net.preprocess.size, net.preprocess.mean) == ("isnet-dwsep", 64, (0.5, 0.5, 0.5))

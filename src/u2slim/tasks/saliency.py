@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
+from u2slim.models.resize import size_of, upsample
 from u2slim.tasks.base import SegmentationTask
 from u2slim.training.distillation import Distillation
 from u2slim.training.losses import DeepSupervision, OutputsLoss
@@ -88,7 +89,7 @@ class SaliencyTask(SegmentationTask):
         return weight * share * total, terms, share
 
     def score(self, logits: list[Tensor], batch: dict) -> Tensor:
-        probability = logits[0].float().sigmoid()
+        probability = upsample(logits[0].float(), size_of(batch["mask"])).sigmoid()
         self.metrics.update(probability, batch["mask"])
         return probability
 
