@@ -61,6 +61,9 @@ def test_names_follow_the_modules_and_metadata_say_what_the_file_is(net, tmp_pat
         "outputs": "mask",
         "precision": "fp32",
         "weights": "a.ckpt, step 7",
+        "mean": "0.485 0.456 0.406",
+        "std": "0.229 0.224 0.225",
+        "divisor": "maximum",
     }
     assert str(Path.cwd()).encode() not in (tmp_path / "a.onnx").read_bytes()
 

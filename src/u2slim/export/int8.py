@@ -55,7 +55,7 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> lis
         log.info("int8: maxF falls by %.4f by the median photo's ranges", by_medians)
         if by_medians <= gate.max_loss:
             return []
-        if by_medians > loss:
+        if by_medians >= loss:
             ranges.write_bytes(widest)
         loss = min(loss, by_medians)
         ranking = _ranking(whole, layers, blobs, ranges)
