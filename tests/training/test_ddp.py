@@ -114,7 +114,10 @@ def test_a_killed_process_ends_the_others_and_leaves_whole_checkpoints(folder, r
         os.kill((first.pid, second)[rank], signal.SIGKILL)
         wait_for(lambda: first.poll() is not None and not runs(second), 60)
     assert first.returncode != 0
-    assert "The connection to another process of this run broke" in (home / "train.log").read_text()
+    # Every five seconds Lightning looks for lost processes and kills the rest, which may come before the sentence.
+    killed_by_lightning = first.returncode < 0
+    said = "The connection to another process of this run broke" in (home / "train.log").read_text()
+    assert said or killed_by_lightning
     saved = list((home / "checkpoints").glob("[!.]*.ckpt"))
     assert len(saved) >= 4
     for path in saved:
