@@ -73,7 +73,7 @@ def test_nets_are_listed_with_where_they_are(tmp_path, capsys, monkeypatch):
     assert "1.6 .945 .029 shipped Apache-2.0" in rows["lite-two-thirds"]
     assert "4.6 .944 .032 shipped Apache-2.0" in rows["u2netp"]
     assert f"1.2 - - in {tmp_path} Apache-2.0" in rows["u2net"]
-    assert "178.6 - - to download Apache-2.0" in rows["isnet-general-use"]
+    assert "178.6 .949 .031 to download Apache-2.0" in rows["isnet-general-use"]
     assert "176.1 - - to download Apache-2.0" in rows["isnet-anime"]
 
 
