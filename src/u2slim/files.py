@@ -46,6 +46,12 @@ def file_digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def refuse_web_page(path: Path, instead_of: str) -> None:
+    """Raise UserError for a file that is a web page and should be something else."""
+    if is_web_page(path):
+        raise UserError(f"{path} is a web page, not {instead_of}: the download failed. Delete it and download again.")
+
+
 def is_web_page(path: Path) -> bool:
     """Whether a file is what servers send in place of a download."""
     with path.open("rb") as file:

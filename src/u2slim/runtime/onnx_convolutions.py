@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from u2slim.errors import UserError
-from u2slim.files import is_web_page
+from u2slim.files import refuse_web_page
 
 # What U2-Net, IS-Net and their quantised files are made of, and the arithmetic of sizes that exporters write down.
 _OPERATORS = {
@@ -60,8 +60,7 @@ def read_convolutions(path: Path) -> OnnxConvolutions:
         UserError: the file is a web page, truncated, lacks its external data, or has operators that no net of
             convolutions like U2-Net has.
     """
-    if is_web_page(path):
-        raise UserError(f"{path} is a web page, not a net: the download failed. Delete it and download again.")
+    refuse_web_page(path, "a net")
     model = _load(path)
     graph = model.graph
     unknown = Counter(node.op_type for node in graph.node if node.op_type not in _OPERATORS)

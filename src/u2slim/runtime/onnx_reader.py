@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from u2slim.errors import UserError
-from u2slim.files import is_web_page
+from u2slim.files import refuse_web_page
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
 from u2slim.sizes import Size, sides
 
@@ -47,8 +47,7 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     Raises:
         UserError: it is damaged, takes anything but one image, asks for absurdly much memory, or for another size.
     """
-    if is_web_page(path):
-        raise UserError(f"{path} is a web page, not a net: the download failed. Delete it and download again.")
+    refuse_web_page(path, "a net")
     try:
         model = onnx.load(path)
         graph = model.graph
@@ -74,9 +73,7 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
     usual = usual or (ISNET_PREPROCESS if _looks_like_isnet(graph) else U2NET_PREPROCESS)
-    text = metadata.get("u2slim.size", "")
-    named = [int(side) for side in text.split("x")] if re.fullmatch(r"\d+(x\d+)?", text) else sides(usual.size, "size")
-    wanted = (named[0], named[-1]) if size is None else sides(size, "size")
+    wanted = (named_size(metadata) or sides(usual.size, "size")) if size is None else sides(size, "size")
     height, width = (side or own for side, own in zip(shape[2:], wanted, strict=True))
     if size is not None and (height, width) != wanted:
         raise UserError(
@@ -92,6 +89,15 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     size = height, width
     precision = metadata.get("u2slim.precision") or ("fp16_compute" if _computes_in_half(graph) else "")
     return Graph(data, name, output, size, _preprocess(path, metadata, size, usual), precision, _labels(path, metadata))
+
+
+def named_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """(height, width) as a file of ours says it; None: it does not."""
+    text = metadata.get("u2slim.size", "")
+    if not re.fullmatch(r"\d+(x\d+)?", text):
+        return None
+    height, *width = map(int, text.split("x"))
+    return height, width[0] if width else height
 
 
 def _looks_like_isnet(graph: onnx.GraphProto) -> bool:

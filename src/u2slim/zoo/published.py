@@ -1,6 +1,5 @@
 """Published files read into our own nets: state dictionaries of torch's, and ONNX files."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -13,11 +12,12 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.files import is_web_page
+from u2slim.files import refuse_web_page
 from u2slim.images.preprocess import Preprocess
 from u2slim.models import Net, build_net
 from u2slim.models.hooks import outputs_of
 from u2slim.runtime.onnx_convolutions import Convolution, OnnxConvolutions, read_convolutions
+from u2slim.runtime.onnx_reader import named_size
 from u2slim.zoo.records import PUBLISHED
 
 # Under these keys trainings keep the net's tensors beside what else they keep.
@@ -89,8 +89,7 @@ def read_tensors(path: Path, address: str | None = None) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"No weights file at {path}; check init.weights.")
     size = f"{path.stat().st_size / 1e6:.1f} MB"
-    if is_web_page(path):
-        raise UserError(f"{path} is a web page, not weights: the download failed. Delete it and download again.")
+    refuse_web_page(path, "weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged file
@@ -196,10 +195,9 @@ def _layout_of(name: str) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
 def _preprocess_of(path: Path, file: OnnxConvolutions, usual: Preprocess) -> Preprocess:
     """What a file says of its input, and of the rest what is usual."""
     entries = {key.removeprefix("u2slim."): value for key, value in file.metadata.items()}
-    named = entries.get("size", "")
-    sides = [int(side) for side in named.split("x")] if re.fullmatch(r"\d+(x\d+)?", named) else []
-    height, width = file.size if all(file.size) else (sides[0], sides[-1]) if sides else (0, 0)
-    size = usual.size if not height else height if height == width else [height, width]
+    size = usual.size
+    if pair := file.size if all(file.size) else named_size(file.metadata):
+        size = pair[0] if pair[0] == pair[1] else list(pair)
     if "mean" not in entries:
         return replace(usual, size=size)
     try:
