@@ -271,11 +271,13 @@ std::array<double, 3> three_numbers(const std::string& text) {
     return numbers;
 }
 
-// Of another project's files only IS-Net begins with a convolution that halves the photo.
+// IS-Net begins with a convolution that halves the photo and feeds another one; that of ResNets is followed by ReLU.
 bool looks_like_isnet(const Graph& graph) {
-    for (const Node& node : graph.nodes)
-        if (node.kind == "Conv") return node.halves;
-    return false;
+    const auto first = std::find_if(graph.nodes.begin(), graph.nodes.end(), [](const Node& n) { return n.kind == "Conv"; });
+    if (first == graph.nodes.end() || !first->halves || first->outputs.empty()) return false;
+    return std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
+        return node.kind == "Conv" && !node.inputs.empty() && node.inputs[0] == first->outputs[0];
+    });
 }
 
 // How the file says that its input is normalised; without a word it is as U2-Net's or IS-Net's.

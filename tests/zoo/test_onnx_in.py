@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -39,6 +40,7 @@ from u2slim.export.half import compute_in_half, store_in_half
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
 from u2slim.models import ISNet, Net, U2Net
 from u2slim.runtime.onnx_convolutions import read_convolutions
+from u2slim.runtime.onnx_reader import read_graph
 from u2slim.tasks import SaliencyTask
 from u2slim.training.distillation import Distillation
 from u2slim.zoo import open_net
@@ -506,3 +508,19 @@ def test_u2slim_cut_takes_a_file_in_every_runtime(lite_file, tmp_path):
         assert f"1 of 1 photo done with {runtime}" in cut("photo.png", *settings, cwd=tmp_path)
     masks = [np.asarray(Image.open(tmp_path / f"{runtime}.png")).astype(int) for runtime in ("opencv", "torch")]
     assert masks[0].std() > 10 and np.abs(masks[0] - masks[1]).max() <= 1
+
+
+def test_only_an_isnet_is_taken_for_one(tmp_path):
+    """A ResNet's first convolution halves the photo, too, but ReLU follows; such files are normalised as U2-Net's."""
+    shapes = {"halving": (4, 3, 3, 3), "last": (1, 4, 1, 1)}
+    weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()]
+    image, mask = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", [1, 3, 8, 8]), ("mask", [1, 1, 4, 4]))
+    )
+    halving = helper.make_node("Conv", ["image", "halving"], ["halved"], strides=[2, 2], pads=[1, 1, 1, 1])
+    relu = helper.make_node("Relu", ["halved"], ["positive"])
+    for between, value, expected in (([relu], "positive", U2NET_PREPROCESS), ([], "halved", ISNET_PREPROCESS)):
+        nodes = [halving, *between, helper.make_node("Conv", [value, "last"], ["mask"])]
+        onnx.save(helper.make_model(helper.make_graph(nodes, "net", [image], [mask], weights)), tmp_path / "net.onnx")
+        assert read_graph(tmp_path / "net.onnx").preprocess == replace(expected, size=(8, 8))

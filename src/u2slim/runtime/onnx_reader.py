@@ -16,6 +16,8 @@ from u2slim.sizes import Size, sides
 
 MAX_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
 MAX_CLASSES = 254  # of a class map, whose largest number is for no class
+_CONVOLUTIONS = ("Conv", "ConvInteger")
+_SCALING = ("Cast", "Mul", "Add", "DynamicQuantizeLinear")  # between two of them in 8 bits
 MAX_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as much
 
 
@@ -101,9 +103,19 @@ def named_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _looks_like_isnet(graph: onnx.GraphProto) -> bool:
-    """Whether its first convolution halves the photo, as IS-Net's does and U2-Net's does not."""
-    first = next((node for node in graph.node if node.op_type in ("Conv", "ConvInteger")), None)
-    return first is not None and any(a.name == "strides" and list(a.ints) == [2, 2] for a in first.attribute)
+    """Whether its first convolution halves the photo and feeds another one, with neither BatchNorm nor ReLU between.
+
+    U2-Net's does not halve; that of ResNets and the like is followed by ReLU.
+    """
+    first = next((node for node in graph.node if node.op_type in _CONVOLUTIONS), None)
+    if first is None or not any(a.name == "strides" and list(a.ints) == [2, 2] for a in first.attribute):
+        return False
+    value = first.output[0]
+    while (reader := next((node for node in graph.node if value in node.input), None)) is not None:
+        if reader.op_type not in _SCALING:
+            return reader.op_type in _CONVOLUTIONS
+        value = reader.output[0]
+    return False
 
 
 def _computes_in_half(graph: onnx.GraphProto) -> bool:
