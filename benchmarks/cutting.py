@@ -23,7 +23,7 @@ from u2slim.images.photos import find_photos
 from u2slim.images.read import read_gray, read_image
 from u2slim.images.write import write_png
 from u2slim.runtime import ONNX_RUNTIMES
-from u2slim.runtime.segmenter import threads_each
+from u2slim.runtime.runner import threads_each
 from u2slim.zoo import open_net
 
 SIZES = {"0.12": (300, 400), "2": (1200, 1600), "12": (3000, 4000)}
@@ -48,7 +48,7 @@ def plain(cutter: Cutter, photos: list[tuple[Path, Path]], write: Callable[[Path
     torch.set_num_threads(cpu_count())
     for photo, name in photos:
         image = read_image(photo)
-        mask = np.rint(cutter.segmenter(image) * 255).astype(np.uint8)
+        mask = np.rint(cutter.runner(image) * 255).astype(np.uint8)
         for path, pixels in zip(cutter.paths(photo, name), (mask, np.dstack([image, mask])), strict=False):
             write(path, pixels)
 
@@ -74,7 +74,7 @@ def main() -> None:
     print("| runtime | photos | plain, Pillow's PNG | plain, our PNG | u2slim cut | ratio | ratio, our PNG |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for runtime in options.runtimes:
-        single, shared = (open_net(options.net).segmenter(runtime, streams=streams) for streams in (1, options.workers))
+        single, shared = (open_net(options.net).runner(runtime, streams=streams) for streams in (1, options.workers))
         for megapixels in [options.photos.name] if options.photos else options.megapixels:
             with tempfile.TemporaryDirectory() as folder:
                 source = options.photos or Path(folder, "photos")
@@ -83,8 +83,8 @@ def main() -> None:
                     generate(source, megapixels, options.count)
                 photos = find_photos(source)[: options.count]
                 cutters = [
-                    Cutter(segmenter, Path(folder, name), options.cutout)
-                    for segmenter, name in ((single, "pillow"), (single, "plain"), (shared, "ours"))
+                    Cutter(runner, Path(folder, name), options.cutout)
+                    for runner, name in ((single, "pillow"), (single, "plain"), (shared, "ours"))
                 ]
                 turns = [
                     lambda c=cutters[0], p=photos: plain(c, p, pillow_png),

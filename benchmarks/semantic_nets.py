@@ -46,7 +46,7 @@ def timed(
     models = {name: net_model(net, size, runtime) for name, net in nets.items()}
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.float32)
     for name, model in models.items():
-        logits = model.segmenter.infer(image)
+        logits = model.runner.infer(image)
         error = np.abs(logits - wanted.setdefault(name, logits)).max() / np.abs(wanted[name]).max()
         if runtime != "torch":
             print(f"{name} in {runtime}: {error:.1e} of the largest logit off", flush=True)

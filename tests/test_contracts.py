@@ -27,7 +27,7 @@ from u2slim.images.preprocess import Preprocess
 from u2slim.models import DepthwiseSeparableConv, Net, StandardConv, build_net
 from u2slim.models.net import ConvFactory
 from u2slim.models.rsu import ConvBNReLU
-from u2slim.runtime import net_segmenter, onnx_segmenter
+from u2slim.runtime import net_runner, onnx_runner
 from u2slim.tasks import SaliencyTask
 from u2slim.training.losses import DeepSupervision
 from u2slim.zoo import open_net
@@ -145,15 +145,15 @@ def test_it_is_filled_trained_scored_exported_and_cuts_out(tmp_path, dense):
 
     # Cut out by every file as by torch, which has the photo divided by 255 and not by its own maximum.
     photo = images[0] // 2
-    expected = cut(net_segmenter(net, SIDE), photo).mask.astype(int)
+    expected = cut(net_runner(net, SIDE), photo).mask.astype(int)
     small = cv2.resize(photo.astype(np.float32), (SIDE, SIDE)) / 255
     by_hand = torch.from_numpy((small - (0.5, 0.4, 0.3)) / (1.0, 2.0, 0.5)).float().permute(2, 0, 1)[None]
     with torch.inference_mode():
         answer = net(by_hand)[0].sigmoid().numpy()[0, 0]
-    np.testing.assert_allclose(net_segmenter(net, SIDE).small_mask(photo), answer, atol=1e-5)
+    np.testing.assert_allclose(net_runner(net, SIDE).small_mask(photo), answer, atol=1e-5)
     for preprocess in ("embedded", "external"):
         for runtime in ("opencv", "onnxruntime"):
-            mask = cut(onnx_segmenter(tmp_path / f"{preprocess}-fp32.onnx", runtime), photo).mask
+            mask = cut(onnx_runner(tmp_path / f"{preprocess}-fp32.onnx", runtime), photo).mask
             assert np.abs(mask - expected).max() <= 1
 
 

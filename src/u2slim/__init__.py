@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from u2slim.cutout.cut import Cutout, cut_out
     from u2slim.errors import UserError
-    from u2slim.runtime import Segmenter
+    from u2slim.runtime import Runner
     from u2slim.zoo import open_net
 
 __version__ = "0.2.0"
-__all__ = ["Cutout", "Segmenter", "UserError", "__version__", "cut_out", "open_net"]
+__all__ = ["Cutout", "Runner", "UserError", "__version__", "cut_out", "open_net"]
 
 _HOMES = {
     "Cutout": "u2slim.cutout.cut",
-    "Segmenter": "u2slim.runtime",
+    "Runner": "u2slim.runtime",
     "UserError": "u2slim.errors",
     "cut_out": "u2slim.cutout.cut",
     "open_net": "u2slim.zoo",

@@ -25,7 +25,7 @@ from u2slim.images.photos import find_photos
 from u2slim.images.preprocess import Preprocess
 from u2slim.models import build_net
 from u2slim.models.normalise import Normalise
-from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
+from u2slim.runtime import Runner, net_runner, onnx_runner
 from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
 
@@ -96,9 +96,9 @@ def test_classes_and_their_colours_are_pythons(program, tmp_path, kind):
     (tmp_path / "in").mkdir()
     for index in range(2):
         Image.fromarray(render(5, index)[0]).save(tmp_path / "in" / f"{index}.png")
-    segmenter = onnx_segmenter(tmp_path / "net.onnx", "onnxruntime")
+    runner = onnx_runner(tmp_path / "net.onnx", "onnxruntime")
     photos = find_photos(tmp_path / "in")
-    assert cut_all(Cutter(segmenter, tmp_path / "py"), "in", photos).done == 2
+    assert cut_all(Cutter(runner, tmp_path / "py"), "in", photos).done == 2
     golden = tmp_path / "py/classes"
     options = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "out", "--cutout", "--compare", golden)
     status, printed, failed = program(tmp_path / "in", *options)
@@ -140,8 +140,8 @@ def write_kinds(folder: Path) -> None:
     photo.resize((20000, 20)).save(folder / "wide.jpg")
 
 
-def cut_out(segmenter: Segmenter, source: Path, output: Path) -> Outcome:
-    return cut_all(Cutter(segmenter, output), str(source), find_photos(source))
+def cut_out(runner: Runner, source: Path, output: Path) -> Outcome:
+    return cut_all(Cutter(runner, output), str(source), find_photos(source))
 
 
 def agree(ours: Path, python: Path) -> bool:
@@ -151,7 +151,7 @@ def agree(ours: Path, python: Path) -> bool:
 
 def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, exported, tmp_path):
     write_kinds(tmp_path / "photos")
-    outcome = cut_out(open_net("lite-dwsep").segmenter("torch"), tmp_path / "photos", tmp_path / "python")
+    outcome = cut_out(open_net("lite-dwsep").runner("torch"), tmp_path / "photos", tmp_path / "python")
     assert (outcome.done, outcome.failed) == (14, {})
     arguments = (tmp_path / "photos", "-m", exported, "-o", tmp_path / "ours")
     status, out, err = program(*arguments, "--cutout", "--time", "--compare", tmp_path / "python" / "masks")
@@ -163,7 +163,7 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
 
     # OpenCV turns inks into colours with another rounding, which the net passes on to the mask.
     Image.fromarray(render(7, 3)[0]).convert("CMYK").save(tmp_path / "cmyk.jpg")
-    cut_out(open_net("lite-dwsep").segmenter("torch"), tmp_path / "cmyk.jpg", tmp_path / "python")
+    cut_out(open_net("lite-dwsep").runner("torch"), tmp_path / "cmyk.jpg", tmp_path / "python")
     assert program(tmp_path / "cmyk.jpg", *arguments[1:], "--cutout")[0] == 0
     pair = (np.asarray(Image.open(tmp_path / home / "cutouts/cmyk.png")).astype(int) for home in ("ours", "python"))
     difference = abs(np.subtract(*pair)).reshape(-1, 4)
@@ -187,7 +187,7 @@ def as_in_onnxruntime(program, tmp_path):
 
     def call(net: Path, other: Path | None = None) -> None:
         python, ours = tmp_path / "python" / net.stem, tmp_path / "ours" / net.stem
-        cut_out(onnx_segmenter(other or net, "onnxruntime"), tmp_path / "photos", python)
+        cut_out(onnx_runner(other or net, "onnxruntime"), tmp_path / "photos", python)
         status, out, err = program(tmp_path / "photos", "-m", net, "-o", ours, "--compare", python / "masks")
         assert status == 0 and "2 of 2 photos done" in out, out + err
 
@@ -224,7 +224,7 @@ def test_every_shipped_net(as_in_onnxruntime, tmp_path, name):
         as_in_onnxruntime(path)
         return
     as_in_onnxruntime(path, in_float32(path, tmp_path / "whole.onnx"))
-    cut_out(onnx_segmenter(path, "onnxruntime"), tmp_path / "photos", tmp_path / "rounded")
+    cut_out(onnx_runner(path, "onnxruntime"), tmp_path / "photos", tmp_path / "rounded")
     for mask in (tmp_path / "rounded/masks").iterdir():
         ours = np.asarray(Image.open(tmp_path / "ours" / path.stem / "masks" / mask.name)).astype(float)
         assert np.abs(ours - np.asarray(Image.open(mask))).mean() < 0.03 * 255, "export.py's bound for 8 bits"
@@ -267,7 +267,7 @@ def test_a_file_says_how_its_input_is_normalised(program, small, tmp_path):
     masks = []
     for net in (small, tmp_path / "other.onnx"):
         python = tmp_path / f"python-{net.stem}"
-        cut_out(onnx_segmenter(net, "onnxruntime"), tmp_path / "dark.png", python)
+        cut_out(onnx_runner(net, "onnxruntime"), tmp_path / "dark.png", python)
         masks.append(np.asarray(Image.open(python / "masks/dark.png")).astype(int))
         status, out, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", python / "masks")
         assert status == 0, out + err
@@ -281,7 +281,7 @@ def test_a_file_says_how_its_input_is_normalised(program, small, tmp_path):
         status, _, err = program(tmp_path / "dark.png", "-m", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
         assert status == 2 and "odd.onnx is not an ONNX net" in err and "its input" in err
         with pytest.raises(UserError, match="odd.onnx does not say how its input is normalised"):
-            onnx_segmenter(tmp_path / "odd.onnx", "onnxruntime")
+            onnx_runner(tmp_path / "odd.onnx", "onnxruntime")
 
 
 def test_photos_that_cannot_be_read_are_named_and_the_others_done(program, small, tmp_path):
@@ -453,8 +453,8 @@ def test_a_net_of_another_project_is_taken_by_its_first_output(program, tmp_path
         model.graph.output.append(value_info(f"d{index}", [1, 1, "h", "w"]))
     onnx.save(model, tmp_path / "net.onnx")
     Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
-    segmenter = onnx_segmenter(tmp_path / "net.onnx", "onnxruntime")
-    cut_out(segmenter, tmp_path / "photo.png", tmp_path / "python")
+    runner = onnx_runner(tmp_path / "net.onnx", "onnxruntime")
+    cut_out(runner, tmp_path / "photo.png", tmp_path / "python")
     words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
     status, out, err = program(tmp_path / "photo.png", *words)
     assert status == 0, out + err
@@ -472,7 +472,7 @@ def test_an_isnet_of_another_project_gets_its_own_normalisation(program, tmp_pat
     without_metadata(model)
     onnx.save(model, tmp_path / "net.onnx")
     Image.fromarray(render(7, 0)[0] // 2).save(tmp_path / "photo.png")
-    cut_out(net_segmenter(net, 64), tmp_path / "photo.png", tmp_path / "python")
+    cut_out(net_runner(net, 64), tmp_path / "photo.png", tmp_path / "python")
     words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
     status, out, err = program(tmp_path / "photo.png", *words)
     assert status == 0, out + err

@@ -24,7 +24,7 @@ from u2slim.images.masks import to_8bit
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.images.refine import ForegroundML, GuidedFilter
-from u2slim.runtime import net_segmenter, onnx_segmenter
+from u2slim.runtime import net_runner, onnx_runner
 from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
 
@@ -47,7 +47,7 @@ def nets(tmp_path_factory):
     """A random net by runtime: itself for torch, and its file for the others."""
     net, path = random_net(), tmp_path_factory.mktemp("nets") / "net.onnx"
     write_onnx(net, 64, path)
-    return {"torch": partial(net_segmenter, net, 64)} | {name: partial(onnx_segmenter, path) for name in RUNTIMES[1:]}
+    return {"torch": partial(net_runner, net, 64)} | {name: partial(onnx_runner, path) for name in RUNTIMES[1:]}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -68,8 +68,8 @@ def test_many_threads_write_what_a_plain_loop_writes(nets, tmp_path, runtime):
 def test_only_what_is_missing_older_or_made_otherwise_is_done_again(tmp_path):
     source, output = photos_in(tmp_path / "photos", 4), tmp_path / "cut"
     photos = find_photos(source)
-    segmenter = net_segmenter(random_net(), 64)
-    again = Cutter(segmenter, output, cutout=False)
+    runner = net_runner(random_net(), 64)
+    again = Cutter(runner, output, cutout=False)
 
     def count(cutter: Cutter = again, **options) -> tuple[int, int]:
         outcome = cut_all(cutter, str(source), photos, **options)
@@ -83,13 +83,13 @@ def test_only_what_is_missing_older_or_made_otherwise_is_done_again(tmp_path):
     assert count() == (4, 2)
     assert (output / "masks/3.png").read_bytes() == (output / "masks/1.png").read_bytes()
     assert count(redo=True) == (4, 0)
-    assert count(Cutter(segmenter, output)) == (4, 0), "there were no cut-outs"
+    assert count(Cutter(runner, output)) == (4, 0), "there were no cut-outs"
     before = written(output)
-    refined = Cutter(segmenter, output, refine=GuidedFilter())
+    refined = Cutter(runner, output, refine=GuidedFilter())
     assert count(refined) == (4, 0), "other settings"
     assert count(refined) == (4, 4)
     assert written(output)["masks/0.png"] != before["masks/0.png"]
-    assert count(Cutter(net_segmenter(random_net(), 96), output, refine=GuidedFilter())) == (4, 0), "another net"
+    assert count(Cutter(net_runner(random_net(), 96), output, refine=GuidedFilter())) == (4, 0), "another net"
 
 
 def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
@@ -132,9 +132,9 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     Image.fromarray(render(3, 0)[0]).resize((800, 600)).save(source / "0.jpg")
     script = (
         "import resource, sys; from pathlib import Path; from u2slim.images.photos import find_photos\n"
-        "from u2slim.cutout.batch import Cutter, cut_all; from u2slim.runtime import net_segmenter\n"
+        "from u2slim.cutout.batch import Cutter, cut_all; from u2slim.runtime import net_runner\n"
         "from tests.conftest import random_net\n"
-        "cutter = Cutter(net_segmenter(random_net(), 64), Path(sys.argv[1]))\n"
+        "cutter = Cutter(net_runner(random_net(), 64), Path(sys.argv[1]))\n"
         "cut_all(cutter, 'photos', find_photos('photos'), workers=2)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
@@ -204,13 +204,13 @@ def test_no_result_overwrites_a_photo_or_another_result(tmp_path):
     names = [name.as_posix() for _, name in photos]
     assert names == ["0", "a.jpg", "a.jpg.webp", "a.png", "b"]
     before = (source / "b.png").read_bytes()
-    cutter = Cutter(net_segmenter(random_net(), 64), tmp_path)
+    cutter = Cutter(net_runner(random_net(), 64), tmp_path)
     with pytest.raises(UserError, match="b.png would overwrite the photo .*b.png; choose another place with -o"):
         cut_all(cutter, str(source), photos)
     assert (source / "b.png").read_bytes() == before
     pytest.importorskip("pymatting", reason="pymatting is not installed: pip install pymatting")
     Image.new("RGB", (1, 1), "red").save(source / "dot.png")
-    cutter = Cutter(net_segmenter(random_net(), 64), tmp_path / "cut", foreground=ForegroundML())
+    cutter = Cutter(net_runner(random_net(), 64), tmp_path / "cut", foreground=ForegroundML())
     assert cut_all(cutter, str(source), find_photos(source)).done == 6
 
 
@@ -257,7 +257,7 @@ def foreign_models(folder: Path) -> dict[Path, str]:
 def test_a_model_that_is_not_ours_is_refused_in_a_sentence(tmp_path, runtime):
     for path, sentence in foreign_models(tmp_path).items():
         with pytest.raises(UserError, match=sentence):
-            onnx_segmenter(path, runtime)
+            onnx_runner(path, runtime)
 
 
 def test_logits_are_no_mask(tmp_path):
@@ -267,34 +267,34 @@ def test_logits_are_no_mask(tmp_path):
 
     torch.onnx.export(Logits(), (torch.zeros(1, 3, 32, 32),), tmp_path / "logits.onnx", dynamo=False)
     with pytest.raises(UserError, match="no probability: its output needs a sigmoid"):
-        onnx_segmenter(tmp_path / "logits.onnx")
+        onnx_runner(tmp_path / "logits.onnx")
 
 
 def test_weights_beside_the_file_are_found(tmp_path):
     path = tmp_path / "net.onnx"
     model = onnx.load(SHIPPED["lite-dwsep"].onnx)
     photo = render(1, 1)[0]
-    expected = onnx_segmenter(SHIPPED["lite-dwsep"].onnx)(photo)
+    expected = onnx_runner(SHIPPED["lite-dwsep"].onnx)(photo)
     onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
     assert path.stat().st_size < (tmp_path / "net.data").stat().st_size
     for runtime in RUNTIMES[1:]:
-        np.testing.assert_allclose(onnx_segmenter(path, runtime)(photo), expected, atol=1e-3)
+        np.testing.assert_allclose(onnx_runner(path, runtime)(photo), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_missing_runtime_is_named_with_what_installs_it(monkeypatch, runtime):
     monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(UserError, match=f"runtime={runtime} needs {runtime}: pip install {runtime}"):
-        onnx_segmenter(SHIPPED["lite-dwsep"].onnx, runtime)
+        onnx_runner(SHIPPED["lite-dwsep"].onnx, runtime)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal stack is looked at on Linux only")
 def test_signals_are_handled_on_the_stack_that_there_was_before_openvino():
     script = (
-        "import ctypes, sys; from u2slim.runtime import onnx_segmenter\n"
+        "import ctypes, sys; from u2slim.runtime import onnx_runner\n"
         "def stack():\n"
         "    now = (ctypes.c_uint64 * 3)(); ctypes.CDLL(None).sigaltstack(None, now); return list(now)\n"
-        "before = stack(); segmenter = onnx_segmenter(sys.argv[1], 'openvino'); assert stack() == before, stack()"
+        "before = stack(); runner = onnx_runner(sys.argv[1], 'openvino'); assert stack() == before, stack()"
     )
     command = [sys.executable, "-c", script, str(SHIPPED["lite-dwsep"].onnx)]
     subprocess.run(command, cwd=REPO, env=os.environ | THREADS, check=True)

@@ -35,7 +35,7 @@ from u2slim.images.masks import enlarge, to_8bit
 from u2slim.images.preprocess import Preprocess
 from u2slim.images.refine import GuidedFilter
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, StandardConv
-from u2slim.runtime import Segmenter, net_segmenter, onnx_segmenter
+from u2slim.runtime import Runner, net_runner, onnx_runner
 from u2slim.runtime.onnx_writer import write_onnx
 
 PACKAGE = Path(u2slim.__file__).parent
@@ -253,7 +253,7 @@ def test_a_folder_without_any_usable_prediction_is_refused(ecssd):
         score_all({"none": masks_of(ecssd / "none")}, pairs, Store(ecssd / "scores.sqlite"), workers=1)
 
 
-class Painter(Segmenter):
+class Painter(Runner):
     """A net that finds what is darker than its photo's middle, fails on chosen calls, and counts."""
 
     runtime = "torch"
@@ -315,7 +315,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stood(ecssd, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "changes"),
     [
-        ("runtime/segmenter.py", True),
+        ("runtime/runner.py", True),
         ("evaluation/scoring.py", True),
         ("images/decoders.py", True),
         ("models/u2net.py", True),
@@ -340,7 +340,7 @@ OTHERS |= {"data/data_set.py", "data/pairs.py"}
 
 def test_what_makes_numbers_imports_nothing_else_that_does():
     makers = {file.relative_to(PACKAGE).as_posix() for file in store.number_makers()}
-    assert makers >= {"sizes.py", "images/read.py", "runtime/onnx_segmenters.py", "evaluation/boundary.py"}
+    assert makers >= {"sizes.py", "images/read.py", "runtime/onnx_runners.py", "evaluation/boundary.py"}
     imported = set()
     for file in makers:
         text = (PACKAGE / file).read_text()
@@ -409,14 +409,14 @@ def test_facts_of_nets_and_files(exported, tmp_path, published):
 
 def test_a_net_runs_in_every_runtime(exported):
     (net, path), photo = exported, render(1, 1)[0]
-    expected = net_segmenter(net, 64).small_mask(photo)
-    made = [onnx_segmenter(path, runtime) for runtime in ("opencv", "onnxruntime", "openvino")]
-    for segmenter in (*made, net_segmenter(net, 64, "onnxruntime")):
-        np.testing.assert_allclose(segmenter.small_mask(photo), expected, atol=1e-4)
-    assert [segmenter.runtime for segmenter in made] == ["opencv", "onnxruntime", "openvino"]
-    assert len({segmenter.fingerprint() for segmenter in made}) == 3
+    expected = net_runner(net, 64).small_mask(photo)
+    made = [onnx_runner(path, runtime) for runtime in ("opencv", "onnxruntime", "openvino")]
+    for runner in (*made, net_runner(net, 64, "onnxruntime")):
+        np.testing.assert_allclose(runner.small_mask(photo), expected, atol=1e-4)
+    assert [runner.runtime for runner in made] == ["opencv", "onnxruntime", "openvino"]
+    assert len({runner.fingerprint() for runner in made}) == 3
     with pytest.raises(UserError, match="runtime=torch cannot run"):
-        onnx_segmenter(path, "torch")
+        onnx_runner(path, "torch")
 
 
 def test_models_are_named_as_short_as_tells_them_apart(tmp_path):
@@ -512,17 +512,14 @@ def test_the_worst_and_the_median_images_are_shown(ecssd):
 
 def test_fingerprints_tell_nets_sizes_and_normalisations_apart():
     net = random_net()
-    same, other = net_segmenter(net, 64), net_segmenter(random_net(conv=GroupedConv), 64)
-    assert same.fingerprint() == net_segmenter(random_net(), 64).fingerprint()
-    larger, another = net_segmenter(net, 96), random_net()
+    same, other = net_runner(net, 64), net_runner(random_net(conv=GroupedConv), 64)
+    assert same.fingerprint() == net_runner(random_net(), 64).fingerprint()
+    larger, another = net_runner(net, 96), random_net()
     another.preprocess = Preprocess(own_maximum=False)
     with torch.no_grad():
         changed = random_net()
         changed.fuse.bias.add_(1e-3)
-    assert (
-        len({s.fingerprint() for s in (same, other, larger, net_segmenter(changed, 64), net_segmenter(another, 64))})
-        == 5
-    )
+    assert len({s.fingerprint() for s in (same, other, larger, net_runner(changed, 64), net_runner(another, 64))}) == 5
 
 
 def test_refined_masks_are_scored_as_refined(tmp_path):
@@ -536,8 +533,6 @@ def test_refined_masks_are_scored_as_refined(tmp_path):
     assert refined[True].values[outline] > plain[True].values[outline] + 0.02
     expected = score(to_8bit(GuidedFilter()(image, enlarge(rough, truth.shape))), truth, False)
     np.testing.assert_allclose(refined[False].values, expected.values)
-    segmenter = net_segmenter(random_net(), 64)
-    made_by = {
-        Model(ModelFacts(), segmenter, refine=r).fingerprint() for r in (None, GuidedFilter(), GuidedFilter(0.02))
-    }
+    runner = net_runner(random_net(), 64)
+    made_by = {Model(ModelFacts(), runner, refine=r).fingerprint() for r in (None, GuidedFilter(), GuidedFilter(0.02))}
     assert len(made_by) == 3

@@ -18,7 +18,7 @@ from u2slim.evaluation.scoring import IMAGE_SCORES, score
 from u2slim.images.masks import to_8bit
 from u2slim.models import U2Net
 from u2slim.models.resize import upsample
-from u2slim.runtime.torch_segmenter import TorchSegmenter
+from u2slim.runtime.torch_runner import TorchRunner
 from u2slim.training.losses import BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
 from u2slim.training.metrics import SaliencyMetrics
 
@@ -167,10 +167,10 @@ def test_validation_metrics_equal_pysodmetrics():
 
 def test_validation_metrics_equal_pysodmetrics_on_real_predictions(real):
     net = init.pretrained(U2Net("lite"), real / "weights" / "u2netp.pth").eval()
-    segmenter, metric, theirs = TorchSegmenter(net, (320, 320)), SaliencyMetrics(), []
+    runner, metric, theirs = TorchRunner(net, (320, 320)), SaliencyMetrics(), []
     for pair in find_pairs(get_data_set("ecssd"), real)[::25]:
         image, mask = load_pair(pair)
-        probability = segmenter.small_mask(image)
+        probability = runner.small_mask(image)
         mask = cv2.resize(mask, (320, 320), interpolation=cv2.INTER_NEAREST)
         metric.update(*(torch.from_numpy(array)[None, None] for array in (probability, mask / np.float32(255))))
         theirs.append(score(to_8bit(probability), mask))

@@ -92,7 +92,7 @@ def test_a_wrong_file_in_the_cache_is_an_error_that_says_to_delete_it(net, folde
     damaged = bytearray(ONNX)
     damaged[-1000] ^= 1
     path = put(folders[0], "u2net.onnx", bytes(damaged))
-    for open_it in (fetch, find, lambda net: open_net(net.name).segmenter()):
+    for open_it in (fetch, find, lambda net: open_net(net.name).runner()):
         with pytest.raises(UserError, match=r"u2net.onnx \(2.0 MB\) is not the published file .*Delete it"):
             open_it(net)
     assert path.read_bytes() == damaged and not server.ranges

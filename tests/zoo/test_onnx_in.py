@@ -265,7 +265,7 @@ def says(whole: Path, path: Path, preprocess: Preprocess) -> onnx.ModelProto:
 
 def test_what_a_file_says_of_its_input_is_kept(lite_file, tmp_path):
     model = says(lite_file, tmp_path / "other.onnx", OTHER)
-    by_file = open_net(tmp_path / "other.onnx").segmenter("onnxruntime").preprocess
+    by_file = open_net(tmp_path / "other.onnx").runner("onnxruntime").preprocess
     assert by_file == Preprocess((SIDE, SIDE), OTHER.mean, OTHER.std, OTHER.own_maximum)
     sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
     for dim, side in zip(sides, (96, SIDE), strict=True):
@@ -281,8 +281,8 @@ def test_the_shipped_u2netp_gives_what_onnxruntime_gives():
     handle = open_net("u2netp")
     net = handle.net()
     assert handle.path() == path and net.name == "u2net-lite-standard" and net.preprocess == U2NET_PREPROCESS
-    segmenter = handle.segmenter("onnxruntime")
-    image = U2NET_PREPROCESS(segmenter.resized(render(0, 2)[0]).transpose(2, 0, 1)[None].astype(np.float32))
+    runner = handle.runner("onnxruntime")
+    image = U2NET_PREPROCESS(runner.resized(render(0, 2)[0]).transpose(2, 0, 1)[None].astype(np.float32))
     pairs = zip(by_onnxruntime(path, image), by_torch(net, image), strict=True)
     differences = [float(np.abs(theirs - ours).max()) for theirs, ours in pairs]
     assert len(differences) == 7 and max(differences) <= 1e-4  # 6.2e-5 was measured, of the first output 4.5e-5
@@ -305,8 +305,8 @@ def test_the_published_isnet_gives_what_onnxruntime_gives():
         )
     net = published_net(path)
     assert net.name == "isnet-standard" and net.preprocess == ISNET_PREPROCESS
-    segmenter = open_net(path).segmenter("onnxruntime")
-    image = ISNET_PREPROCESS(segmenter.resized(render(0, 1)[0]).transpose(2, 0, 1)[None].astype(np.float32))
+    runner = open_net(path).runner("onnxruntime")
+    image = ISNET_PREPROCESS(runner.resized(render(0, 1)[0]).transpose(2, 0, 1)[None].astype(np.float32))
     theirs, ours = by_onnxruntime(path, image)[0], by_torch(net, image)[0]
     difference = np.abs(theirs - ours)
     print(f"largest {difference.max():.1e}, mean {difference.mean():.1e}")

@@ -290,11 +290,11 @@ def test_the_shipped_files_are_those_of_the_checksums_and_agree_with_each_other(
     largest = {"lite-half": 1e-3, "lite-two-thirds": 1e-2, "lite-dwsep": 1e-3}  # the second's ONNX file has float16
     assert DEFAULT in largest
     for name, bound in largest.items():
-        mask, same = (open_net(name).segmenter(runtime)(photo) for runtime in ("torch", "opencv"))
+        mask, same = (open_net(name).runner(runtime)(photo) for runtime in ("torch", "opencv"))
         assert np.abs(mask - same).max() < bound
         if name == "lite-dwsep":
             continue
-        rounded = open_net(f"{name}-int8").segmenter("onnxruntime")
+        rounded = open_net(f"{name}-int8").runner("onnxruntime")
         assert np.abs(mask - rounded(photo)).mean() < 0.01
         net = open_net(name).net()
         assert (net.name, net.preprocess.size) == ("u2net-lite-ranked-lowrank", 320)

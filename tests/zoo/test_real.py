@@ -12,7 +12,7 @@ from u2slim.export.parity import check_parity, reference_of
 from u2slim.images.read import read_image
 from u2slim.models import U2Net
 from u2slim.runtime.onnx_writer import write_onnx
-from u2slim.runtime.torch_segmenter import TorchSegmenter
+from u2slim.runtime.torch_runner import TorchRunner
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,12 @@ def lite(real):
 
 
 def test_official_images_give_the_authors_masks(real, lite):
-    segmenter = TorchSegmenter(lite, (320, 320))
+    runner = TorchRunner(lite, (320, 320))
     photos = sorted((real / "official" / "images").iterdir())
     assert len(photos) == 6
     for photo in photos:
         theirs = np.asarray(Image.open(real / "official" / "u2netp" / f"{photo.stem}.png").convert("L")) / 255
-        ours = np.rint(segmenter(read_image(photo)) * 255) / 255  # as a mask is written
+        ours = np.rint(runner(read_image(photo)) * 255) / 255  # as a mask is written
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).mean() <= 0.006, photo.name
 

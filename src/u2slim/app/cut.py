@@ -67,13 +67,13 @@ def run(options: argparse.Namespace) -> int:
     photos = find_all_photos(options.inputs, earlier_results(options.inputs, output))
     _check_output(output, options.inputs, len(photos))
     workers = min(options.workers or default_workers(len(photos)), len(photos))
-    segmenter = open_net(options.net).segmenter(
+    runner = open_net(options.net).runner(
         options.runtime, not options.no_stretch, workers, options.threads, options.size
     )
-    if segmenter.labels and (options.refine or options.colours):
+    if runner.labels and (options.refine or options.colours):
         raise UserError("--refine and --colours are for masks; this net tells classes apart: leave them out.")
     cutter = Cutter(
-        segmenter,
+        runner,
         output,
         cutout=options.mask != "only",
         mask=options.mask is not None or Cutter.is_folder(output),
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     if not cutter.into_folder:
         where = ", ".join(map(str, cutter.paths(*photos[0]))) if len(photos) == 1 else "beside the photos"
     where = f": {where}" if outcome.done else ""
-    print(f"{outcome.done} of {_photos(len(photos))} done with {segmenter.runtime}{where}{before}")
+    print(f"{outcome.done} of {_photos(len(photos))} done with {runner.runtime}{where}{before}")
     if outcome.failed:
         print(f"u2slim: {_photos(len(outcome.failed))} could not be cut out, as said above.", file=sys.stderr)
     return int(bool(outcome.failed))

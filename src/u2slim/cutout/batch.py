@@ -17,7 +17,7 @@ from u2slim.images.colours import overlay
 from u2slim.images.read import read_photo
 from u2slim.images.refine import Foreground, Refine
 from u2slim.images.write import write_png
-from u2slim.runtime import Segmenter
+from u2slim.runtime import Runner
 
 MAX_WORKERS = 8  # by default: each holds a photo and a net's activations
 RESULTS = ("masks", "cutouts", "classes", "overlays")  # folders of results
@@ -42,14 +42,14 @@ class Cutter:
     numbers. Without a folder they are `NAME-cut.png` and `NAME-mask.png` beside the photo.
 
     Args:
-        segmenter: of the net; as many threads may call it as there are workers.
+        runner: of the net; as many threads may call it as there are workers.
         output: the folder; None: beside each photo; a `.png` file for a single photo's cut-out (or mask, if that is
             all), beside which the mask's name has `-mask`.
         cutout, mask: which of them to write.
         refine, foreground: see `cut`.
     """
 
-    segmenter: Segmenter
+    runner: Runner
     output: Path | None = None
     cutout: bool = True
     mask: bool = True
@@ -78,7 +78,7 @@ class Cutter:
             if self.cutout:
                 both[0] = self.output.with_name(f"{self.output.stem}-mask.png")
         else:
-            kinds = RESULTS[2:] if self.segmenter.labels else RESULTS[:2]
+            kinds = RESULTS[2:] if self.runner.labels else RESULTS[:2]
             both = [self.output / kind / f"{name}.png" for kind in kinds]
         return [path for path, wanted in zip(both, (self.mask, self.cutout), strict=True) if wanted]
 
@@ -94,18 +94,18 @@ class Cutter:
 
     def settings(self, source: str) -> str:
         """The same for runs whose results are the same."""
-        parts = source, self.segmenter.fingerprint(), self.segmenter.stretch, self.refine, self.foreground
+        parts = source, self.runner.fingerprint(), self.runner.stretch, self.refine, self.foreground
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
     def _results(self, image: np.ndarray, own: np.ndarray | None) -> Iterator[np.ndarray]:
-        if self.segmenter.labels:
-            classes = self.segmenter.class_map(image)
+        if self.runner.labels:
+            classes = self.runner.class_map(image)
             if self.mask:
                 yield classes
             if self.cutout:
-                yield overlay(image, classes, self.segmenter.labels["palette"])
+                yield overlay(image, classes, self.runner.labels["palette"])
             return
-        result = cut(self.segmenter, image, own, self.refine, self.foreground if self.cutout else None)
+        result = cut(self.runner, image, own, self.refine, self.foreground if self.cutout else None)
         if self.mask:
             yield result.mask
         if self.cutout:

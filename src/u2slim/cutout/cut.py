@@ -13,7 +13,7 @@ from u2slim.images.masks import to_8bit
 from u2slim.images.read import Loaded, read_photo
 from u2slim.images.refine import Foreground, Refine
 from u2slim.images.write import write_png
-from u2slim.runtime import Segmenter
+from u2slim.runtime import Runner
 from u2slim.zoo import DEFAULT, NetHandle, open_net
 
 
@@ -55,7 +55,7 @@ class Cutout:
 
 
 def cut(
-    segmenter: Segmenter,
+    runner: Runner,
     image_HW3: np.ndarray,
     own_HW4: np.ndarray | None = None,
     refine: Refine | None = None,
@@ -64,13 +64,13 @@ def cut(
     """The cut-out of an RGB uint8 photo.
 
     Args:
-        segmenter: of a net that makes masks.
+        runner: of a net that makes masks.
         image_HW3: what the net sees.
         own_HW4: the photo's own RGBA, where it has transparency: what is transparent there stays so.
         refine: brings the mask's edges to the photo's.
         foreground: estimates the subject's own colours.
     """
-    soft = segmenter(image_HW3)
+    soft = runner(image_HW3)
     mask = to_8bit(soft if refine is None else refine(image_HW3, soft))
     colours, alpha = image_HW3, mask
     if own_HW4 is not None:
@@ -92,13 +92,13 @@ def cut_out(
     Args:
         photo: a file, its bytes, a picture of Pillow's, or an RGB array (H, W, 3) uint8.
         net: see `open_net`.
-        runtime: see `NetHandle.segmenter`.
+        runtime: see `NetHandle.runner`.
         refine, foreground: see `cut`.
 
     Raises:
         UserError: the photo cannot be read, or there is no such net or runtime.
     """
-    return cut(open_net(net).segmenter(runtime), *_pixels(photo), refine=refine, foreground=foreground)
+    return cut(open_net(net).runner(runtime), *_pixels(photo), refine=refine, foreground=foreground)
 
 
 def _pixels(photo: str | Path | bytes | Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

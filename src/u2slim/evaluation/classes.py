@@ -56,7 +56,7 @@ def score_classes(models: Mapping[str, Model], sets: Mapping[str, Sequence[Pair]
 
 def _check(name: str, model: Model, data_set: DataSet) -> None:
     labels, title = data_set.labels, data_set.title
-    own = model.segmenter and model.segmenter.labels
+    own = model.runner and model.runner.labels
     if not own:
         raise UserError(f"{name} makes masks and {title} has classes; score it on data=ecssd or the like.")
     if list(own["names"]) != list(labels.names):
@@ -70,7 +70,7 @@ def _score(name: str, model: Model, pairs: Sequence[Pair]) -> ClassResult:
     for pair in track(pairs, escape(f"{name} on {title}")):
         try:
             image, truth = load_pair(pair)
-            predicted = model.segmenter.class_map(image)
+            predicted = model.runner.class_map(image)
         except UserError as error:
             left_out[pair.name] = str(error)
             continue

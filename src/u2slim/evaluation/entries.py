@@ -18,7 +18,7 @@ from u2slim.evaluation.results import ModelFacts
 from u2slim.images.read import EXTENSIONS
 from u2slim.images.refine import Refine
 from u2slim.models import Net
-from u2slim.runtime import Segmenter, check_runtime, net_segmenter
+from u2slim.runtime import Runner, check_runtime, net_runner
 from u2slim.sizes import Size, sides
 from u2slim.zoo import open_net
 
@@ -28,14 +28,14 @@ class Model:
     """A net that makes masks, which may be refined at the photo's size, or else the folder that has them."""
 
     facts: ModelFacts
-    segmenter: Segmenter | None = None
+    runner: Runner | None = None
     folder: Path | None = None
     refine: Refine | None = None
 
     def fingerprint(self) -> str:
-        if self.segmenter is None:
+        if self.runner is None:
             return "masks"
-        return self.segmenter.fingerprint() + (f" {self.refine}" if self.refine else "")
+        return self.runner.fingerprint() + (f" {self.refine}" if self.refine else "")
 
     def mask_files(self, data_set: DataSet) -> dict[str, Path]:
         """The ready-made masks of a set by name: those in `folder/SET/`, else in `folder/masks/`, else in `folder`."""
@@ -75,7 +75,7 @@ def net_model(net: Net, size: Size, runtime: str = "auto", megabytes: float | No
     """A net in memory; `megabytes` is its weights' size unless its file's is given."""
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values() if t.is_floating_point())
     facts = ModelFacts(sum(p.numel() for p in net.parameters()), megabytes or weights / 1e6, net_gmac(net, size))
-    return _with(facts, net_segmenter(net, size, runtime))
+    return _with(facts, net_runner(net, size, runtime))
 
 
 def net_gmac(net: Net, size: Size) -> float:
@@ -111,13 +111,13 @@ def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model
 
     All take turns in each of `repeats` rounds after one to warm up, so that what else the machine does hits all.
     """
-    seconds = {name: [] for name, model in models.items() if model.segmenter}
+    seconds = {name: [] for name, model in models.items() if model.runner}
     for _ in range(repeats + 1 if repeats else 0):
         for name, times in seconds.items():
-            segmenter = models[name].segmenter
-            image = np.random.default_rng(0).integers(0, 256, (*segmenter.size, 3)).astype(np.float32)
+            runner = models[name].runner
+            image = np.random.default_rng(0).integers(0, 256, (*runner.size, 3)).astype(np.float32)
             start = time.perf_counter()
-            segmenter.infer(image)
+            runner.infer(image)
             times.append(time.perf_counter() - start)
     medians = {name: 1000 * median(times[1:]) for name, times in seconds.items() if times[1:]}
     return {
@@ -134,15 +134,15 @@ def _open(item: str, runtime: str) -> Model:
     except UserError as error:
         raise UserError(f"{error} A folder of ready-made masks can be scored, too.") from error
     if handle.is_runtime_file and runtime != "torch":
-        return _with(onnx_facts(handle.path()), handle.segmenter(runtime))
+        return _with(onnx_facts(handle.path()), handle.runner(runtime))
     path, net = handle.path(), handle.net()
     is_net_alone = path.suffix in (".pth", ".onnx")  # a checkpoint may hold a training, too
     megabytes = path.stat().st_size / 1e6 if is_net_alone else None
     return net_model(net, net.preprocess.size, runtime, megabytes)
 
 
-def _with(facts: ModelFacts, segmenter: Segmenter) -> Model:
-    return Model(replace(facts, runtime=segmenter.runtime), segmenter)
+def _with(facts: ModelFacts, runner: Runner) -> Model:
+    return Model(replace(facts, runtime=runner.runtime), runner)
 
 
 def _short_names(items: Sequence[str]) -> list[str]:

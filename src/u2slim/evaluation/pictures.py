@@ -57,9 +57,7 @@ def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[s
     for name in ious:
         model = models[name]
         try:
-            prediction = (
-                model.mask_files(pair.data_set)[pair.name] if model.folder else model.segmenter.small_mask(photo)
-            )
+            prediction = model.mask_files(pair.data_set)[pair.name] if model.folder else model.runner.small_mask(photo)
         except UserError:  # it had scores, so only a file that changed meanwhile comes here
             continue
         refine = model.refine and partial(model.refine, photo)

@@ -55,7 +55,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> Evaluation:
     models = configured_models(cfg)
     if isinstance(data, SemanticDataModule):
         return _evaluate_classes(models, sets, cfg.latency, folder)
-    if telling := [name for name, model in models.items() if model.segmenter and model.segmenter.labels]:
+    if telling := [name for name, model in models.items() if model.runner and model.runner.labels]:
         raise UserError(f"{telling[0]} tells classes apart; score it on data with classes: data=camvid or cityscapes.")
     return _evaluate_masks(cfg, stretches, models, sets, folder)
 

@@ -148,7 +148,7 @@ def _predictions(
             try:
                 if isinstance(image, str):
                     raise UserError(image)
-                yield pair, model.segmenter.small_mask(image)
+                yield pair, model.runner.small_mask(image)
             except UserError as error:
                 left_out[pair.name] = str(error)
 

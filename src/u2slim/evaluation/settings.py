@@ -18,7 +18,7 @@ def configured_models(cfg: DictConfig) -> dict[str, Model]:
         raise UserError("Give models=, or checkpoint=, or init=: not two of them.")
     refine = instantiate(cfg.refine)
     return {
-        name: replace(model, refine=refine) if model.segmenter else model for name, model in _named_models(cfg).items()
+        name: replace(model, refine=refine) if model.runner else model for name, model in _named_models(cfg).items()
     }
 
 

@@ -13,7 +13,7 @@ from u2slim.data.pairs import Pair
 from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import score
 from u2slim.images.masks import to_8bit
-from u2slim.runtime.onnx_segmenters import OnnxRuntimeSegmenter
+from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Gate:
 
     def loss_beside(self, whole: Path) -> Callable[[Path], float]:
         """What gives the maxF of the file `whole`, computed once, less that of another, both in onnxruntime."""
-        float_net = OnnxRuntimeSegmenter(whole)
+        float_net = OnnxRuntimeRunner(whole)
         own = [] if self.pairs else list(self._own_masks(float_net))
 
-        def max_f(net: OnnxRuntimeSegmenter) -> float:
+        def max_f(net: OnnxRuntimeRunner) -> float:
             scored = map(load_pair, self.pairs) if self.pairs else own
             curves = [score(to_8bit(net(image)), truth).curves[CURVES.index("F")] for image, truth in scored]
             return float(np.mean(curves, 0).max()) if curves else 0.0  # none: no mask has anything in it
 
         before = max_f(float_net)
-        return lambda small: before - max_f(OnnxRuntimeSegmenter(small))
+        return lambda small: before - max_f(OnnxRuntimeRunner(small))
 
-    def _own_masks(self, float_net: OnnxRuntimeSegmenter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _own_masks(self, float_net: OnnxRuntimeRunner) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for image in self.images:
             truth = 255 * (float_net(image) > 0.5).astype(np.uint8)
             if truth.any():
@@ -55,8 +55,8 @@ class Gate:
 
 def input_blobs(path: Path, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
     """What onnxruntime is given by a file of ours for RGB images of any size."""
-    segmenter = OnnxRuntimeSegmenter(path)
-    return [{segmenter.input: segmenter.blob(segmenter.resized(image))} for image in images]
+    runner = OnnxRuntimeRunner(path)
+    return [{runner.input: runner.blob(runner.resized(image))} for image in images]
 
 
 def largest_values(model: onnx.ModelProto, blobs: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:

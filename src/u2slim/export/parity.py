@@ -14,8 +14,8 @@ import numpy as np
 
 from u2slim.errors import UserError
 from u2slim.models import Net
-from u2slim.runtime import ONNX_RUNTIMES, OPTIONAL_RUNTIMES, Segmenter
-from u2slim.runtime.torch_segmenter import TorchSegmenter
+from u2slim.runtime import ONNX_RUNTIMES, OPTIONAL_RUNTIMES, Runner
+from u2slim.runtime.torch_runner import TorchRunner
 from u2slim.sizes import Size, sides
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,10 @@ def reference_of(net: Net, images: Sequence[np.ndarray], size: Size, repeats: in
     shape = sides(size, "size")
     images = [cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR) for image in images]
     # On the CPU, because a GPU may round convolutions to TF32, which is coarser than the tolerance.
-    segmenter = TorchSegmenter(net, shape, device="cpu")
-    expected = np.stack([_probability(segmenter, image) for image in images])
+    runner = TorchRunner(net, shape, device="cpu")
+    expected = np.stack([_probability(runner, image) for image in images])
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
-    milliseconds = _latency(segmenter, images[0], repeats)
+    milliseconds = _latency(runner, images[0], repeats)
     return Reference(images, expected, ParityRow(net.name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
 
 
@@ -85,15 +85,15 @@ def check_parity(
     rows, images = [], reference.images
     for runtime in _runtimes(dynamic):
         try:
-            segmenter = ONNX_RUNTIMES[runtime](path)
+            runner = ONNX_RUNTIMES[runtime](path)
         except UserError as error:
             if all_must_load:
                 raise
             rows.append(ParityRow(name or path.name, runtime, path.stat().st_size, error=str(error)))
             continue
-        masks = np.stack([_probability(segmenter, image) for image in images])
-        milliseconds = _latency(segmenter, images[0], repeats)
-        row = _row(name or path.name, segmenter, masks, reference.expected, path.stat().st_size, milliseconds)
+        masks = np.stack([_probability(runner, image) for image in images])
+        milliseconds = _latency(runner, images[0], repeats)
+        row = _row(name or path.name, runner, masks, reference.expected, path.stat().st_size, milliseconds)
         if not (row.largest <= tolerance and row.mean <= max_mean):  # also true for NaN
             raise UserError(
                 f"{row.runtime} differs from torch by up to {row.largest:.2g} (export.tolerance={tolerance:g}, "
@@ -120,19 +120,19 @@ def _runtimes(dynamic: bool) -> list[str]:
 
 
 def _row(
-    file: str, segmenter: Segmenter, masks: np.ndarray, expected: np.ndarray, size: int, milliseconds: float
+    file: str, runner: Runner, masks: np.ndarray, expected: np.ndarray, size: int, milliseconds: float
 ) -> ParityRow:
     difference = np.abs(masks - expected)
     cut, true = _cut(masks), _cut(expected)
     iou = (cut & true).sum() / (cut | true).sum() if (cut | true).any() else 1.0
     numbers = float(difference.max()), float(difference.mean()), float(iou)
-    return ParityRow(file, segmenter.runtime, size, *numbers, milliseconds)
+    return ParityRow(file, runner.runtime, size, *numbers, milliseconds)
 
 
-def _probability(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
+def _probability(runner: Runner, image: np.ndarray) -> np.ndarray:
     """Of the mask (H, W), or of each class (classes, H, W)."""
-    output = segmenter.infer(image)
-    if not segmenter.labels:
+    output = runner.infer(image)
+    if not runner.labels:
         return output
     shares = np.exp(output - output.max(0))
     return shares / shares.sum(0)
@@ -143,10 +143,10 @@ def _cut(maps: np.ndarray) -> np.ndarray:
     return maps > 0.5 if maps.ndim == 3 else maps == maps.max(1, keepdims=True)
 
 
-def _latency(segmenter: Segmenter, image: np.ndarray, repeats: int) -> float:
+def _latency(runner: Runner, image: np.ndarray, repeats: int) -> float:
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        segmenter.infer(image)
+        runner.infer(image)
         seconds.append(time.perf_counter() - start)
     return 1000 * statistics.median(seconds)

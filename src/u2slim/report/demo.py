@@ -59,8 +59,8 @@ def training(pairs: list[Pair], checkpoints: list[Path]) -> dict[str, list[np.nd
     images, masks = zip(*(load_pair(pair) for pair in pairs), strict=True)
     result = {"generated": list(images), "truth": list(masks)}
     for checkpoint in checkpoints[1:][-2:]:
-        segmenter = open_net(checkpoint).segmenter()
-        result[checkpoint.stem.replace("step_0", "step ")] = [segmenter(image) for image in images]
+        runner = open_net(checkpoint).runner()
+        result[checkpoint.stem.replace("step_0", "step ")] = [runner(image) for image in images]
     return result
 
 

@@ -28,8 +28,8 @@ def main(cfg: DictConfig) -> None:
     check_whole_number(cfg, "side", 32)
     given = [cfg.photos] if isinstance(cfg.photos, str) else list(cfg.photos)
     photos = [read_image(path) for path, _ in find_all_photos(given, frozenset())]
-    segmenters = [open_net(net).segmenter(cfg.runtime) for net in cfg.nets]
-    rows = [row(photo, [segmenter(photo) for segmenter in segmenters], cfg.side) for photo in photos]
+    runners = [open_net(net).runner(cfg.runtime) for net in cfg.nets]
+    rows = [row(photo, [runner(photo) for runner in runners], cfg.side) for photo in photos]
     write_whole(Path(cfg.out), lambda partial: Image.fromarray(np.vstack(rows)).save(partial, quality=88))
     print(f"{len(photos)} photos, each whole, a part of it, and as {' and '.join(cfg.nets)} cut it out: {cfg.out}")
 

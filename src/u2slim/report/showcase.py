@@ -10,7 +10,7 @@ from u2slim.cli import research_command
 from u2slim.errors import UserError
 from u2slim.images.write import write_png
 from u2slim.report.demo_photos import SHOWN, shown
-from u2slim.runtime import Segmenter
+from u2slim.runtime import Runner
 from u2slim.zoo import open_net
 
 SIDE = 200  # pixels
@@ -20,14 +20,14 @@ SIDE = 200  # pixels
 def main(cfg: DictConfig) -> None:
     if cfg.out is None:
         raise UserError("Say where the picture goes: out=FILE.png.")
-    segmenter, path = open_net(cfg.checkpoint).segmenter(), Path(cfg.out)
-    write_png(path, np.hstack([column(photo, segmenter) for photo in shown().values()]))
+    runner, path = open_net(cfg.checkpoint).runner(), Path(cfg.out)
+    write_png(path, np.hstack([column(photo, runner) for photo in shown().values()]))
     print(f"{cfg.checkpoint} on {', '.join(SHOWN)}: {path}")
 
 
-def column(photo: np.ndarray, segmenter: Segmenter) -> np.ndarray:
+def column(photo: np.ndarray, runner: Runner) -> np.ndarray:
     """The photo, its mask and its cut-out on a chessboard, one below the other, each `SIDE` high."""
-    mask = segmenter(photo)[..., None]
+    mask = runner(photo)[..., None]
     y, x = np.indices(photo.shape[:2]) // 12
     board = np.where((y + x) % 2, 205, 255)[..., None]
     tiles = (photo, np.repeat(mask * 255, 3, 2), photo * mask + board * (1 - mask))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError, missing_extra
 from u2slim.images.preprocess import Preprocess
-from u2slim.runtime.onnx_segmenters import OnnxRuntimeSegmenter, OpenCVSegmenter, OpenVINOSegmenter
-from u2slim.runtime.segmenter import Segmenter
+from u2slim.runtime.onnx_runners import OnnxRuntimeRunner, OpenCVRunner, OpenVINORunner
+from u2slim.runtime.runner import Runner
 from u2slim.sizes import Size, sides
 
 if TYPE_CHECKING:
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ONNX_RUNTIMES",
-    "OnnxRuntimeSegmenter",
-    "OpenCVSegmenter",
-    "OpenVINOSegmenter",
-    "Segmenter",
+    "OnnxRuntimeRunner",
+    "OpenCVRunner",
+    "OpenVINORunner",
+    "Runner",
     "check_runtime",
-    "net_segmenter",
-    "onnx_segmenter",
+    "net_runner",
+    "onnx_runner",
 ]
 
-ONNX_RUNTIMES: dict[str, type[OpenCVSegmenter | OnnxRuntimeSegmenter | OpenVINOSegmenter]] = {
-    "opencv": OpenCVSegmenter,
-    "onnxruntime": OnnxRuntimeSegmenter,
-    "openvino": OpenVINOSegmenter,
+ONNX_RUNTIMES: dict[str, type[OpenCVRunner | OnnxRuntimeRunner | OpenVINORunner]] = {
+    "opencv": OpenCVRunner,
+    "onnxruntime": OnnxRuntimeRunner,
+    "openvino": OpenVINORunner,
 }
 OPTIONAL_RUNTIMES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
 
 
-def onnx_segmenter(
+def onnx_runner(
     path: Path,
     runtime: str = "auto",
     stretch: bool = True,
@@ -41,28 +41,28 @@ def onnx_segmenter(
     threads: int | None = None,
     size: Size | None = None,
     preprocess: Preprocess | None = None,
-) -> Segmenter:
-    """An ONNX file in a runtime, by default OpenCV; see `OnnxSegmenter`."""
+) -> Runner:
+    """An ONNX file in a runtime, by default OpenCV; see `OnnxRunner`."""
     check_runtime(runtime)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
     return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams, threads, size, preprocess)
 
 
-def net_segmenter(
+def net_runner(
     net: "Net",
     size: Size,
     runtime: str = "auto",
     stretch: bool = True,
     streams: int = 1,
     threads: int | None = None,
-) -> Segmenter:
+) -> Runner:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
     check_runtime(runtime)
     if runtime in ("auto", "torch"):
-        from u2slim.runtime.torch_segmenter import TorchSegmenter
+        from u2slim.runtime.torch_runner import TorchRunner
 
-        return TorchSegmenter(net, sides(size, "size"), stretch, streams=streams, threads=threads)
+        return TorchRunner(net, sides(size, "size"), stretch, streams=streams, threads=threads)
     from u2slim.runtime.onnx_writer import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:

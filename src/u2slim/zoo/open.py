@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError, missing_extra
-from u2slim.runtime import Segmenter, check_runtime, net_segmenter, onnx_segmenter
+from u2slim.runtime import Runner, check_runtime, net_runner, onnx_runner
 from u2slim.sizes import Size
 from u2slim.zoo.fetch import fetch, find, record_of
 from u2slim.zoo.records import PUBLISHED, Published
@@ -73,14 +73,14 @@ class NetHandle:
             return record_of(self.onnx)
         return self.published
 
-    def segmenter(
+    def runner(
         self,
         runtime: str = "auto",
         stretch: bool = True,
         streams: int = 1,
         threads: int | None = None,
         size: Size | None = None,
-    ) -> Segmenter:
+    ) -> Runner:
         """What cuts out with the net in a runtime.
 
         `auto` takes OpenCV where there is an ONNX file, and torch where there is none. For another runtime than torch
@@ -100,9 +100,9 @@ class NetHandle:
         if runtime != "torch" and (onnx := self._onnx()) is not None:
             record = self._record()
             preprocess = record.preprocess if record else None
-            return onnx_segmenter(onnx, runtime, stretch, streams, threads, size, preprocess)
+            return onnx_runner(onnx, runtime, stretch, streams, threads, size, preprocess)
         net = self.net()
-        return net_segmenter(net, size or net.preprocess.size, runtime, stretch, streams, threads)
+        return net_runner(net, size or net.preprocess.size, runtime, stretch, streams, threads)
 
     def _onnx(self) -> Path | None:
         """The ONNX file, downloaded where nothing else of a published net is at hand."""

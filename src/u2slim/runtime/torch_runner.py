@@ -1,4 +1,4 @@
-"""Nets of torch behind the interface of `segmenter`."""
+"""Nets of torch behind the interface of `runner`."""
 
 import hashlib
 
@@ -9,10 +9,10 @@ from torch import nn
 from u2slim.models import Net
 from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
-from u2slim.runtime.segmenter import Segmenter, threads_each
+from u2slim.runtime.runner import Runner, threads_each
 
 
-class TorchSegmenter(Segmenter):
+class TorchRunner(Runner):
     """Runs a net with PyTorch, by default on a GPU where there is one."""
 
     runtime = "torch"

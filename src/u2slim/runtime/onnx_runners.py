@@ -11,19 +11,19 @@ import numpy as np
 from u2slim.errors import UserError
 from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import Graph, read_graph
-from u2slim.runtime.segmenter import Segmenter, threads_each
+from u2slim.runtime.runner import Runner, threads_each
 from u2slim.runtime.signal_stack import signal_stack_kept
 from u2slim.sizes import Size
 
 
-class OnnxSegmenter(Segmenter):
+class OnnxRunner(Runner):
     """What the ONNX runtimes share: checking the file, feeding the input it expects, trying it once.
 
     A file of another project is taken to be of the ecosystem's kind: U2-Net's or IS-Net's input, first output.
 
     Args:
         path: the file.
-        stretch: see `Segmenter`.
+        stretch: see `Runner`.
         streams: so many threads may call it at once.
         threads: that all of them together may take; None: one a core.
         size: to run a file at that leaves its size open; None: what the file says.
@@ -101,7 +101,7 @@ class OnnxSegmenter(Segmenter):
         """The net's answer for one prepared input."""
 
 
-class OpenCVSegmenter(OnnxSegmenter):
+class OpenCVRunner(OnnxRunner):
     """Runs an ONNX file with OpenCV's dnn module."""
 
     runtime = "opencv"
@@ -136,7 +136,7 @@ class OpenCVSegmenter(OnnxSegmenter):
         return self.own.net.forward(self.output if self.output in names else names[0])
 
 
-class OnnxRuntimeSegmenter(OnnxSegmenter):
+class OnnxRuntimeRunner(OnnxRunner):
     """Runs an ONNX file with onnxruntime."""
 
     runtime = "onnxruntime"
@@ -154,7 +154,7 @@ class OnnxRuntimeSegmenter(OnnxSegmenter):
         return self.session.run([self.output], {self.input: blob_13HW})[0]
 
 
-class OpenVINOSegmenter(OnnxSegmenter):
+class OpenVINORunner(OnnxRunner):
     """Runs an ONNX file with OpenVINO on the CPU."""
 
     runtime = "openvino"

@@ -10,7 +10,7 @@ from u2slim.errors import UserError
 from u2slim.images.masks import enlarge, minmax
 
 
-class Segmenter(ABC):
+class Runner(ABC):
     """Calls a net on photos of any size; `streams` threads may call it at once.
 
     Args:
@@ -64,7 +64,7 @@ class Segmenter(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """The same for segmenters that give the same masks, up to rounding."""
+        """The same for runners that give the same masks, up to rounding."""
 
     @abstractmethod
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
