@@ -17,11 +17,12 @@ import torch
 from loky import cpu_count
 from PIL import Image
 
-from u2slim.cutout.batch import Cutter, cut_all
+from u2slim.cutout.batch import cut_all
+from u2slim.cutout.cutter import Cutter
 from u2slim.data.sample import render
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_gray, read_image
-from u2slim.images.write import write_png
+from u2slim.images.write import write_image
 from u2slim.runtime import ONNX_RUNTIMES
 from u2slim.runtime.runner import threads_each
 from u2slim.zoo import open_net
@@ -83,12 +84,12 @@ def main() -> None:
                     generate(source, megapixels, options.count)
                 photos = find_photos(source)[: options.count]
                 cutters = [
-                    Cutter(runner, Path(folder, name), options.cutout)
+                    Cutter(runner, Path(folder, name), cutout=options.cutout)
                     for runner, name in ((single, "pillow"), (single, "plain"), (shared, "ours"))
                 ]
                 turns = [
                     lambda c=cutters[0], p=photos: plain(c, p, pillow_png),
-                    lambda c=cutters[1], p=photos: plain(c, p, write_png),
+                    lambda c=cutters[1], p=photos: plain(c, p, write_image),
                     lambda c=cutters[2], p=photos, s=source: ours(c, p, s, options.workers),
                 ]
                 speeds = [len(photos) / seconds for seconds in best(turns, options.rounds)]

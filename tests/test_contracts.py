@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import u2slim.models
 from tests.conftest import write_set
 from u2slim.compress import init
-from u2slim.cutout.cut import cut
+from u2slim.cutout.single import cut
 from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.data.sample import render
 from u2slim.data.unlabelled import Photos

@@ -11,19 +11,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from u2slim.cutout.cut import Cutout, cut_out
+    from u2slim.cutout.segmenter import Segmenter, cut_out
+    from u2slim.cutout.single import Cutout
     from u2slim.errors import UserError
-    from u2slim.runtime import Runner
     from u2slim.zoo import open_net
 
 __version__ = "0.2.0"
-__all__ = ["Cutout", "Runner", "UserError", "__version__", "cut_out", "open_net"]
+__all__ = ["Cutout", "Segmenter", "UserError", "__version__", "cut_out", "open_net"]
 
 _HOMES = {
-    "Cutout": "u2slim.cutout.cut",
-    "Runner": "u2slim.runtime",
+    "Cutout": "u2slim.cutout.single",
+    "Segmenter": "u2slim.cutout.segmenter",
     "UserError": "u2slim.errors",
-    "cut_out": "u2slim.cutout.cut",
+    "cut_out": "u2slim.cutout.segmenter",
     "open_net": "u2slim.zoo",
 }
 

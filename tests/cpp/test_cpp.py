@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.conftest import REPO
-from u2slim.cutout.batch import Cutter, Outcome, cut_all
+from u2slim.cutout.batch import Outcome, cut_all
+from u2slim.cutout.cutter import Cutter
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.export.half import compute_in_half

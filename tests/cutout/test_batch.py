@@ -17,7 +17,9 @@ from PIL import Image
 from torch import nn
 
 from tests.conftest import REPO, THREADS, cut, random_net, wait_for
-from u2slim.cutout.batch import Cutter, cut_all
+from u2slim.cutout.batch import cut_all
+from u2slim.cutout.cutter import Cutter
+from u2slim.cutout.single import Style
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.images.masks import to_8bit
@@ -85,11 +87,13 @@ def test_only_what_is_missing_older_or_made_otherwise_is_done_again(tmp_path):
     assert count(redo=True) == (4, 0)
     assert count(Cutter(runner, output)) == (4, 0), "there were no cut-outs"
     before = written(output)
-    refined = Cutter(runner, output, refine=GuidedFilter())
+    refined = Cutter(runner, output, style=Style(refine=GuidedFilter()))
     assert count(refined) == (4, 0), "other settings"
     assert count(refined) == (4, 4)
     assert written(output)["masks/0.png"] != before["masks/0.png"]
-    assert count(Cutter(net_runner(random_net(), 96), output, refine=GuidedFilter())) == (4, 0), "another net"
+    assert count(Cutter(net_runner(random_net(), 96), output, style=Style(refine=GuidedFilter()))) == (4, 0), (
+        "another net"
+    )
 
 
 def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
@@ -99,7 +103,8 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     Image.fromarray(render(3, 0)[0]).save(photo)
     for index in range(300):
         (source / f"{index}.jpg").symlink_to(photo)
-    command = [sys.executable, "-m", "u2slim.app.main", "cut", "photos", "-o", "cut", "--net", "lite-dwsep"]
+    options = ("--net", "lite-dwsep", "--runtime", "opencv")
+    command = [sys.executable, "-m", "u2slim.app.main", "cut", "photos", "-o", "cut", *options]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -121,7 +126,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     for index in range(20, 300):  # what is left would take a minute
         (source / f"{index}.jpg").unlink()
     left = sum((tmp_path / f"cut/masks/{path.stem}.png").exists() for path in source.iterdir())
-    printed = cut("photos", "-o", "cut", "--net", "lite-dwsep", cwd=tmp_path)
+    printed = cut("photos", "-o", "cut", *options, cwd=tmp_path)
     assert f"21 of 21 photos done with opencv: cut ({left} skipped, already done" in printed
 
 
@@ -132,7 +137,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     Image.fromarray(render(3, 0)[0]).resize((800, 600)).save(source / "0.jpg")
     script = (
         "import resource, sys; from pathlib import Path; from u2slim.images.photos import find_photos\n"
-        "from u2slim.cutout.batch import Cutter, cut_all; from u2slim.runtime import net_runner\n"
+        "from u2slim.cutout.batch import cut_all; from u2slim.cutout.cutter import Cutter\n"
+        "from u2slim.runtime import net_runner\n"
         "from tests.conftest import random_net\n"
         "cutter = Cutter(net_runner(random_net(), 64), Path(sys.argv[1]))\n"
         "cut_all(cutter, 'photos', find_photos('photos'), workers=2)\n"
@@ -182,7 +188,7 @@ def test_every_bad_photo_is_named_and_the_others_are_done(tmp_path):
         "folder.jpg": "is a folder, not an image",
         "nowhere.jpg": "a link that leads nowhere",
     }
-    options = ("photos", "-o", "cut", "--net", "lite-dwsep", "--refine", "guided")
+    options = ("photos", "-o", "cut", "--net", "lite-dwsep", "--refine", "guided", "--runtime", "opencv")
     printed = cut(*options, cwd=tmp_path, ok=False)
     assert "8 of 15 photos done with opencv: cut" in printed and "Traceback" not in printed
     for name, reason in bad.items():
@@ -210,7 +216,7 @@ def test_no_result_overwrites_a_photo_or_another_result(tmp_path):
     assert (source / "b.png").read_bytes() == before
     pytest.importorskip("pymatting", reason="pymatting is not installed: pip install pymatting")
     Image.new("RGB", (1, 1), "red").save(source / "dot.png")
-    cutter = Cutter(net_runner(random_net(), 64), tmp_path / "cut", foreground=ForegroundML())
+    cutter = Cutter(net_runner(random_net(), 64), tmp_path / "cut", style=Style(foreground=ForegroundML()))
     assert cut_all(cutter, str(source), find_photos(source)).done == 6
 
 

@@ -1,19 +1,27 @@
 """`u2slim cut`: photos to cut-outs and masks."""
 
 import argparse
+import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
+from u2slim.app.options import add_options, open_cutter
 from u2slim.errors import UserError
-from u2slim.runtime import ONNX_RUNTIMES
-from u2slim.zoo.shipped import DEFAULT, SHIPPED
 
+if TYPE_CHECKING:
+    from u2slim.cutout.cutter import Cutter, Facts
+
+PIPE = "-"
 EXAMPLES = """\
 examples:
-  u2slim cut photo.jpg                        photo-cut.png beside the photo
-  u2slim cut photo.jpg -o cut.png --refine guided
-  u2slim cut album holiday/*.jpg -o results   results/cutouts/NAME.png and results/masks/NAME.png
-  u2slim cut album -o results --mask only --net lite-half --runtime openvino
+  u2slim cut photo.jpg                            photo-cut.png beside the photo
+  u2slim cut photo.jpg -o cut.webp --crop 20      the format by the ending
+  u2slim cut album 'holiday/*.jpg' -o results     results/cutouts/NAME.png and results/masks/NAME.png
+  u2slim cut album -o shop --background white --format jpeg --keep exif,icc
+  u2slim cut album -o results --mask only --net lite-half --json > facts.jsonl
+  cat photo.jpg | u2slim cut - > cut.png          a pipe
 """
 
 
@@ -22,94 +30,122 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = commands.add_parser(
         "cut",
         help="cut the subjects out of photos",
-        description="Cut the subjects out of photos: PNG files with transparency, masks, or both.",
+        description="Cut the subjects out of photos: pictures with transparency, masks, or both.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photos, or folders with all photos below them")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="a folder, or a .png file for one photo; default: beside it"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="photos, folders with all photos below them, patterns, or - for standard input",
     )
     parser.add_argument(
-        "--net",
-        default=DEFAULT,
-        help=f"a shipped net ({', '.join(SHIPPED)}), a published one, an .onnx, .ckpt or .pth file, or last",
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="a folder, for one photo also a file, or - for standard output; default: NAME-cut.png beside each photo",
     )
-    parser.add_argument(
-        "--mask", choices=("also", "only"), help="write the mask, too, or nothing else; a folder gets both by default"
-    )
-    parser.add_argument("--refine", choices=("guided",), help="bring the mask's edges to the photo's")
-    parser.add_argument("--colours", choices=("ml",), help="take the background's colours out of soft edges")
-    parser.add_argument("--size", type=_count, help="the side in pixels to run the net at, where it can be chosen")
-    parser.add_argument(
-        "--runtime",
-        default="auto",
-        choices=("auto", *ONNX_RUNTIMES, "torch"),
-        help="default: OpenCV for ONNX files, torch for others",
-    )
-    parser.add_argument("--threads", type=_count, help="for the net, all photos together; default: one a core")
-    parser.add_argument("--workers", type=_count, help="photos at a time; default: one a core, at most 8")
-    parser.add_argument("--no-stretch", action="store_true", help="do not stretch each mask to the full range")
+    add_options(parser)
     parser.add_argument("--redo", action="store_true", help="also photos that are done already")
+    parser.add_argument("--json", action="store_true", help="print one line a photo: box, share, confidence, seconds")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; 1 if any photo failed."""
-    from u2slim.cutout.batch import Cutter, cut_all, default_workers, earlier_results
-    from u2slim.images.photos import find_all_photos
-    from u2slim.images.refine import ForegroundML, GuidedFilter
-    from u2slim.zoo import open_net
-
     if options.output == "":
-        raise UserError("-o has no name: give a folder, or a .png file for one photo.")
+        raise UserError("-o has no name: give a folder, or a file for one photo.")
+    if PIPE in options.inputs or options.output == PIPE:
+        return _pipe(options)
+    from u2slim.cutout.batch import cut_all, default_workers, earlier_results
+    from u2slim.images.photos import find_all_photos
+
     output = Path(options.output).expanduser() if options.output else None
-    photos = find_all_photos(options.inputs, earlier_results(options.inputs, output))
-    _check_output(output, options.inputs, len(photos))
+    is_file = output is not None and _is_file(options, output)
+    earlier = earlier_results(options.inputs, output)
+    photos = find_all_photos(options.inputs, earlier, output is None)
+    if is_file and len(photos) > 1:
+        raise UserError(f"-o {options.output} is one file for {len(photos)} photos; give a folder.")
     workers = min(options.workers or default_workers(len(photos)), len(photos))
-    runner = open_net(options.net).runner(
-        options.runtime, not options.no_stretch, workers, options.threads, options.size
-    )
-    if runner.labels and (options.refine or options.colours):
-        raise UserError("--refine and --colours are for masks; this net tells classes apart: leave them out.")
-    cutter = Cutter(
-        runner,
-        output,
-        cutout=options.mask != "only",
-        mask=options.mask is not None or Cutter.is_folder(output),
-        refine=GuidedFilter() if options.refine else None,
-        foreground=ForegroundML() if options.colours else None,
-    )
+    cutter = open_cutter(options, output, is_file, len(photos), workers)
     source = "\n".join(str(Path(given).expanduser().resolve()) for given in options.inputs)
-    outcome = cut_all(cutter, source, photos, workers, options.redo)
+    report = partial(_print_facts, sys.stdout) if options.json else None
+    outcome = cut_all(cutter, source, photos, workers, options.redo, report, progress=not options.json)
     for reason in outcome.failed.values():
         print(f"u2slim: {reason}", file=sys.stderr)
     before = f" ({outcome.before} skipped, already done; --redo makes them again)" if outcome.before else ""
-    where = str(output)
-    if not cutter.into_folder:
-        where = ", ".join(map(str, cutter.paths(*photos[0]))) if len(photos) == 1 else "beside the photos"
-    where = f": {where}" if outcome.done else ""
-    print(f"{outcome.done} of {_photos(len(photos))} done with {runner.runtime}{where}{before}")
+    where = f": {_where(cutter, photos)}" if outcome.done else ""
+    print(
+        f"{outcome.done} of {_photos(len(photos))} done with {cutter.runner.runtime}{where}{before}",
+        file=sys.stderr if options.json else sys.stdout,
+    )
     if outcome.failed:
         print(f"u2slim: {_photos(len(outcome.failed))} could not be cut out, as said above.", file=sys.stderr)
     return int(bool(outcome.failed))
 
 
-def _photos(count: int) -> str:
-    return f"{count} photo{'s' if count > 1 else ''}"
+def _is_file(options: argparse.Namespace, output: Path) -> bool:
+    """Whether OUT is a file; what it is if it is there, and else what its name says."""
+    from u2slim.images.write import FORMATS, format_of
+
+    if output.is_dir() or options.output.endswith(("/", "\\")) or not output.suffix:
+        return False
+    if (kind := format_of(output)) is None:
+        if len(options.inputs) > 1 or not Path(options.inputs[0]).expanduser().is_file():
+            return False  # which it can only be for several
+        endings = ", ".join(ending for known in FORMATS.values() for ending in known.endings)
+        raise UserError(
+            f"-o {options.output} could be a file or a folder: end it in {endings} for a file, in / for a folder."
+        )
+    if options.format not in (None, kind.name):
+        raise UserError(f"-o {options.output} is no {options.format} file: leave out --format, or change the ending.")
+    options.format = kind.name
+    return True
 
 
-def _check_output(output: Path | None, inputs: list[str], photos: int) -> None:
-    is_file = output is not None and output.suffix.lower() == ".png" and not output.is_dir()
-    if is_file and photos > 1:
-        raise UserError(f"-o {output} is one file for {photos} photos; give a folder.")
-    if output is not None and output.suffix and not is_file and not output.is_dir() and photos == 1:
-        raise UserError(f"-o {output} has another ending than .png: results are PNG files; a folder needs no ending.")
-    if output is None and any(Path(given).expanduser().is_dir() for given in inputs):
-        raise UserError("Say where the results of a folder go: -o FOLDER.")
+def _pipe(options: argparse.Namespace) -> int:
+    """One photo from standard input or to standard output."""
+    from u2slim.cutout.cutter import write_files
+    from u2slim.images.read import Loaded, load
+
+    if len(options.inputs) > 1 or Path(options.inputs[0]).is_dir():
+        raise UserError("A pipe takes one photo: leave out the others, or give -o FOLDER instead of -.")
+    output = Path(options.output) if options.output not in (None, PIPE) else None
+    if output is not None and not _is_file(options, output):
+        raise UserError(f"-o {options.output} is a folder: say which file the photo of the pipe becomes.")
+    if output is None and options.mask == "also":
+        raise UserError("A pipe has room for one picture: give -o FILE for the cut-out and its mask, or --mask only.")
+    if output is None and options.json:
+        raise UserError("--json and the picture would both go to standard output: give -o FILE.")
+    if output is None and sys.stdout.isatty():
+        raise UserError("The picture would be printed into the terminal: add > FILE, or -o FILE.")
+    given = options.inputs[0]
+    photo = Loaded("standard input", sys.stdin.buffer.read()) if given == PIPE else load(str(Path(given).expanduser()))
+    cutter = open_cutter(options, output or Path(PIPE), True, 1, 1)
+    made = cutter(photo)
+    if output is None:
+        sys.stdout.buffer.write(made.files[0])
+        sys.stdout.buffer.flush()
+        return 0
+    paths = cutter.paths(Path(photo.name), Path(photo.name))
+    write_files(paths, made.files)
+    if options.json:
+        _print_facts(sys.stdout, photo.name, paths, made.facts())
+    print(f"1 of 1 photo done with {cutter.runner.runtime}: {', '.join(map(str, paths))}", file=sys.stderr)
+    return 0
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1")
-    return int(text)
+def _print_facts(file: TextIO, photo: Path | str, paths: list[Path], facts: "Facts | str") -> None:
+    told = {"error": facts} if isinstance(facts, str) else {"files": list(map(str, paths)), **facts}
+    print(json.dumps({"photo": str(photo), **told}, ensure_ascii=False), file=file, flush=True)
+
+
+def _where(cutter: "Cutter", photos: list[tuple[Path, Path]]) -> str:
+    if cutter.into_folder:
+        return str(cutter.output)
+    return ", ".join(map(str, cutter.paths(*photos[0]))) if len(photos) == 1 else "beside the photos"
+
+
+def _photos(number: int) -> str:
+    return f"{number} photo{'s' if number > 1 else ''}"

@@ -12,7 +12,7 @@ from u2slim.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a user's mistake ends in one sentence and status 1, Ctrl-C in 130."""
     try:
-        options = _parser().parse_args(arguments)
+        options = main_parser().parse_args(_with_margins(sys.argv[1:] if arguments is None else arguments))
         return options.run(options)
     except UserError as error:
         print(f"u2slim: {error}", file=sys.stderr)
@@ -22,17 +22,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-def _parser() -> argparse.ArgumentParser:
-    from u2slim.app import cut, nets  # takes a moment, in which Ctrl-C shall end in a word, too
+def main_parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    from u2slim.app import completion, cut, nets, watch  # takes a moment, in which Ctrl-C shall end in a word, too
 
     parser = argparse.ArgumentParser(
         "u2slim", description="Cut subjects out of photos, offline, with nets of a few MB."
     )
     parser.add_argument("--version", action="version", version=f"u2slim {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    cut.add_to(commands)
-    nets.add_to(commands)
+    for command in (cut, watch, nets, completion):
+        command.add_to(commands)
     return parser
+
+
+def _with_margins(arguments: Sequence[str]) -> list[str]:
+    """`--crop photo.jpg` means no margin, and a photo."""
+    follows = [*arguments[1:], ""]
+    return [
+        "--crop=0" if word == "--crop" and not following[:1].isdecimal() else word
+        for word, following in zip(arguments, follows, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from u2slim.images.colours import overlay
-from u2slim.images.write import write_png
+from u2slim.images.write import write_image
 
 CLASSES = {0: "background", 1: "salient"}
 
@@ -41,7 +41,7 @@ class ValidationPictures(pl.Callback):
         samples, self._samples = self._samples, []
         classes = getattr(pl_module, "classes", None)
         grid = np.concatenate([np.concatenate(_panels(*sample, classes), 1) for sample in samples])
-        write_png(self.folder / f"step_{trainer.global_step:06d}.png", grid)
+        write_image(self.folder / f"step_{trainer.global_step:06d}.png", grid)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 step = step_of_scores(trainer)

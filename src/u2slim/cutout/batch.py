@@ -1,27 +1,24 @@
 """Masks and cut-outs of a photo or a folder of photos, several at a time."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
-import cv2
-import numpy as np
-from rich.progress import track
-
-from u2slim.cutout.cut import cut
+from u2slim.cutout.cutter import RESULTS, Cutter, Facts, write_files
 from u2slim.errors import UserError
 from u2slim.files import write_whole
-from u2slim.images.colours import overlay
-from u2slim.images.read import read_photo
-from u2slim.images.refine import Foreground, Refine
-from u2slim.images.write import write_png
-from u2slim.runtime import Runner
 
 MAX_WORKERS = 8  # by default: each holds a photo and a net's activations
-RESULTS = ("masks", "cutouts", "classes", "overlays")  # folders of results
 NOTE = ".made_by"  # names what made the results beside it, and is older than they are
+
+# A photo's file and the name of its results; see `find_photos`.
+Named = tuple[Path, Path]
+# Called with each photo, the paths of its results, and what it shows, or why nothing was.
+Report = Callable[[Path, list[Path], Facts | str], object]
 
 
 @dataclass
@@ -33,97 +30,29 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Cutter:
-    """Turns one photo into files at the photo's own size.
-
-    In a folder these are `cutouts/NAME.png` and `masks/NAME.png`; of a net that tells classes apart
-    `overlays/NAME.png`, their colours laid over the photo, and `classes/NAME.png`, whose gray values are the classes'
-    numbers. Without a folder they are `NAME-cut.png` and `NAME-mask.png` beside the photo.
-
-    Args:
-        runner: of the net; as many threads may call it as there are workers.
-        output: the folder; None: beside each photo; a `.png` file for a single photo's cut-out (or mask, if that is
-            all), beside which the mask's name has `-mask`.
-        cutout, mask: which of them to write.
-        refine, foreground: see `cut`.
-    """
-
-    runner: Runner
-    output: Path | None = None
-    cutout: bool = True
-    mask: bool = True
-    refine: Refine | None = None
-    foreground: Foreground | None = None
-
-    def __call__(self, photo: Path, name: Path) -> str | None:
-        """Why there is no mask; None when all is written."""
-        try:
-            image, own = read_photo(photo)
-            results = list(self._results(image, own))
-        except UserError as error:
-            return str(error) if str(photo) in str(error) else f"{photo}: {error}"
-        except (MemoryError, cv2.error) as error:
-            return f"{photo}: {' '.join(str(error).split()) or 'not enough memory'}"
-        for path, pixels in zip(self.paths(photo, name), results, strict=True):
-            write_png(path, pixels)
-        return None
-
-    def paths(self, photo: Path, name: Path) -> list[Path]:
-        """What is written of a photo: of mask and cut-out those that are asked for."""
-        if self.output is None:
-            both = [photo.with_name(f"{name.name}-{ending}.png") for ending in ("mask", "cut")]
-        elif not self.into_folder:
-            both = [self.output, self.output]
-            if self.cutout:
-                both[0] = self.output.with_name(f"{self.output.stem}-mask.png")
-        else:
-            kinds = RESULTS[2:] if self.runner.labels else RESULTS[:2]
-            both = [self.output / kind / f"{name}.png" for kind in kinds]
-        return [path for path, wanted in zip(both, (self.mask, self.cutout), strict=True) if wanted]
-
-    @staticmethod
-    def is_folder(output: Path | None) -> bool:
-        """Whether an output names a folder for results, whose earlier ones can be told from photos."""
-        return output is not None and output.suffix.lower() != ".png"
-
-    @property
-    def into_folder(self) -> bool:
-        """Whether results go into a folder of their own."""
-        return self.is_folder(self.output)
-
-    def settings(self, source: str) -> str:
-        """The same for runs whose results are the same."""
-        parts = source, self.runner.fingerprint(), self.runner.stretch, self.refine, self.foreground
-        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
-
-    def _results(self, image: np.ndarray, own: np.ndarray | None) -> Iterator[np.ndarray]:
-        if self.runner.labels:
-            classes = self.runner.class_map(image)
-            if self.mask:
-                yield classes
-            if self.cutout:
-                yield overlay(image, classes, self.runner.labels["palette"])
-            return
-        result = cut(self.runner, image, own, self.refine, self.foreground if self.cutout else None)
-        if self.mask:
-            yield result.mask
-        if self.cutout:
-            yield result.rgba
-
-
 def cut_all(
-    cutter: Cutter, source: str, photos: Sequence[tuple[Path, Path]], workers: int = 1, redo: bool = False
+    cutter: Cutter,
+    source: str,
+    photos: Sequence[Named],
+    workers: int = 1,
+    redo: bool = False,
+    report: Report | None = None,
+    progress: bool = True,
 ) -> Outcome:
     """Cut out the photos (file, name) that were found at `source`, `workers` at a time in as many threads.
 
     Decoding, nets, and encoding all leave Python's lock to the other threads. Where results go into a folder, photos
-    whose results are newer, and made with the same settings, are passed over unless `redo`.
+    whose results are newer, and made with the same settings, are passed over unless `redo`. Whatever goes wrong with
+    one photo is its line among the failures.
 
     Args:
-        cutter: makes and writes the results.
+        cutter: makes the results.
         source: what was asked for, which tells the folders of two commands apart.
         photos: see `find_photos`.
+        workers: photos at a time.
+        redo: also photos that are done already.
+        report: is told of each photo as it is done or has failed.
+        progress: show how far it is, on standard error, where there are several photos.
 
     Raises:
         UserError: a result cannot be written, or would overwrite one of the photos.
@@ -131,24 +60,34 @@ def cut_all(
     """
     _spare(cutter, photos)
     todo = [*photos] if redo or not cutter.into_folder else _not_done(cutter, source, photos)
-    outcome = Outcome(len(photos) - len(todo), len(photos) - len(todo))
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(cutter, photo, name): str(photo) for photo, name in todo}
-        try:
-            for future in track(as_completed(futures), "cutting out", total=len(futures), disable=len(futures) < 2):
-                if reason := future.result():
-                    outcome.failed[futures[future]] = reason
+    outcome, lock = Outcome(len(photos) - len(todo), len(photos) - len(todo)), Lock()
+    with _advance(len(todo) if progress else 0) as advance, ThreadPoolExecutor(workers) as pool:
+
+        def work(photo: Path, name: Path) -> None:
+            made = _one(cutter, photo, name)
+            with lock:
+                if isinstance(made, str):
+                    outcome.failed[str(photo)] = made
                 else:
                     outcome.done += 1
+                if report:
+                    report(photo, cutter.paths(photo, name), made)
+                advance()
+
+        running: set[Future] = set()
+        try:
+            for photo, name in todo:
+                running.add(pool.submit(work, photo, name))
+                if len(running) > 2 * workers:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    _ = [future.result() for future in finished]  # which raises what ended one
+            _ = [future.result() for future in running]
         except BaseException as error:
             pool.shutdown(cancel_futures=True)
             if not isinstance(error, KeyboardInterrupt):
                 raise
-            finished = [f for f in futures if not f.cancelled() and not f.exception() and not f.result()]
-            raise KeyboardInterrupt(
-                f"interrupted: {outcome.before + len(finished)} of {len(photos)} photos are done; the same command "
-                "goes on."
-            ) from None
+            goes_on = "; the same command goes on" if cutter.into_folder else ""
+            raise KeyboardInterrupt(f"interrupted: {outcome.done} of {len(photos)} photos are done{goes_on}.") from None
     return outcome
 
 
@@ -167,14 +106,41 @@ def default_workers(photos: int) -> int:
     return min(cpu_count(), MAX_WORKERS, photos)
 
 
-def _spare(cutter: Cutter, photos: Sequence[tuple[Path, Path]]) -> None:
+def _one(cutter: Cutter, photo: Path, name: Path) -> Facts | str:
+    """What was made and written of a photo, or why there is nothing."""
+    try:
+        made = cutter(photo)
+    except UserError as error:
+        return str(error) if str(photo) in str(error) else f"{photo}: {error}"
+    except Exception as error:  # each runtime has errors of its own
+        kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+        return ": ".join(filter(None, (str(photo), kind, " ".join(str(error).split())[:300])))
+    write_files(cutter.paths(photo, name), made.files)
+    return made.facts()
+
+
+@contextmanager
+def _advance(count: int) -> Iterator[Callable[[], object]]:
+    """A bar on standard error, where there are several photos, and what moves it on by one."""
+    if count < 2:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("cutting out", total=count)
+        yield partial(bar.advance, task)
+
+
+def _spare(cutter: Cutter, photos: Sequence[Named]) -> None:
     originals = {photo.resolve() for photo, _ in photos}
     for photo, name in photos:
         if lost := [path for path in cutter.paths(photo, name) if path.resolve() in originals]:
             raise UserError(f"The result of {photo} would overwrite the photo {lost[0]}; choose another place with -o.")
 
 
-def _not_done(cutter: Cutter, source: str, photos: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+def _not_done(cutter: Cutter, source: str, photos: Sequence[Named]) -> list[Named]:
     since = _since(cutter, source)
     return [(photo, name) for photo, name in photos if not _is_done(cutter, photo, name, since)]
 

@@ -16,7 +16,7 @@ from u2slim.data.pairs import Pair
 from u2slim.data.transforms import Augment
 from u2slim.errors import UserError
 from u2slim.images.colours import coloured, overlay
-from u2slim.images.write import write_png
+from u2slim.images.write import write_image
 from u2slim.sizes import DEFAULT_SIDE, Size, sides
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def write_preview(cfg: DictConfig, path: Path) -> None:
     data = instantiate(cfg.data)
     pairs = chosen_pairs(data, cfg.images)
     sheet = preview(pairs, data.size, data.augment, cfg.seed, cfg.draws, cfg.title)
-    write_png(path, sheet)
+    write_image(path, sheet)
     log.info("%d images, each with %d samples of %s: %s", len(pairs), cfg.draws, cfg.title, path)
 
 

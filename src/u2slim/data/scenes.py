@@ -10,7 +10,7 @@ import numpy as np
 
 from u2slim.data.labels import IGNORE, SCENES
 from u2slim.errors import UserError
-from u2slim.images.write import write_png
+from u2slim.images.write import write_image
 
 SCENES_VERSION = 1  # raise it whenever render_scene() draws other pictures, so that sets on disk are rebuilt
 SIZE = (96, 128)  # height, width
@@ -82,8 +82,8 @@ def write_scenes(root: Path, train: int = 64, val: int = 16, seed: int = 0) -> N
         for part, first, count in (("train", 0, train), ("val", train, val)):
             for index in range(first, first + count):
                 image, labels = render_scene(seed, index)
-                write_png(fresh / part / f"{index:04d}.png", image)
-                write_png(fresh / f"{part}annot" / f"{index:04d}.png", labels)
+                write_image(fresh / part / f"{index:04d}.png", image)
+                write_image(fresh / f"{part}annot" / f"{index:04d}.png", labels)
         (fresh / "scenes.json").write_text(json.dumps(record))
         if home.exists() and not _is(home, record):
             shutil.rmtree(home)

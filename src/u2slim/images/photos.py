@@ -1,29 +1,68 @@
 """Finding photos below a folder, with names for their results that do not meet."""
 
+import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from u2slim.errors import UserError
 from u2slim.images.read import EXTENSIONS
 
 
-def find_all_photos(sources: Sequence[str | Path], exclude: Sequence[Path] = ()) -> list[tuple[Path, Path]]:
-    """(photo, name) of files and folders together, as `find_photos` has each; none is there twice.
+def find_all_photos(
+    sources: Sequence[str | Path], exclude: Sequence[Path] = (), beside: bool = False
+) -> list[tuple[Path, Path]]:
+    """(photo, name) of files, folders and patterns (`*.jpg`) together, as `find_photos` has each; none is there twice.
+
+    What an earlier run has put beside a photo that is there itself, `NAME-cut.png` or `NAME-mask.png`, is passed over.
+
+    Args:
+        sources: a pattern is one only where no file has that name.
+        exclude: see `find_photos`.
+        beside: results will be beside the photos, so that only names in one folder can meet.
 
     Raises:
         UserError: as `find_photos`, or two photos have one name.
     """
-    pairs = (pair for source in sources for pair in find_photos(source, exclude, ""))
+    pairs = (pair for source in _expanded(sources) for pair in find_photos(source, exclude, ""))
     found = {photo.absolute(): (photo, name) for photo, name in pairs}
-    names: dict[Path, Path] = {}
-    for photo, name in found.values():
-        if name in names:
+    stems = {path.with_suffix("") for path in found}
+    photos = [pair for path, pair in found.items() if not _is_result(path, stems)]
+
+    def key(photo: Path, name: Path) -> Path:
+        return photo.absolute().with_name(name.name) if beside else name
+
+    times = Counter(key(*pair) for pair in photos)
+    named = [(photo, name if times[key(photo, name)] == 1 else _with_ending(photo, name)) for photo, name in photos]
+    taken: dict[Path, Path] = {}
+    for photo, name in named:
+        other = taken.setdefault(key(photo, name), photo)
+        if other is not photo:
             raise UserError(
-                f"{names[name]} and {photo} would both become {name}: cut them out by two commands, or rename one."
+                f"{other} and {photo} would both become {name}: cut them out by two commands, or rename one."
             )
-        names[name] = photo
-    return list(found.values())
+    return named
+
+
+def _expanded(sources: Sequence[str | Path]) -> Iterator[str | Path]:
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.exists() or path.is_symlink() or not glob.has_magic(str(path)):
+            yield source
+        elif found := sorted(glob.glob(str(path), recursive=True)):
+            yield from found
+        else:
+            raise UserError(f"No photo or folder matches {source}.")
+
+
+def _is_result(path: Path, stems: set[Path]) -> bool:
+    return any(
+        path.stem.endswith(end) and path.with_name(path.stem.removesuffix(end)) in stems for end in ("-cut", "-mask")
+    )
+
+
+def _with_ending(photo: Path, name: Path) -> Path:
+    return name if name.name == photo.name else name.with_name(photo.name)
 
 
 def find_photos(source: str | Path, exclude: Sequence[Path] = (), setting: str = "input") -> list[tuple[Path, Path]]:

@@ -13,6 +13,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from u2slim.errors import BadLabels, UserError
 from u2slim.images.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
+from u2slim.images.metadata import to_srgb
 
 T = TypeVar("T")
 
@@ -87,30 +88,58 @@ def read_image(source: str | Source, min_side: int = 0) -> np.ndarray:
     return _read_photo(source, min_side)[0]
 
 
-def read_photo(source: str | Source) -> tuple[np.ndarray, np.ndarray | None]:
-    """A photo as `read_image`, and where it has transparency its own RGBA (H, W, 4) uint8."""
-    return _read_photo(source, 0)
+def read_photo(source: str | Source, srgb: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """A photo as `read_image`, and where it has transparency its own RGBA (H, W, 4) uint8.
+
+    Args:
+        source: the file.
+        srgb: turn its colours into sRGB's, by its own profile.
+    """
+    return _read_photo(source, 0, srgb)
 
 
-def _read_photo(source: str | Source, min_side: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_photo(source: str | Source, min_side: int, srgb: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
     def decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
         if min_side:
             image.draft(None, (min_side, min_side))
-        if image.mode == "I" and image.format == "TIFF":
-            raise ValueError("32-bit or signed pixels; save it with 8 or 16 bits")
-        image = _upright(image)
-        # upstream: https://github.com/python-pillow/Pillow/issues/3159; drop when it is closed
-        if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        if not _has_alpha(image):
-            return np.array(image.convert("RGB")), None
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
+        return _photo_pixels(image, srgb)
 
     data = load(source).data
-    pixels = plain_jpeg(data, min_side)
+    pixels = None if srgb and b"ICC_PROFILE" in data else plain_jpeg(data, min_side)
     return _open(source, data, decode) if pixels is None else (pixels, None)
+
+
+def photo_pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """What `read_photo` makes of an image that Pillow has opened or made.
+
+    Raises:
+        UserError: its pixels are none of a photo.
+    """
+    try:
+        return _photo_pixels(image, srgb=False)
+    except Exception as error:  # as in _open
+        raise UserError(f"The image cannot be read ({str(error) or type(error).__name__}).") from error
+
+
+def _photo_pixels(image: Image.Image, srgb: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("32-bit or signed pixels; save it with 8 or 16 bits")
+    image = _upright(image)
+    # upstream: https://github.com/python-pillow/Pillow/issues/3159; drop when it is closed
+    if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if srgb:
+        image = to_srgb(image)
+    if not _has_alpha(image):
+        return np.array(image.convert("RGB")), None
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
+
+
+def over_white(pixels_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same of uint8 pixels in memory: (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA."""
+    return _photo_pixels(Image.fromarray(pixels_HWC), srgb=False)
 
 
 def read_mask(source: str | Source) -> np.ndarray:

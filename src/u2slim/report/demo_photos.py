@@ -10,7 +10,7 @@ from u2slim.cli import research_command
 from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.images.read import read_image
-from u2slim.images.write import write_png
+from u2slim.images.write import write_image
 
 # To cut out: free of rights (NASA, Stefan van der Walt, Rachel Michetti, SpaceX), says scikit-image's documentation.
 SHOWN = ("astronaut", "chelsea", "coffee", "rocket")
@@ -32,10 +32,10 @@ def main(cfg: DictConfig) -> None:
         raise UserError("Say where the photos go: out=FOLDER.")
     folder = Path(cfg.out)
     for name, photo in shown().items():
-        write_png(folder / "shown" / f"{name}.png", photo)
+        write_image(folder / "shown" / f"{name}.png", photo)
     learnt = learnt_from(cfg.seed)
     for name, photo in learnt.items():
-        write_png(folder / "learnt_from" / f"{name}.png", photo)
+        write_image(folder / "learnt_from" / f"{name}.png", photo)
     print(f"{len(SHOWN)} photographs to cut out and {len(learnt)} others to learn from: {folder}")
 
 

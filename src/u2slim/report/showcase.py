@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from u2slim.cli import research_command
 from u2slim.errors import UserError
-from u2slim.images.write import write_png
+from u2slim.images.write import write_image
 from u2slim.report.demo_photos import SHOWN, shown
 from u2slim.runtime import Runner
 from u2slim.zoo import open_net
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.out is None:
         raise UserError("Say where the picture goes: out=FILE.png.")
     runner, path = open_net(cfg.checkpoint).runner(), Path(cfg.out)
-    write_png(path, np.hstack([column(photo, runner) for photo in shown().values()]))
+    write_image(path, np.hstack([column(photo, runner) for photo in shown().values()]))
     print(f"{cfg.checkpoint} on {', '.join(SHOWN)}: {path}")
 
 

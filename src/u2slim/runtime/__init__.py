@@ -1,12 +1,14 @@
 """Runtimes behind one interface. Nothing here needs torch but what is made of a net of torch's."""
 
 import importlib
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError, missing_extra
 from u2slim.images.preprocess import Preprocess
+from u2slim.runtime.onnx_reader import Graph
 from u2slim.runtime.onnx_runners import OnnxRuntimeRunner, OpenCVRunner, OpenVINORunner
 from u2slim.runtime.runner import Runner
 from u2slim.sizes import Size, sides
@@ -21,6 +23,7 @@ __all__ = [
     "OpenVINORunner",
     "Runner",
     "check_runtime",
+    "fastest_runtime",
     "net_runner",
     "onnx_runner",
 ]
@@ -30,6 +33,7 @@ ONNX_RUNTIMES: dict[str, type[OpenCVRunner | OnnxRuntimeRunner | OpenVINORunner]
     "onnxruntime": OnnxRuntimeRunner,
     "openvino": OpenVINORunner,
 }
+MANY = 8  # photos from which on a quicker net makes up for a longer start
 OPTIONAL_RUNTIMES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
 
 
@@ -41,12 +45,15 @@ def onnx_runner(
     threads: int | None = None,
     size: Size | None = None,
     preprocess: Preprocess | None = None,
+    device: str | None = None,
+    graph: Graph | None = None,
 ) -> Runner:
     """An ONNX file in a runtime, by default OpenCV; see `OnnxRunner`."""
     check_runtime(runtime)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
-    return ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime](path, stretch, streams, threads, size, preprocess)
+    kind = ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime]
+    return kind(path, stretch, streams, threads, size, preprocess, device or "cpu", graph)
 
 
 def net_runner(
@@ -56,19 +63,31 @@ def net_runner(
     stretch: bool = True,
     streams: int = 1,
     threads: int | None = None,
+    device: str | None = None,
 ) -> Runner:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
     check_runtime(runtime)
     if runtime in ("auto", "torch"):
         from u2slim.runtime.torch_runner import TorchRunner
 
-        return TorchRunner(net, sides(size, "size"), stretch, streams=streams, threads=threads)
+        return TorchRunner(net, sides(size, "size"), stretch, device, streams, threads)
     from u2slim.runtime.onnx_writer import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         write_onnx(net, size, path)
-        return ONNX_RUNTIMES[runtime](path, stretch, streams, threads)
+        return onnx_runner(path, runtime, stretch, streams, threads, device=device)
+
+
+def fastest_runtime(photos: int) -> str:
+    """The installed runtime that takes an ONNX file and so many photos to their masks in the least time.
+
+    That includes loading, which OpenVINO takes longest for (benchmarks/results/runtimes.md).
+    """
+    installed = [name for name in OPTIONAL_RUNTIMES if importlib.util.find_spec(name)]
+    if photos >= MANY and "openvino" in installed:
+        return "openvino"
+    return "opencv"
 
 
 def check_runtime(runtime: str) -> None:

@@ -5,14 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-
-import onnx
-from onnx import TensorProto
+from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError
 from u2slim.files import refuse_web_page
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
 from u2slim.sizes import Size, sides
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
 MAX_CLASSES = 254  # of a class map, whose largest number is for no class
@@ -26,7 +27,8 @@ class Graph:
     """An ONNX file with one image input: its bytes, names, (height, width), and how its input is normalised.
 
     `preprocess` is None where the graph takes RGB 0..255 itself, and `precision` empty where nothing tells it.
-    `labels` are the `names` and `palette` of a net that tells classes apart, whose output are logits.
+    `labels` are the `names` and `palette` of a net that tells classes apart, whose output are logits. `proved` files
+    are known to run, so that no runtime has to try them first.
     """
 
     data: bytes
@@ -36,6 +38,7 @@ class Graph:
     preprocess: Preprocess | None
     precision: str
     labels: dict[str, list] | None = None
+    proved: bool = False
 
 
 def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = None) -> Graph:
@@ -49,6 +52,8 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     Raises:
         UserError: it is damaged, takes anything but one image, asks for absurdly much memory, or for another size.
     """
+    import onnx
+
     refuse_web_page(path, "a net")
     try:
         model = onnx.load(path)
@@ -59,7 +64,7 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
         metadata = {item.key: item.value for item in model.metadata_props}
         outputs = [output.name for output in graph.output]
         kept = onnx.load(path, load_external_data=False).graph.initializer
-        beside = any(tensor.data_location == TensorProto.EXTERNAL for tensor in kept)
+        beside = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in kept)
         data = model.SerializeToString() if beside else path.read_bytes()
         largest = max(_bytes(model), default=0)
     except Exception as error:  # protobuf and onnx raise several types for a damaged or foreign file
@@ -72,7 +77,7 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     ((name, shape),) = shapes.items()
     if len(shape) != 4 or shape[0] not in (0, 1) or shape[1] not in (0, 3) or min(shape) < 0:
         raise _foreign(path, f"its input {name} is of shape {shape}, where 0 is any")
-    if entries[0].type.tensor_type.elem_type != TensorProto.FLOAT:
+    if entries[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
     usual = usual or (ISNET_PREPROCESS if _looks_like_isnet(graph) else U2NET_PREPROCESS)
     wanted = (named_size(metadata) or sides(usual.size, "size")) if size is None else sides(size, "size")
@@ -102,7 +107,7 @@ def named_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     return height, width[0] if width else height
 
 
-def _looks_like_isnet(graph: onnx.GraphProto) -> bool:
+def _looks_like_isnet(graph: "onnx.GraphProto") -> bool:
     """Whether its first convolution halves the photo and feeds another one, with neither BatchNorm nor ReLU between.
 
     U2-Net's does not halve; that of ResNets and the like is followed by ReLU.
@@ -118,7 +123,9 @@ def _looks_like_isnet(graph: onnx.GraphProto) -> bool:
     return False
 
 
-def _computes_in_half(graph: onnx.GraphProto) -> bool:
+def _computes_in_half(graph: "onnx.GraphProto") -> bool:
+    from onnx import TensorProto
+
     half = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     return any(node.op_type == "Conv" and node.input[1] in half for node in graph.node)
 
@@ -154,12 +161,14 @@ def _foreign(path: Path, reason: str) -> UserError:
     )
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+def _shape(value: "onnx.ValueInfoProto") -> tuple[int, ...]:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
-def _bytes(model: onnx.ModelProto) -> Iterator[int]:
+def _bytes(model: "onnx.ModelProto") -> Iterator[int]:
     """Of every array whose size can be told without running the graph."""
+    import onnx
+
     for tensor in model.graph.initializer:
         yield 4 * prod(tensor.dims)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph

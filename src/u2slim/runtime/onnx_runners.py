@@ -28,9 +28,11 @@ class OnnxRunner(Runner):
         threads: that all of them together may take; None: one a core.
         size: to run a file at that leaves its size open; None: what the file says.
         preprocess: of a file that does not say how its input is made, where that is known.
+        device: `cpu`, or another by the runtime's own name for it.
+        graph: what is known of the file already.
 
     Raises:
-        UserError: the runtime cannot run the file, or the file's first output is no mask.
+        UserError: the runtime cannot run the file, has no such device, or the file's first output is no mask.
     """
 
     def __init__(
@@ -41,17 +43,23 @@ class OnnxRunner(Runner):
         threads: int | None = None,
         size: Size | None = None,
         preprocess: Preprocess | None = None,
+        device: str = "cpu",
+        graph: Graph | None = None,
     ):
-        graph = read_graph(Path(path), size, preprocess)
+        graph = graph or read_graph(Path(path), size, preprocess)
         super().__init__(graph.size, stretch, graph.labels)
         self.check(graph)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
         self.preprocess = graph.preprocess
-        self.threads = threads
+        self.threads, self.device = threads, device.lower()
         self.own = threading.local()  # what each thread that calls needs for itself
         try:
             self.load(graph.data, streams, threads_each(streams, threads))
+            if graph.proved:
+                return
             mask = self.run(np.full((1, 3, *self.size), 0.5, np.float32))
+        except UserError:
+            raise
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.runtime} cannot run {path}: {reason}") from error
@@ -92,6 +100,11 @@ class OnnxRunner(Runner):
     def check(self, graph: Graph) -> None:
         """Raise UserError for a file that the runtime is known to compute wrongly."""
 
+    def no_device(self, hint: str, *known: str) -> UserError:
+        """The sentence for a device that is not there."""
+        devices = ", ".join(dict.fromkeys(("cpu", *known)))
+        return UserError(f"{self.runtime} has no device {self.device} here ({hint}); it knows {devices}.")
+
     @abstractmethod
     def load(self, data: bytes, streams: int, threads: int | None) -> None:
         """Prepare the file's bytes to be run by `streams` threads at once, each of which takes `threads`."""
@@ -122,6 +135,8 @@ class OpenCVRunner(OnnxRunner):
 
     def load(self, data: bytes, streams: int, threads: int | None) -> None:
         self.data = np.frombuffer(data, np.uint8)
+        if self.device != "cpu" and (self.device != "cuda" or not cv2.cuda.getCudaEnabledDeviceCount()):
+            raise self.no_device("this OpenCV is built without CUDA or finds no card", "cuda")
         if threads is not None:
             cv2.setNumThreads(threads)
 
@@ -131,6 +146,9 @@ class OpenCVRunner(OnnxRunner):
             # Winograd convolutions are about 1.3 times as fast and put single pixels 1.2e-4 off, past our promise.
             # upstream: https://github.com/opencv/opencv/issues/22578 (closed with this switch); drop when within 1e-4
             self.own.net.enableWinograd(False)
+            if self.device == "cuda":
+                self.own.net.setPreferableBackend(cv2.dnn.DNN_BACKEND_CUDA)
+                self.own.net.setPreferableTarget(cv2.dnn.DNN_TARGET_CUDA)
         names = self.own.net.getUnconnectedOutLayersNames()
         self.own.net.setInput(blob_13HW)
         return self.own.net.forward(self.output if self.output in names else names[0])
@@ -148,7 +166,13 @@ class OnnxRuntimeRunner(OnnxRunner):
         options.log_severity_level = 3  # its errors come as exceptions, too
         if threads is not None:
             options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        suffix = "ExecutionProvider"
+        found = {name.removesuffix(suffix).lower(): name for name in onnxruntime.get_available_providers()}
+        if self.device not in found:
+            raise self.no_device("onnxruntime-gpu brings cuda", *found)
+        # What a device cannot do is left to the processor.
+        providers = list(dict.fromkeys((found[self.device], f"CPU{suffix}")))
+        self.session = onnxruntime.InferenceSession(data, options, providers=providers)
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
         return self.session.run([self.output], {self.input: blob_13HW})[0]
@@ -166,9 +190,14 @@ class OpenVINORunner(OnnxRunner):
         options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads
-        core = openvino.Core()
+        device = self.device.upper()
+        if device != "CPU":
+            options.pop("INFERENCE_NUM_THREADS", None)
         with signal_stack_kept():
-            self.net = core.compile_model(core.read_model(data), "CPU", options)
+            core = openvino.Core()
+            if device != "CPU" and device not in core.available_devices:
+                raise self.no_device("it needs its driver", *map(str.lower, core.available_devices))
+            self.net = core.compile_model(core.read_model(data), device, options)
 
     def run(self, blob_13HW: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "request"):

@@ -26,8 +26,11 @@ class Runner(ABC):
 
     def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
         """The soft mask (H, W) float32 in 0..1 of an RGB uint8 photo, at the photo's own size."""
-        small = self.small_mask(image_HW3)
-        return enlarge(minmax(small) if self.stretch else small, image_HW3.shape[:2])
+        return self.enlarged(self.small_mask(image_HW3), image_HW3.shape[:2])
+
+    def enlarged(self, small_HW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """The net's own mask, stretched if asked for, at the photo's (height, width)."""
+        return enlarge(minmax(small_HW) if self.stretch else small_HW, shape)
 
     def small_mask(self, image_HW3: np.ndarray) -> np.ndarray:
         """The net's own mask (h, w) float32 of a photo, at the net's resolution and not stretched.

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from u2slim.errors import UserError
 from u2slim.models import Net
 from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
@@ -27,7 +28,11 @@ class TorchRunner(Runner):
         threads: int | None = None,
     ):
         super().__init__(size, stretch, net.labels)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise UserError(f"torch has no device {device} here ({str(error).splitlines()[0]}).") from error
         self.net = nn.Sequential(Normalise(net.preprocess), net).to(self.device).eval()
         if self.device.type == "cpu":
             # As the image comes (H, W, 3): otherwise torch copies from layout to layout around each convolution.

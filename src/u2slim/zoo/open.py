@@ -80,6 +80,7 @@ class NetHandle:
         streams: int = 1,
         threads: int | None = None,
         size: Size | None = None,
+        device: str | None = None,
     ) -> Runner:
         """What cuts out with the net in a runtime.
 
@@ -92,20 +93,22 @@ class NetHandle:
             streams: so many threads may call it at once.
             threads: that all of them together may take; None: one a core.
             size: side of the square, or [height, width], to run the net at; None: its own.
+            device: `cpu`, or another by the runtime's own name; None: `cpu`, for torch a GPU where there is one.
 
         Raises:
             UserError: the runtime is not known, not installed, or cannot run the file.
         """
         check_runtime(runtime)
-        if runtime != "torch" and (onnx := self._onnx()) is not None:
+        if runtime != "torch" and (onnx := self.onnx_path()) is not None:
             record = self._record()
             preprocess = record.preprocess if record else None
-            return onnx_runner(onnx, runtime, stretch, streams, threads, size, preprocess)
+            graph = SHIPPED[self.name].graph() if self.name in SHIPPED and size is None else None
+            return onnx_runner(onnx, runtime, stretch, streams, threads, size, preprocess, device, graph)
         net = self.net()
-        return net_runner(net, size or net.preprocess.size, runtime, stretch, streams, threads)
+        return net_runner(net, size or net.preprocess.size, runtime, stretch, streams, threads, device)
 
-    def _onnx(self) -> Path | None:
-        """The ONNX file, downloaded where nothing else of a published net is at hand."""
+    def onnx_path(self) -> Path | None:
+        """The ONNX file, if it has one; downloaded where nothing else of a published net is at hand."""
         if self.published is None or self.onnx is not None:
             return self.onnx
         path = find(self.published, onnx=True)

@@ -1,9 +1,12 @@
 """The nets that come with the package: ONNX files in `nets/`, and in a clone the checkpoints that they were made of."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from u2slim.repository import WEIGHTS
+from u2slim.runtime.onnx_reader import Graph
+from u2slim.sizes import DEFAULT_SIDE
 from u2slim.zoo.fetch import NETS
 
 DEFAULT = "lite-two-thirds"
@@ -18,12 +21,23 @@ class Shipped:
         about: in a few words.
         ecssd: maxF and MAE on ECSSD 0001-0200 (docs/compression.md), by which the net was chosen.
         checkpoint: whether `weights/` has it for training, in float32.
+        precision: of the file.
+        side: in pixels, of the square that it takes.
     """
 
     name: str
     about: str
     ecssd: tuple[float, float]
     checkpoint: bool = True
+    precision: str = "fp32"
+    side: int = DEFAULT_SIDE
+
+    def graph(self) -> Graph | None:
+        """What reading the file would tell, without the time it takes; None if it is not the file of the checksums."""
+        data = self.onnx.read_bytes()
+        if f"{sha256(data).hexdigest()}  {self.onnx.name}" not in (NETS / "SHA256SUMS").read_text().splitlines():
+            return None
+        return Graph(data, "image", "mask", (self.side, self.side), None, self.precision, proved=True)
 
     @property
     def onnx(self) -> Path:
@@ -40,10 +54,15 @@ _INT8 = "in 8 bits, for OpenCV 4, OpenVINO and onnxruntime"
 SHIPPED = {
     net.name: net
     for net in (
-        Shipped("lite-two-thirds", "two thirds of the published lite net's weights, in float16", (0.945, 0.029)),
+        Shipped(
+            "lite-two-thirds",
+            "two thirds of the published lite net's weights, in float16",
+            (0.945, 0.029),
+            precision="fp16",
+        ),
         Shipped("lite-half", "half of its weights, in float32", (0.943, 0.031)),
-        Shipped("lite-dwsep", "depthwise-separable, in float32, for 256 pixels", (0.892, 0.057)),
-        Shipped("lite-two-thirds-int8", f"the first {_INT8}", (0.942, 0.032), checkpoint=False),
-        Shipped("lite-half-int8", f"the second {_INT8}", (0.939, 0.031), checkpoint=False),
+        Shipped("lite-dwsep", "depthwise-separable, in float32, for 256 pixels", (0.892, 0.057), side=256),
+        Shipped("lite-two-thirds-int8", f"the first {_INT8}", (0.942, 0.032), False, "int8"),
+        Shipped("lite-half-int8", f"the second {_INT8}", (0.939, 0.031), False, "int8"),
     )
 }

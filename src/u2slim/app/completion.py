@@ -1,0 +1,42 @@
+"""`u2slim completion`: what a shell needs to complete the command."""
+
+import argparse
+from typing import Any
+
+SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+EXAMPLES = """\
+examples:
+  eval "$(u2slim completion bash)"                            in ~/.bashrc
+  u2slim completion zsh > ~/.zfunc/_u2slim                    in a folder of $fpath
+  u2slim completion fish > ~/.config/fish/completions/u2slim.fish
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser(
+        "completion",
+        help="print what completes this command in a shell",
+        description="Print what a shell needs to complete this command.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=SHELLS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print it."""
+    import shtab
+
+    from u2slim.app.main import main_parser
+
+    parser: Any = main_parser()
+    for command in parser._subparsers._group_actions[0].choices.values():
+        for action in command._actions:
+            if action.dest in ("inputs", "output", "net", "background"):
+                action.complete = shtab.FILE
+            if action.dest == "folder":
+                action.complete = shtab.DIRECTORY
+    print(shtab.complete(parser, options.shell))
+    return 0

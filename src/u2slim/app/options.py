@@ -1,0 +1,151 @@
+"""Options that the commands share, and what they mean."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from u2slim.errors import UserError
+from u2slim.runtime import ONNX_RUNTIMES, fastest_runtime
+from u2slim.zoo.shipped import DEFAULT, SHIPPED
+
+if TYPE_CHECKING:
+    from u2slim.cutout.cutter import Cutter
+
+FORMATS = ("png", "webp", "jpeg", "tiff", "avif")
+KEEP = ("exif", "icc", "dpi")
+MARGIN = "a margin in pixels, as 20, or in per cent of the subject, as 10%"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which net, how it runs, and what becomes of a photo."""
+    add = parser.add_argument_group("what is written").add_argument
+    add("--mask", choices=("also", "only"), help="write the mask, too, or nothing else; a folder gets both by default")
+    add("--background", metavar="COLOUR|FILE|blur", help="lay the subject over it instead of leaving transparency")
+    add("--format", choices=FORMATS, help="default: png, or the ending of OUT; jpeg is over white without --background")
+    add(
+        "--crop",
+        nargs="?",
+        const=0,
+        type=_margin,
+        metavar="MARGIN",
+        help="cut off what is around the subject, but for a margin in pixels, or, as 10%%, of its longer side",
+    )
+    add("--keep", type=_kept, default=("icc",), metavar="KINDS", help="of exif, icc and dpi, as exif,icc, or none")
+    add("--srgb", action="store_true", help="turn the colours into sRGB's by the photo's profile")
+    add = parser.add_argument_group("how the mask is made").add_argument
+    add("--border", type=_border, default=0.0, metavar="N", help="lay N %% of the longer side round the photo first")
+    add("--refine", choices=("guided",), help="bring the mask's edges to the photo's")
+    add("--largest", action="store_true", help="only the largest connected part")
+    add("--threshold", type=_fraction, metavar="T", help="no soft edges: all or nothing by T, from 0 to 1")
+    add("--colours", choices=("ml",), help="take the background's colours out of soft edges")
+    add("--no-stretch", action="store_true", help="do not stretch each mask to the full range")
+    add = parser.add_argument_group("what runs").add_argument
+    add(
+        "--net",
+        default=DEFAULT,
+        metavar="NAME|FILE",
+        help=f"{', '.join(SHIPPED)}, u2netp, another of u2slim nets, an .onnx, .ckpt or .pth file, or "
+        f"last; default: {DEFAULT}",
+    )
+    add("--size", type=count, metavar="N", help="the side in pixels to run the net at, where it can be chosen")
+    add(
+        "--runtime",
+        default="auto",
+        choices=("auto", *ONNX_RUNTIMES, "torch"),
+        help="default: the fastest that is installed, for one photo or for many; torch for .ckpt and .pth files",
+    )
+    add(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or what the runtime calls it; default: cpu, or torch's GPU",
+    )
+    add("--threads", type=count, metavar="N", help="for the net, all photos together; default: one a core")
+    add("--workers", type=count, metavar="N", help="photos at a time; default: one a core, at most 8")
+
+
+def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool, photos: int, workers: int) -> "Cutter":
+    """What does the options' work on so many photos.
+
+    Raises:
+        UserError: options that do not go together, or a net, runtime or background that there is not.
+    """
+    from u2slim.cutout.backgrounds import open_background
+    from u2slim.cutout.cutter import Cutter
+    from u2slim.cutout.single import Style
+    from u2slim.images.refine import ForegroundML, GuidedFilter
+    from u2slim.images.write import FORMATS
+    from u2slim.zoo import open_net
+
+    kind = FORMATS[options.format or "png"]
+    _check(options, kind.has_dpi)
+    handle = open_net(options.net)
+    runtime = options.runtime
+    if runtime == "auto" and handle.onnx_path() is not None:
+        runtime = fastest_runtime(photos)
+    runner = handle.runner(runtime, not options.no_stretch, workers, options.threads, options.size, options.device)
+    style = Style(
+        options.border,
+        GuidedFilter() if options.refine else None,
+        options.largest,
+        options.threshold,
+        ForegroundML() if options.colours else None,
+        open_background(options.background) if options.background else None,
+        options.crop,
+    )
+    if runner.labels and style != Style():
+        raise UserError(
+            "This net tells classes apart. --border, --refine, --largest, --threshold, --colours, --background and "
+            "--crop are for masks: leave them out."
+        )
+    into_folder = output is not None and not is_file
+    wants_mask = options.mask is not None or into_folder
+    return Cutter(runner, output, is_file, options.mask != "only", wants_mask, style, kind, options.keep, options.srgb)
+
+
+def _check(options: argparse.Namespace, has_dpi: bool) -> None:
+    if options.mask == "only":
+        useless = {"--background": options.background, "--colours": options.colours}
+        if given := [name for name, value in useless.items() if value]:
+            raise UserError(f"{given[0]} is for cut-outs, and --mask only writes none: leave one of them out.")
+    if "dpi" in options.keep and not has_dpi:
+        raise UserError(f"{options.format} files have no place for dpi: leave it out of --keep, or choose png.")
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    return _number(text, 1, "a number from 0 to 1")
+
+
+def _border(text: str) -> float:
+    return _number(text.removesuffix("%"), 100, "a number of per cent, from 0 to 100") / 100
+
+
+def _number(text: str, largest: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= largest:
+        raise argparse.ArgumentTypeError(f"{text}: give {what}")
+    return number
+
+
+def _margin(text: str) -> int | float:
+    if text.endswith("%"):
+        return _number(text[:-1], 1000, MARGIN) / 100
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text}: give {MARGIN}")
+    return int(text)
+
+
+def _kept(text: str) -> tuple[str, ...]:
+    kinds = () if text == "none" else tuple(text.replace(" ", "").lower().split(","))
+    if wrong := [kind for kind in kinds if kind not in KEEP]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]}: give some of {', '.join(KEEP)}, with commas between, or none")
+    return kinds

@@ -1,0 +1,55 @@
+"""`u2slim watch`: what is put into a folder is cut out."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from u2slim.app.options import add_options, open_cutter
+from u2slim.errors import UserError
+
+EXAMPLES = """\
+examples:
+  u2slim watch inbox -o results                   until Ctrl-C
+  u2slim watch inbox -o shop --background white --format jpeg
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser(
+        "watch",
+        help="cut out whatever is put into a folder",
+        description="Cut out the photos in a folder and those that are put there later, until Ctrl-C.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="where photos come in, also into folders below it")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder for the results")
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Watch until Ctrl-C or SIGTERM, which are the usual ends."""
+    from u2slim.cutout.batch import default_workers
+    from u2slim.cutout.watching import watch
+
+    folder, output = Path(options.folder).expanduser(), Path(options.output or ".").expanduser()
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {options.folder} to watch.")
+    if options.output == "" or output.is_file() or output.resolve() == folder.resolve():
+        raise UserError(f"-o {options.output} is no place for the results: give another folder than the watched one.")
+    workers = options.workers or default_workers(8)
+    cutter = open_cutter(options, output, False, 8, workers)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(f"watching {folder} with {cutter.runner.runtime}, results in {output}; Ctrl-C ends it", flush=True)
+    done = failed = 0
+    try:
+        for photo, reason in watch(cutter, folder, workers):
+            print(f"u2slim: {reason}" if reason else photo, file=sys.stderr if reason else sys.stdout, flush=True)
+            done, failed = done + (not reason), failed + bool(reason)
+    except KeyboardInterrupt:
+        pass
+    print(f"{done} done, {failed} failed: {output}")
+    return 0

@@ -1,0 +1,148 @@
+"""From a photo's file to the files of its cut-out and its mask."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from u2slim.cutout.single import Cutout, Style, cut
+from u2slim.files import write_whole
+from u2slim.images.colours import overlay
+from u2slim.images.metadata import read_metadata
+from u2slim.images.read import Loaded, load, read_photo
+from u2slim.images.write import PNG, Format, encode
+from u2slim.runtime import Runner
+
+Facts = dict[str, object]  # see `Made.facts`
+RESULTS = ("masks", "cutouts", "classes", "overlays")  # folders of results
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made of a photo.
+
+    Args:
+        files: the encoded mask and cut-out, those that are asked for.
+        result: None of a net that tells classes apart.
+        seconds: from reading the photo to encoding the results.
+    """
+
+    files: list[bytes]
+    result: Cutout | None
+    seconds: float
+
+    def facts(self) -> Facts:
+        """The subject's box, its share of the picture, the net's confidence (see `Cutout`), and the seconds."""
+        told: Facts = {"seconds": round(self.seconds, 3)}
+        if self.result is None:
+            return told
+        share, confidence = round(self.result.share, 4), round(self.result.confidence, 4)
+        return {"box": self.result.box, "share": share, "confidence": confidence, **told}
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Turns one photo into files.
+
+    In a folder these are `cutouts/NAME.png` and `masks/NAME.png`; of a net that tells classes apart
+    `overlays/NAME.png`, their colours laid over the photo, and `classes/NAME.png`, whose gray values are the classes'
+    numbers. Without a folder they are `NAME-cut.png` and `NAME-mask.png` beside the photo.
+
+    Args:
+        runner: of the net; as many threads may call it as there are workers.
+        output: None: beside each photo; a folder; or, where `is_file`, a single photo's cut-out (or mask, if that is
+            all), beside which the mask's name has `-mask`.
+        cutout, mask: which of them to write.
+        style: how they look.
+        kind: of the files: of the cut-outs, or of the masks if these are all. Beside a cut-out masks are PNG files.
+        keep: what cut-outs carry of their photo's `metadata.KINDS`.
+        srgb: turn the photo's colours into sRGB's first.
+    """
+
+    runner: Runner
+    output: Path | None = None
+    is_file: bool = False
+    cutout: bool = True
+    mask: bool = True
+    style: Style = field(default_factory=Style)
+    kind: Format = PNG
+    keep: tuple[str, ...] = ("icc",)
+    srgb: bool = False
+
+    def __call__(self, photo: Path | Loaded) -> Made:
+        """The files of a photo, in memory.
+
+        Raises:
+            UserError: it cannot be read, the net gives NaN for it, or the format has no place for it.
+        """
+        start = time.perf_counter()
+        data = load(photo)
+        image, own = read_photo(data, self.srgb)
+        metadata = read_metadata(data.data, [kind for kind in self.keep if kind != "icc" or not self.srgb])
+        result, drawn = (None, self._classes(image)) if self.runner.labels else self._cut(image, own)
+        files = [encode(drawn[0], self.kind if not self.cutout else PNG)] if self.mask else []
+        if self.cutout:
+            files.append(encode(drawn[-1], self.kind, metadata))
+        return Made(files, result, time.perf_counter() - start)
+
+    def paths(self, photo: Path, name: Path) -> list[Path]:
+        """What is written of a photo: of mask and cut-out those that are asked for."""
+        endings = self._ending if not self.cutout else ".png", self._ending
+        if self.output is None:
+            both = [
+                photo.with_name(f"{name.name}-{kind}{end}") for kind, end in zip(("mask", "cut"), endings, strict=True)
+            ]
+        elif self.is_file:
+            mask = self.output.with_name(f"{self.output.stem}-mask.png") if self.cutout else self.output
+            both = [mask, self.output]
+        else:
+            kinds = RESULTS[2:] if self.runner.labels else RESULTS[:2]
+            both = [self.output / kind / f"{name}{end}" for kind, end in zip(kinds, endings, strict=True)]
+        return [path for path, wanted in zip(both, (self.mask, self.cutout), strict=True) if wanted]
+
+    @property
+    def into_folder(self) -> bool:
+        """Whether results go into a folder of their own."""
+        return self.output is not None and not self.is_file
+
+    def settings(self, source: str) -> str:
+        """The same for runs whose results are the same."""
+        own = self.style, self.kind.name, self.keep, self.srgb
+        parts = source, self.runner.fingerprint(), self.runner.stretch, *own
+        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+
+    @property
+    def _ending(self) -> str:
+        return self.kind.endings[0]
+
+    def _cut(self, image: np.ndarray, own: np.ndarray | None) -> tuple[Cutout, list[np.ndarray]]:
+        style = self.style if self.cutout else replace(self.style, foreground=None)
+        result = cut(self.runner, image, own, style)
+        drawn = [result.mask] if self.mask else []
+        if self.cutout:
+            drawn.append(result.rgba if style.background is None else result.on(style.background))
+        part = (slice(None), slice(None)) if style.crop is None else result.window(style.crop)
+        return result, [np.ascontiguousarray(pixels[part]) for pixels in drawn]
+
+    def _classes(self, image: np.ndarray) -> list[np.ndarray]:
+        assert self.runner.labels
+        classes = self.runner.class_map(image)
+        return [classes, overlay(image, classes, self.runner.labels["palette"])]
+
+
+def write_files(paths: Sequence[Path], files: Sequence[bytes]) -> None:
+    """Write a photo's results, each whole or not at all.
+
+    Raises:
+        UserError: a folder cannot be written.
+    """
+    for path, data in zip(paths, files, strict=True):
+        write_whole(path, partial(_write, data))
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)

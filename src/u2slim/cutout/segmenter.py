@@ -1,0 +1,136 @@
+"""A net that is opened once and called many times, and the shortest way from a photo to its cut-out."""
+
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+from PIL import Image
+
+from u2slim.cutout.single import Cutout, Style, cut
+from u2slim.errors import UserError
+from u2slim.images.read import Loaded, over_white, photo_pixels, read_photo
+from u2slim.images.refine import Foreground, ForegroundML, GuidedFilter, Refine
+from u2slim.sizes import Size
+from u2slim.zoo import DEFAULT, NetHandle, open_net
+
+# A file, an image file's bytes, an image of Pillow's, or (H, W), (H, W, 3) or (H, W, 4) uint8 pixels.
+Photo = str | Path | bytes | Image.Image | np.ndarray
+
+
+class Segmenter:
+    """A net in a runtime, from photos to soft masks; any number of threads may call it at once.
+
+    >>> import numpy, u2slim
+    >>> net = u2slim.Segmenter("lite-half", runtime="opencv", threads=2)
+    >>> mask = net(numpy.zeros((300, 400, 3), numpy.uint8))
+    >>> mask.shape, mask.dtype
+    ((300, 400), dtype('float32'))
+
+    Args:
+        net: a name or a file; see `open_net`.
+        runtime: `auto` (OpenCV for ONNX files, torch for others), `opencv`, `onnxruntime`, `openvino` or `torch`.
+        threads: that it may take for all calls together; None: one a core.
+        size: side of the square, or [height, width], to run the net at; None: its own.
+        device: `cpu`, or another by the runtime's own name for it.
+        streams: how many threads will call it at once, among which `threads` are shared.
+        stretch: stretch each mask to 0..1, as U2-Net's own test script does.
+
+    Raises:
+        UserError: there is no such net, or the runtime is not installed or cannot run it.
+    """
+
+    def __init__(
+        self,
+        net: str | Path | NetHandle = DEFAULT,
+        runtime: str = "auto",
+        *,
+        threads: int | None = None,
+        size: Size | None = None,
+        device: str | None = None,
+        streams: int = 1,
+        stretch: bool = True,
+    ):
+        self.runner = open_net(net).runner(runtime, stretch, streams, threads, size, device)
+        if self.runner.labels:
+            raise UserError(
+                f"{net} tells classes apart and makes no masks; open_net(...).runner().class_map does that."
+            )
+
+    @overload
+    def __call__(self, photo: Photo, bgr: bool = False) -> np.ndarray: ...
+
+    @overload
+    def __call__(self, photo: list[Photo], bgr: bool = False) -> list[np.ndarray]: ...
+
+    def __call__(self, photo: Photo | list[Photo], bgr: bool = False) -> np.ndarray | list[np.ndarray]:
+        """The soft mask (H, W) float32 in 0..1 of a photo; of a list of photos the list of theirs.
+
+        Args:
+            photo: a file, its bytes, a picture of Pillow's, or pixels (H, W, 3) uint8, also gray or with transparency.
+            bgr: whether the pixels of arrays are in OpenCV's order.
+
+        Raises:
+            UserError: a photo cannot be read, or the net gives NaN for it.
+        """
+        if isinstance(photo, str | Path | bytes | Image.Image | np.ndarray):
+            return self.runner(pixels(photo, bgr)[0])
+        return [self.runner(pixels(one, bgr)[0]) for one in photo]
+
+
+def cut_out(
+    photo: Photo,
+    net: str | Path | NetHandle | Segmenter = DEFAULT,
+    runtime: str = "auto",
+    *,
+    bgr: bool = False,
+    border: float = 0,
+    refine: Literal["guided"] | Refine | None = None,
+    largest: bool = False,
+    threshold: float | None = None,
+    foreground: Literal["ml"] | Foreground | None = None,
+) -> Cutout:
+    """Cut the subject out of one photo.
+
+    >>> import numpy, u2slim
+    >>> result = u2slim.cut_out(numpy.zeros((300, 400, 3), numpy.uint8))
+    >>> result.mask.shape, result.rgba.shape, result.on("white").shape
+    ((300, 400), (300, 400, 4), (300, 400, 3))
+
+    Args:
+        photo: a file, its bytes, a picture of Pillow's, or pixels (H, W, 3) uint8, also gray or with transparency.
+        net: a name or a file (see `open_net`); for many photos a `Segmenter`, which is opened once.
+        runtime: of a net that is not opened yet; see `Segmenter`.
+        bgr: whether an array's pixels are in OpenCV's order; the cut-out's are RGB all the same.
+        border, refine, largest, threshold, foreground: see `Style`; `guided` is `GuidedFilter()`, `ml` is
+            `ForegroundML()`.
+
+    Raises:
+        UserError: the photo cannot be read, or there is no such net or runtime.
+    """
+    segmenter = net if isinstance(net, Segmenter) else Segmenter(net, runtime)
+    style = Style(
+        border,
+        GuidedFilter() if refine == "guided" else refine,
+        largest,
+        threshold,
+        ForegroundML() if foreground == "ml" else foreground,
+    )
+    return cut(segmenter.runner, *pixels(photo, bgr), style)
+
+
+def pixels(photo: Photo, bgr: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """A photo as the net sees it, RGB (H, W, 3) uint8, and its own RGBA where it has transparency.
+
+    Raises:
+        UserError: it cannot be read, or is an array of another kind.
+    """
+    if isinstance(photo, np.ndarray):
+        channels = photo.shape[2] if photo.ndim == 3 else 0
+        if photo.ndim not in (2, 3) or channels not in (0, 1, 3, 4) or photo.dtype != np.uint8 or not photo.size:
+            raise UserError(f"An array must be (H, W, 3) uint8, not {photo.shape} {photo.dtype}.")
+        if bgr and channels >= 3:
+            photo = photo[..., [2, 1, 0, 3][:channels]]
+        return (photo, None) if channels == 3 else over_white(photo[..., 0] if channels == 1 else photo)
+    if isinstance(photo, Image.Image):
+        return photo_pixels(photo)
+    return read_photo(Loaded("the photo", photo) if isinstance(photo, bytes) else Path(photo).expanduser())

@@ -1,0 +1,157 @@
+"""From one photo to its mask and its cut-out: the one function behind every way in."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from u2slim.cutout.backgrounds import Background, open_background
+from u2slim.errors import UserError
+from u2slim.images.masks import hard, largest_part, minmax, subject_box, to_8bit
+from u2slim.images.refine import Foreground, Refine
+from u2slim.images.write import FORMATS, format_of, over, write_image
+from u2slim.runtime import Runner
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a mask and a cut-out are made of what a net sees, in the order of the arguments.
+
+    Args:
+        border: of the photo's own edge pixels, laid round it before the net, as a part of the longer side.
+        refine: brings the mask's edges to the photo's.
+        largest: keep only the mask's largest connected part.
+        threshold: make the mask 0 and 255 by it, in 0..1.
+        foreground: estimates the subject's own colours.
+        background: what is laid behind the subject; None: transparency.
+        crop: cut off what is further from the subject's box than so many pixels, or, of a float, than that part of
+            the box's longer side.
+    """
+
+    border: float = 0
+    refine: Refine | None = None
+    largest: bool = False
+    threshold: float | None = None
+    foreground: Foreground | None = None
+    background: Background | None = None
+    crop: int | float | None = None
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A photo with its mask.
+
+    Args:
+        colours: the subject's colours (H, W, 3) uint8 RGB: the photo's own, or without the background's at soft edges.
+        mask: (H, W) uint8, 255 where the net sees the subject.
+        alpha: the cut-out's transparency (H, W) uint8: the mask, less what is transparent in the photo itself.
+        confidence: the net's own mean probability, not stretched, where the mask is at least a half; 0: no subject.
+    """
+
+    colours: np.ndarray
+    mask: np.ndarray
+    alpha: np.ndarray
+    confidence: float
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"<{type(self).__name__} of {width}x{height} pixels>"
+
+    @property
+    def rgba(self) -> np.ndarray:
+        """The cut-out (H, W, 4) uint8."""
+        result = cv2.cvtColor(self.colours, cv2.COLOR_RGB2RGBA)
+        result[..., 3] = self.alpha
+        return result
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """(left, top, right, bottom) in pixels around the subject, the last two just outside; None: there is none."""
+        return subject_box(self.alpha)
+
+    @property
+    def share(self) -> float:
+        """The subject's part of the picture, 0..1."""
+        return float(self.alpha.mean()) / 255
+
+    def on(self, background: str | Path | Background) -> np.ndarray:
+        """The subject over a background, RGB (H, W, 3) uint8.
+
+        Args:
+            background: a colour (`white`, `#00ff80`), a picture's file, or `blur`, the photo's own out of focus.
+
+        Raises:
+            UserError: it is none of them.
+        """
+        ground = open_background(background) if isinstance(background, str | Path) else background
+        return over(self.colours, self.alpha, ground(self.colours, self.alpha))
+
+    def window(self, margin: int | float = 0) -> tuple[slice, slice]:
+        """The rows and columns around the subject, to crop pixels by; all of them where there is no subject.
+
+        Args:
+            margin: to leave around its box: in pixels, or of a float as a part of the box's longer side.
+        """
+        if self.box is None:
+            return slice(None), slice(None)
+        left, top, right, bottom = self.box
+        margin = round(margin * max(right - left, bottom - top)) if isinstance(margin, float) else margin
+        return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+
+    def cropped(self, margin: int | float = 0) -> "Cutout":
+        """Only what is around the subject; see `window`."""
+        part = self.window(margin)
+        return replace(self, colours=self.colours[part], mask=self.mask[part], alpha=self.alpha[part])
+
+    def save(self, path: str | Path, background: str | Path | Background | None = None) -> None:
+        """Write the cut-out, whole or not at all.
+
+        Args:
+            path: its ending is the format: `.png`, `.webp`, `.tif`, `.avif`, or `.jpg`, which has no transparency.
+            background: see `on`; None: transparency, in a JPEG white.
+
+        Raises:
+            UserError: another ending, or the folder cannot be written.
+        """
+        path = Path(path).expanduser()
+        if (kind := format_of(path)) is None:
+            raise UserError(f"{path}: the ending names the format; give one of {', '.join(ENDINGS)}.")
+        write_image(path, self.rgba if background is None else self.on(background), kind)
+
+
+ENDINGS = tuple(ending for kind in FORMATS.values() for ending in kind.endings)
+
+
+def cut(runner: Runner, image_HW3: np.ndarray, own_HW4: np.ndarray | None = None, style: Style | None = None) -> Cutout:
+    """The cut-out of an RGB uint8 photo, whole: `crop` and `background` are left to whoever writes it.
+
+    Args:
+        runner: of a net that makes masks.
+        image_HW3: what the net sees.
+        own_HW4: the photo's own RGBA, where it has transparency: what is transparent there stays so.
+        style: how; None: the mask as the net makes it.
+    """
+    style = style or Style()
+    soft, confidence = _soft_mask(runner, image_HW3, style.border)
+    mask = to_8bit(soft if style.refine is None else style.refine(image_HW3, soft))
+    mask = largest_part(mask) if style.largest else mask
+    mask = mask if style.threshold is None else hard(mask, style.threshold)
+    colours, alpha = image_HW3, mask
+    if own_HW4 is not None:
+        colours, alpha = own_HW4[..., :3], (mask.astype(np.uint16) * own_HW4[..., 3] // 255).astype(np.uint8)
+    if style.foreground is not None:
+        colours = style.foreground(colours, alpha)
+    return Cutout(colours, mask, alpha, confidence)
+
+
+def _soft_mask(runner: Runner, image_HW3: np.ndarray, border: float) -> tuple[np.ndarray, float]:
+    """The mask (H, W) float32 and the net's confidence."""
+    height, width = image_HW3.shape[:2]
+    pad = round(border * max(height, width))
+    if pad:
+        image_HW3 = cv2.copyMakeBorder(image_HW3, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    small = runner.small_mask(image_HW3)
+    inside = minmax(small) >= 0.5
+    confidence = float(small[inside].mean()) if inside.any() else 0.0
+    return runner.enlarged(small, image_HW3.shape[:2])[pad : pad + height, pad : pad + width], confidence
