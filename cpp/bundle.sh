@@ -14,10 +14,10 @@ version=$(sed -n 's/^project(u2slim VERSION \([0-9.]*\).*/\1/p' cpp/CMakeLists.t
 name=u2slim-$version-linux-$(uname -m)
 bundle=$build/$name
 rm -rf "$bundle"
-mkdir -p "$bundle/models" "$bundle/sample" "$bundle/licences"
+mkdir -p "$bundle/nets" "$bundle/sample" "$bundle/licences"
 cp "$build/u2slim" cpp/verify.sh "$bundle"
 # Not those in 8 bits, which are no quicker here: the program computes them in float32.
-for net in lite-two-thirds lite-half lite-dwsep; do cp "src/u2slim/nets/$net.onnx" "$bundle/models"; done
+for net in lite-two-thirds lite-half lite-dwsep; do cp "src/u2slim/nets/$net.onnx" "$bundle/nets"; done
 # The photograph is NASA's and free of rights.
 $python -c "from pathlib import Path; from skimage import data; from u2slim.images.write import write_png
 write_png(Path('$bundle/sample/astronaut.png'), data.astronaut())"
@@ -29,7 +29,7 @@ cp "$opencv"/share/licenses/opencv5/* "$bundle/licences"
 cp /usr/share/doc/libc6/copyright "$bundle/licences/glibc-copyright" && cp /usr/share/common-licenses/LGPL-2.1 "$bundle/licences" ||
     echo "The licence of the C library is not where Debian has it: add the LGPL to the bundle's licences/ before you pass it on."
 cat >"$bundle/README" <<END
-u2slim $version: ./u2slim photo.jpg -m models/lite-half.onnx -o results --cutout (all options: --help)
+u2slim $version: ./u2slim photo.jpg --net lite-half -o results (all options: --help)
 ./verify.sh proves that it works here. The program is one file; it needs no other, and no network.
 END
 mkdir -p dist
@@ -43,7 +43,7 @@ tar -xzf "dist/$name.tar.gz" -C "$root" --no-same-owner
 isolated="unshare --net --map-root-user"
 $isolated true 2>/dev/null || isolated=
 if [ -n "$isolated" ] || [ "$(id -u)" = 0 ]; then
-    $isolated chroot "$root/$name" /u2slim sample -m models/lite-half.onnx -o /result --cutout --compare golden
+    $isolated chroot "$root/$name" /u2slim sample --net lite-half -o /result --compare golden
 else
     echo "Not tried in a root folder of its own: neither unshare nor chroot is permitted here."
 fi

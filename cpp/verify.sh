@@ -4,4 +4,4 @@ set -eu
 cd "$(dirname "$0")"
 result=$(mktemp -d)
 trap 'rm -rf "$result"' EXIT
-./u2slim sample -m models/lite-half.onnx -o "$result" --cutout --compare golden
+./u2slim sample --net lite-half -o "$result" --compare golden

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <set>
@@ -45,6 +46,19 @@ std::vector<Job> below(const fs::path& folder, const std::vector<fs::path>& but)
 }
 
 }  // namespace
+
+std::string find_net(const std::string& net, const std::string& program) {
+    std::error_code code;
+    if (fs::path(net).has_parent_path() || fs::path(net).extension() == ".onnx" || fs::exists(net, code)) return net;
+    fs::path self = fs::read_symlink("/proc/self/exe", code);
+    if (code) self = fs::weakly_canonical(program, code);  // where there is no /proc
+    const fs::path home = self.parent_path();
+    std::vector<fs::path> folders = {home, home / "nets", home.parent_path() / "nets"};
+    if (const char* own = std::getenv("U2SLIM_NETS")) folders.insert(folders.begin(), own);
+    for (const fs::path& folder : folders)
+        if (fs::is_regular_file(folder / (net + ".onnx"), code)) return (folder / (net + ".onnx")).string();
+    throw Error("No net " + net + ": there is no such file, and no " + net + ".onnx beside the program or in $U2SLIM_NETS.");
+}
 
 std::vector<Job> find_photos(const std::vector<std::string>& inputs, const std::vector<fs::path>& but) {
     std::vector<Job> jobs;

@@ -1,4 +1,4 @@
-// Finding photos and writing results, as src/photos.py and src/files.py do.
+// Finding nets and photos, and writing results.
 #pragma once
 
 #include <opencv2/core.hpp>
@@ -8,6 +8,10 @@
 #include <vector>
 
 namespace u2slim {
+
+// The file of a net that is named by its path; or as lite-half, where lite-half.onnx is in $U2SLIM_NETS, beside the
+// program, or in nets or ../nets from there. Throws Error for a name without such a file.
+std::string find_net(const std::string& net, const std::string& program);
 
 // A photo and the name of its results, relative and without ending; or why there is none.
 struct Job {

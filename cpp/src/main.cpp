@@ -1,5 +1,6 @@
 // u2slim: masks and cut-outs of photos by a net that export.py wrote.
 #include "files.hpp"
+#include "masks.hpp"
 #include "photo.hpp"
 #include "u2slim/segmenter.hpp"
 
@@ -12,6 +13,9 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <optional>
 
 namespace {
 
@@ -19,29 +23,41 @@ namespace fs = std::filesystem;
 using u2slim::Error;
 
 const char* const usage =
-    "u2slim INPUT... -m MODEL.onnx -o DIR [options]\n"
-    "Write DIR/masks/NAME.png for each photo: files, or folders with all photos below them; of a net that tells classes\n"
-    "apart DIR/classes/NAME.png, whose gray values are the classes' numbers.\n"
+    "u2slim INPUT... --net NET -o DIR [options]\n"
+    "Write DIR/masks/NAME.png and DIR/cutouts/NAME.png, the photo with the mask as its transparency, for each photo: files,\n"
+    "or folders with all photos below them. Of a net that tells classes apart write DIR/classes/NAME.png, whose gray values\n"
+    "are the classes' numbers, and DIR/overlays/NAME.png, their colours laid over the photo.\n"
     "\n"
-    "  -m, --model FILE     a net that export.py wrote\n"
+    "      --net NET        an ONNX file that export.py wrote; or lite-half for the file lite-half.onnx, which is looked for\n"
+    "                       in $U2SLIM_NETS, beside the program, and in nets or ../nets from there\n"
     "  -o, --output DIR     where the results go\n"
-    "      --cutout         also write DIR/cutouts/NAME.png, the photo with the mask as its transparency;\n"
-    "                       of classes DIR/overlays/NAME.png, their colours laid over the photo\n"
-    "      --backend NAME   cpu, the default, or cuda\n"
+    "      --mask WHICH     also, the default, or only: then no cut-outs and no overlays are written\n"
+    "      --largest        keep only the largest connected part of each mask\n"
+    "      --threshold T    make each mask hard: 255 where it is at least T, of 0 to 1, and 0 elsewhere\n"
     "      --no-stretch     do not stretch each mask to 0..255\n"
+    "      --device NAME    cpu, the default, or cuda\n"
+    "      --threads N      use N threads; by default as many as there are processors\n"
     "      --compare DIR    compare each mask with DIR/NAME.png: they agree where 99.9 % of pixels are within 1 of 255,\n"
     "                       or of the same class\n"
-    "      --threads N      use N threads; by default as many as there are processors\n"
     "      --time           print how long loading and each photo took\n"
     "      --help, --version\n"
     "\n"
     "Exit status: 0 all photos done, 1 some failed, 2 the command or the model is wrong.\n";
 
+// Options of earlier versions, and what to say in place of them.
+const std::map<std::string, const char*> old_words = {
+    {"-m", "-m is now --net: say --net FILE."},
+    {"--model", "--model is now --net: say --net FILE."},
+    {"--backend", "--backend is now --device: say --device cpu or --device cuda."},
+    {"--cutout", "--cutout is now the default: leave it out, or say --mask only for masks alone."},
+};
+
 struct Settings {
     std::vector<std::string> inputs;
-    std::string model, output, compare;
+    std::string net, output, compare;
     u2slim::Options options;
-    bool cutout = false, time = false, help = false, version = false;
+    std::optional<double> threshold;
+    bool cutout = true, largest = false, time = false, help = false, version = false;
     int threads = -1;
 };
 
@@ -51,10 +67,23 @@ int positive(const std::string& text) {
     return std::stoi(text);
 }
 
-u2slim::Backend backend(const std::string& name) {
-    if (name == "cpu") return u2slim::Backend::cpu;
-    if (name == "cuda") return u2slim::Backend::cuda;
-    throw Error("--backend " + name + " is not known; choose cpu or cuda.");
+double fraction(const std::string& text) {
+    char* end = nullptr;
+    const double number = std::strtod(text.c_str(), &end);
+    const bool is_plain = !text.empty() && text.find_first_not_of("0123456789.eE+-") == text.npos && *end == '\0';
+    if (!is_plain || !(number >= 0 && number <= 1)) throw Error("--threshold takes a number from 0 to 1, not " + text + ".");
+    return number;
+}
+
+u2slim::Device device(const std::string& name) {
+    if (name == "cpu") return u2slim::Device::cpu;
+    if (name == "cuda") return u2slim::Device::cuda;
+    throw Error("--device " + name + " is not known; choose cpu or cuda.");
+}
+
+bool with_cutout(const std::string& which) {
+    if (which != "also" && which != "only") throw Error("--mask " + which + " is not known; choose also or only.");
+    return which == "also";
 }
 
 Settings parse(const std::vector<std::string>& words) {
@@ -72,13 +101,16 @@ Settings parse(const std::vector<std::string>& words) {
             if (i + 1 == words.size()) throw Error(word + " needs a value.");
             return words[++i];
         };
-        if (word == "-m" || word == "--model") settings.model = value();
+        if (old_words.count(word)) throw Error(old_words.at(word));
+        else if (word == "--net") settings.net = value();
         else if (word == "-o" || word == "--output") settings.output = value();
         else if (word == "--compare") settings.compare = value();
-        else if (word == "--backend") settings.options.backend = backend(value());
+        else if (word == "--mask") settings.cutout = with_cutout(value());
+        else if (word == "--largest") settings.largest = true;
+        else if (word == "--threshold") settings.threshold = fraction(value());
+        else if (word == "--device") settings.options.device = device(value());
         else if (word == "--threads") settings.threads = positive(value());
         else if (word == "--no-stretch") settings.options.stretch = false;
-        else if (word == "--cutout") settings.cutout = true;
         else if (word == "--time") settings.time = true;
         else if (word == "--help" || word == "-h") settings.help = true;
         else if (word == "--version") settings.version = true;
@@ -86,8 +118,8 @@ Settings parse(const std::vector<std::string>& words) {
         else throw Error(word + " is not known; u2slim --help lists the options.");
     }
     if (settings.help || settings.version) return settings;
-    if (settings.inputs.empty()) throw Error("Say what to cut out: u2slim photo.jpg -m MODEL.onnx -o DIR.");
-    if (settings.model.empty()) throw Error("Say which net to use: -m MODEL.onnx.");
+    if (settings.inputs.empty()) throw Error("Say what to cut out: u2slim photo.jpg --net FILE -o DIR.");
+    if (settings.net.empty()) throw Error("Say which net to use: --net FILE.");
     if (settings.output.empty()) throw Error("Say where the results go: -o DIR.");
     return settings;
 }
@@ -162,6 +194,8 @@ void segment(u2slim::Segmenter& segmenter, const u2slim::Job& job, const Setting
     if (settings.time) std::printf("%s: %.1f ms\n", job.photo.c_str(), clock.milliseconds());
     cv::Mat mask;
     found.convertTo(mask, CV_8U, has_classes ? 1 : 255);
+    if (settings.largest) mask = u2slim::largest_part(mask);
+    if (settings.threshold) mask = u2slim::hard(mask, *settings.threshold);
     u2slim::write_png(output / (has_classes ? "classes" : "masks") / file, mask);
     if (settings.cutout && has_classes)
         u2slim::write_png(output / "overlays" / file, overlay(photo.bgr, mask, segmenter.palette()));
@@ -175,13 +209,17 @@ void report(const fs::path& photo, const std::string& reason) {
     std::fprintf(stderr, "%s\n", (is_named ? reason : photo.string() + ": " + reason).c_str());
 }
 
-int run(const Settings& settings) {
-    if (settings.options.backend == u2slim::Backend::cpu) limit_memory();  // CUDA reserves more than there is
+int run(const Settings& settings, const std::string& program) {
+    if (settings.options.device == u2slim::Device::cpu) limit_memory();  // CUDA reserves more than there is
     cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);
     if (settings.threads > 0) cv::setNumThreads(settings.threads);
     const Clock clock;
-    u2slim::Segmenter segmenter(settings.model, settings.options);
-    if (settings.time) std::printf("%s loaded: %.1f ms\n", settings.model.c_str(), clock.milliseconds());
+    const std::string net = u2slim::find_net(settings.net, program);
+    u2slim::Segmenter segmenter(net, settings.options);
+    if (settings.time) std::printf("%s loaded: %.1f ms\n", net.c_str(), clock.milliseconds());
+    const bool has_classes = !segmenter.palette().empty();
+    if (has_classes && (settings.largest || settings.threshold))
+        throw Error("--largest and --threshold are for masks; this net tells classes apart: leave them out.");
     const fs::path output = settings.output;
     std::error_code code;
     fs::create_directories(output, code);
@@ -190,7 +228,6 @@ int run(const Settings& settings) {
     std::vector<fs::path> own;
     for (const char* kind : {"masks", "cutouts", "classes", "overlays"}) own.push_back(fs::weakly_canonical(output / kind));
     std::vector<u2slim::Job> jobs = u2slim::find_photos(settings.inputs, own);
-    const bool has_classes = !segmenter.palette().empty();
     std::vector<fs::path> results = {output / (has_classes ? "classes" : "masks")};
     if (settings.cutout) results.push_back(output / (has_classes ? "overlays" : "cutouts"));
     u2slim::spare_photos(jobs, results);
@@ -203,7 +240,7 @@ int run(const Settings& settings) {
             report(job.photo, error.what());
         }
     std::printf("%zu of %zu photos done with OpenCV %s (%s): %s\n", done, jobs.size(), CV_VERSION,
-                settings.options.backend == u2slim::Backend::cuda ? "CUDA" : "CPU", output.c_str());
+                settings.options.device == u2slim::Device::cuda ? "CUDA" : "CPU", output.c_str());
     return done == jobs.size() ? 0 : 1;
 }
 
@@ -213,7 +250,7 @@ int main(int count, char** words) try {
     const Settings settings = parse({words + 1, words + count});
     if (settings.help) return std::fputs(usage, stdout), 0;
     if (settings.version) return std::printf("u2slim %s with OpenCV %s\n", U2SLIM_VERSION, CV_VERSION), 0;
-    return run(settings);
+    return run(settings, words[0]);
 } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 2;

@@ -33,7 +33,7 @@ std::vector<char> read_model(const std::string& path) {
 void require_cuda() {
     if (cv::dnn::getAvailableTargets(cv::dnn::DNN_BACKEND_CUDA).empty())
         throw Error("OpenCV " CV_VERSION " has no CUDA in its dnn module here, or there is no GPU that it can use; "
-                    "docs/cuda.md says how to build one that has, or use the CPU: --backend cpu.");
+                    "docs/cuda.md says how to build one that has, or use the CPU: --device cpu.");
 }
 
 #if CV_VERSION_MAJOR >= 5
@@ -59,13 +59,13 @@ class TemporaryFile {
 };
 #endif
 
-cv::dnn::Net load(const std::string& bytes, Backend backend) {
+cv::dnn::Net load(const std::string& bytes, Device device) {
 #if CV_VERSION_MAJOR >= 5
     // The new engine runs on the CPU only, and only the path's overload heeds which one is asked for.
     // upstream: not reported as far as known (seen with OpenCV 5.0.0); drop when readNetFromONNX of bytes heeds it, too
-    if (backend == Backend::cuda) return cv::dnn::readNetFromONNX(TemporaryFile(bytes).path, cv::dnn::ENGINE_CLASSIC);
+    if (device == Device::cuda) return cv::dnn::readNetFromONNX(TemporaryFile(bytes).path, cv::dnn::ENGINE_CLASSIC);
 #else
-    (void)backend;
+    (void)device;
 #endif
     return cv::dnn::readNetFromONNX(bytes.data(), bytes.size());
 }
@@ -148,7 +148,7 @@ struct Segmenter::Net {
 };
 
 Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{}) {
-    if (options.backend == Backend::cuda) require_cuda();
+    if (options.device == Device::cuda) require_cuda();
     const std::vector<char> bytes = read_model(model);
     net->options = options;
     std::string plain;
@@ -161,8 +161,8 @@ Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{})
                     ". Export it again with export.py.");
     }
     try {
-        net->net = load(plain, options.backend);
-        if (options.backend == Backend::cuda) {
+        net->net = load(plain, options.device);
+        if (options.device == Device::cuda) {
             net->net.setPreferableBackend(cv::dnn::DNN_BACKEND_CUDA);
             net->net.setPreferableTarget(cv::dnn::DNN_TARGET_CUDA);
         }

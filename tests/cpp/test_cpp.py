@@ -101,19 +101,25 @@ def test_classes_and_their_colours_are_pythons(program, tmp_path, kind):
     photos = find_photos(tmp_path / "in")
     assert cut_all(Cutter(runner, tmp_path / "py"), "in", photos).done == 2
     golden = tmp_path / "py/classes"
-    options = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "out", "--cutout", "--compare", golden)
+    options = ("--net", tmp_path / "net.onnx", "-o", tmp_path / "out", "--compare", golden)
     status, printed, failed = program(tmp_path / "in", *options)
     assert status == 0, printed + failed
     same = np.asarray(Image.open(tmp_path / "out/classes/0.png")) == np.asarray(Image.open(golden / "0.png"))
     overlays = [np.asarray(Image.open(tmp_path / home / "overlays/0.png"))[same] for home in ("py", "out")]
     np.testing.assert_array_equal(*overlays)
     assert len(np.unique(np.asarray(Image.open(golden / "0.png")))) > 1, "several classes are compared"
+    options = ("--net", tmp_path / "net.onnx", "-o", tmp_path / "only")
+    assert program(tmp_path / "in", *options, "--mask", "only")[0] == 0
+    assert [path.name for path in (tmp_path / "only").iterdir()] == ["classes"]
+    for option in (["--largest"], ["--threshold", ".5"]):
+        status, _, failed = program(tmp_path / "in", *options, *option)
+        assert status == 2 and "this net tells classes apart" in failed
 
     model = onnx.load(tmp_path / "net.onnx")
     [entry] = [item for item in model.metadata_props if item.key == "u2slim.palette"]
     entry.value = "#000000"
     onnx.save(model, tmp_path / "odd.onnx")
-    status, _, failed = program(tmp_path / "in", "-m", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
+    status, _, failed = program(tmp_path / "in", "--net", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
     assert status == 2 and "another number of classes than of colours" in failed
 
 
@@ -154,8 +160,8 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
     write_kinds(tmp_path / "photos")
     outcome = cut_out(open_net("lite-dwsep").runner("torch"), tmp_path / "photos", tmp_path / "python")
     assert (outcome.done, outcome.failed) == (14, {})
-    arguments = (tmp_path / "photos", "-m", exported, "-o", tmp_path / "ours")
-    status, out, err = program(*arguments, "--cutout", "--time", "--compare", tmp_path / "python" / "masks")
+    arguments = (tmp_path / "photos", "--net", exported, "-o", tmp_path / "ours")
+    status, out, err = program(*arguments, "--time", "--compare", tmp_path / "python" / "masks")
     assert status == 0 and "14 of 14 photos done with OpenCV" in out and "loaded: " in out, out + err
     written = sorted(path.relative_to(tmp_path / "python") for path in (tmp_path / "python").rglob("*.png"))
     assert len(written) == 28
@@ -165,7 +171,7 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
     # OpenCV turns inks into colours with another rounding, which the net passes on to the mask.
     Image.fromarray(render(7, 3)[0]).convert("CMYK").save(tmp_path / "cmyk.jpg")
     cut_out(open_net("lite-dwsep").runner("torch"), tmp_path / "cmyk.jpg", tmp_path / "python")
-    assert program(tmp_path / "cmyk.jpg", *arguments[1:], "--cutout")[0] == 0
+    assert program(tmp_path / "cmyk.jpg", *arguments[1:])[0] == 0
     pair = (np.asarray(Image.open(tmp_path / home / "cutouts/cmyk.png")).astype(int) for home in ("ours", "python"))
     difference = abs(np.subtract(*pair)).reshape(-1, 4)
     assert (difference[:, :3] <= 1).mean() >= 0.999 and (difference[:, 3] <= 5).mean() >= 0.999
@@ -175,8 +181,98 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
         tmp_path / "photos" / "black.png", *arguments[1:], "--no-stretch", "--compare", tmp_path / "python" / "masks"
     )
     assert status == 1 and "the mask differs from" in err
-    status, out, _ = program(tmp_path / "ours", "-m", exported, "-o", tmp_path / "ours")
+    status, out, _ = program(tmp_path / "ours", "--net", exported, "-o", tmp_path / "ours")
     assert status == 1 and "0 of 1 photos done" in out
+
+
+def write_plain_net(path: Path, height: int, width: int) -> None:
+    """A net whose mask is the photo's red channel."""
+    node = helper.make_node("Conv", ["image", "red"], ["mask"], "conv", kernel_shape=[1, 1])
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [value_info("image", [1, 3, height, width])],
+        [value_info("mask", [1, 1, height, width])],
+        [helper.make_tensor("red", TensorProto.FLOAT, [1, 3, 1, 1], [1.0, 0.0, 0.0])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    plain = Preprocess(height, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), own_maximum=False).to_metadata()
+    helper.set_model_props(
+        model, {"u2slim.preprocess": "external"} | {f"u2slim.{key}": value for key, value in plain.items()}
+    )
+    onnx.save(model, path)
+
+
+def largest_part(mask: np.ndarray) -> np.ndarray:
+    count, labels = cv2.connectedComponents((mask > 0).astype(np.uint8), connectivity=8)
+    sizes = np.bincount(labels[mask >= 128], minlength=count)
+    return np.where(labels == sizes.argmax(), mask, 0) if sizes.any() else mask
+
+
+def test_the_largest_part_and_a_hard_mask_are_pythons_to_the_pixel(program, tmp_path):
+    height, width = 45, 64
+    write_plain_net(tmp_path / "net.onnx", height, width)
+    generator = np.random.default_rng(0)
+    masks = []
+    for index in range(24):  # of a few large blots to many small ones, soft at their rims
+        noise = cv2.GaussianBlur(generator.normal(size=(height, width)), (0, 0), 1 + index % 4)
+        masks.append((noise / noise.std() * 150 + 60 - 10 * (index // 4)).clip(0, 255).astype(np.uint8))
+    masks.append(np.minimum(masks[0], 127))  # nothing from 128 on
+    masks.append(np.zeros_like(masks[0]))
+    faint = np.zeros_like(masks[0])
+    faint[:20], faint[30:35, 10:15], faint[40:, 50:] = 127, 128, 255  # large but faint; 25 pixels; 70 pixels
+    touching = np.zeros_like(masks[0])
+    touching[5:10, 5:10], touching[10:14, 10:14], touching[20:26, 20:26] = 255, 1, 200  # by a corner; 25 < 36 pixels
+    equal = np.zeros_like(masks[0])
+    equal[3:6, 40:43], equal[20:23, 4:7] = 200, 255
+    masks += [faint, touching, equal]
+    (tmp_path / "photos").mkdir()
+    for index, mask in enumerate(masks):
+        Image.fromarray(np.dstack([mask, mask // 2, 255 - mask])).save(tmp_path / "photos" / f"{index:02}.png")
+
+    def made(*options: str) -> list[np.ndarray]:
+        output = tmp_path / "-".join(("out", *options))
+        words = ("--net", tmp_path / "net.onnx", "-o", output, "--no-stretch", *options)
+        status, out, err = program(tmp_path / "photos", *words)
+        assert status == 0, out + err
+        found = [np.asarray(Image.open(path)) for path in sorted((output / "masks").iterdir())]
+        if "only" not in options:
+            cutouts = [np.asarray(Image.open(path)) for path in sorted((output / "cutouts").iterdir())]
+            np.testing.assert_array_equal([cutout[..., 3] for cutout in cutouts], found)
+        assert (output / "cutouts").exists() == ("only" not in options)
+        return found
+
+    np.testing.assert_array_equal(made(), masks)
+    largest = [largest_part(mask) for mask in masks]
+    assert sum((one != other).any() for one, other in zip(masks, largest, strict=True)) > 20
+    np.testing.assert_array_equal(made("--largest", "--mask", "also"), largest)
+    for threshold in ("0", "0.25", ".5", "0.6", "7e-1", "1"):
+        hard = [np.where(mask >= float(threshold) * 255, 255, 0) for mask in masks]
+        np.testing.assert_array_equal(made("--threshold", threshold, "--mask", "only"), hard)
+    hard = [np.where(mask >= 0.1 * 255, 255, 0) for mask in largest]
+    np.testing.assert_array_equal(made("--threshold=0.1", "--largest", "--mask", "only"), hard)
+
+
+def test_a_net_by_name_is_looked_for_in_folders_of_nets(build, small, tmp_path):
+    Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
+    home = tmp_path / "home"
+    (home / "bin").mkdir(parents=True)
+    shutil.copy(build / "u2slim", home / "bin")
+
+    def status(**variables: str) -> int:
+        words = [home / "bin/u2slim", "photo.png", "--net", "tiny", "-o", "out", "--mask", "only"]
+        return subprocess.run(words, cwd=tmp_path, env=os.environ | variables, capture_output=True).returncode
+
+    assert status() == 2
+    for folder in (home / "bin", home / "bin/nets", home / "nets"):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(small, folder / "tiny.onnx")
+        assert status() == 0
+        (folder / "tiny.onnx").unlink()
+    shutil.copy(small, tmp_path / "tiny.onnx")
+    assert status() == 2 and status(U2SLIM_NETS=str(tmp_path)) == 0
+    (tmp_path / "tiny.onnx").rename(tmp_path / "tiny")
+    assert status() == 0, "a file of that name comes first"
 
 
 @pytest.fixture
@@ -189,7 +285,7 @@ def as_in_onnxruntime(program, tmp_path):
     def call(net: Path, other: Path | None = None) -> None:
         python, ours = tmp_path / "python" / net.stem, tmp_path / "ours" / net.stem
         cut_out(onnx_runner(other or net, "onnxruntime"), tmp_path / "photos", python)
-        status, out, err = program(tmp_path / "photos", "-m", net, "-o", ours, "--compare", python / "masks")
+        status, out, err = program(tmp_path / "photos", "--net", net, "-o", ours, "--compare", python / "masks")
         assert status == 0 and "2 of 2 photos done" in out, out + err
 
     return call
@@ -270,7 +366,7 @@ def test_a_file_says_how_its_input_is_normalised(program, small, tmp_path):
         python = tmp_path / f"python-{net.stem}"
         cut_out(onnx_runner(net, "onnxruntime"), tmp_path / "dark.png", python)
         masks.append(np.asarray(Image.open(python / "masks/dark.png")).astype(int))
-        status, out, err = program(tmp_path / "dark.png", "-m", net, "-o", tmp_path, "--compare", python / "masks")
+        status, out, err = program(tmp_path / "dark.png", "--net", net, "-o", tmp_path, "--compare", python / "masks")
         assert status == 0, out + err
     assert np.abs(np.subtract(*masks)).max() > 5, "the normalisation is felt"
 
@@ -279,7 +375,7 @@ def test_a_file_says_how_its_input_is_normalised(program, small, tmp_path):
         [entry] = [item for item in model.metadata_props if item.key == f"u2slim.{key}"]
         entry.value = value
         onnx.save(model, tmp_path / "odd.onnx")
-        status, _, err = program(tmp_path / "dark.png", "-m", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
+        status, _, err = program(tmp_path / "dark.png", "--net", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
         assert status == 2 and "odd.onnx is not an ONNX net" in err and "its input" in err
         with pytest.raises(UserError, match="odd.onnx does not say how its input is normalised"):
             onnx_runner(tmp_path / "odd.onnx", "onnxruntime")
@@ -320,7 +416,7 @@ def test_photos_that_cannot_be_read_are_named_and_the_others_done(program, small
         "float.tif": "32-bit, signed or floating-point pixels",
         "bomb.bmp": "pixels are too many",
     }
-    status, out, err = program(folder, tmp_path / "absent.jpg", "-m", small, "-o", tmp_path / "out")
+    status, out, err = program(folder, tmp_path / "absent.jpg", "--net", small, "-o", tmp_path / "out")
     assert status == 1 and f"2 of {3 + len(reasons)} photos done" in out, out + err
     for name, reason in reasons.items():
         assert any(f"{name}" in line and reason in line for line in err.splitlines()), (name, err)
@@ -331,16 +427,16 @@ def test_photos_that_cannot_be_read_are_named_and_the_others_done(program, small
     # Two photos of one name, from two folders: no result overwrites another.
     (tmp_path / "other").mkdir()
     photo.save(tmp_path / "other" / "good.jpg")
-    words = (folder / "good.jpg", tmp_path / "other" / "good.jpg", "-m", small, "-o", tmp_path / "two")
+    words = (folder / "good.jpg", tmp_path / "other" / "good.jpg", "--net", small, "-o", tmp_path / "two")
     status, out, err = program(*words)
     assert status == 1 and "1 of 2" in out and "would overwrite" in err
     (tmp_path / "file").touch()
-    assert program(folder / "good.jpg", "-m", small, "-o", tmp_path / "file")[0] == 2
+    assert program(folder / "good.jpg", "--net", small, "-o", tmp_path / "file")[0] == 2
 
     # Nor a result a photo.
     photo.save(tmp_path / "out" / "masks" / "mine.png")
     before = (tmp_path / "out" / "masks" / "mine.png").read_bytes()
-    status, out, err = program(tmp_path / "out" / "masks", "-m", small, "-o", tmp_path / "out")
+    status, out, err = program(tmp_path / "out" / "masks", "--net", small, "-o", tmp_path / "out")
     assert status == 1 and "0 of 3" in out and err.count("would overwrite a photo") == 3
     assert (tmp_path / "out" / "masks" / "mine.png").read_bytes() == before
 
@@ -431,7 +527,7 @@ def test_models_that_are_not_ours_are_refused_before_any_photo(program, tmp_path
     Image.new("RGB", (32, 32), "red").save(tmp_path / "photo.png")
     for name, (data, reason) in NOT_OURS.items():
         (tmp_path / "net.onnx").write_bytes(data)
-        status, out, err = program(tmp_path / "photo.png", "-m", tmp_path / "net.onnx", "-o", tmp_path / "out")
+        status, out, err = program(tmp_path / "photo.png", "--net", tmp_path / "net.onnx", "-o", tmp_path / "out")
         assert status == 2 and reason in err and "net.onnx is not an ONNX net" in err and not out, (name, err)
         assert not (tmp_path / "out").exists()
 
@@ -441,7 +537,7 @@ def test_models_that_are_not_ours_are_refused_before_any_photo(program, tmp_path
         model.graph.initializer[1].float_data[:] = [1e6] * 4
 
     (tmp_path / "net.onnx").write_bytes(changed(square))
-    status, out, err = program(tmp_path / "photo.png", "-m", tmp_path / "net.onnx", "-o", tmp_path / "out")
+    status, out, err = program(tmp_path / "photo.png", "--net", tmp_path / "net.onnx", "-o", tmp_path / "out")
     assert status == 2 and "needs a sigmoid" in err
 
 
@@ -456,7 +552,7 @@ def test_a_net_of_another_project_is_taken_by_its_first_output(program, tmp_path
     Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
     runner = onnx_runner(tmp_path / "net.onnx", "onnxruntime")
     cut_out(runner, tmp_path / "photo.png", tmp_path / "python")
-    words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
+    words = ("--net", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
     status, out, err = program(tmp_path / "photo.png", *words)
     assert status == 0, out + err
 
@@ -474,31 +570,41 @@ def test_an_isnet_of_another_project_gets_its_own_normalisation(program, tmp_pat
     onnx.save(model, tmp_path / "net.onnx")
     Image.fromarray(render(7, 0)[0] // 2).save(tmp_path / "photo.png")
     cut_out(net_runner(net, 64), tmp_path / "photo.png", tmp_path / "python")
-    words = ("-m", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
+    words = ("--net", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
     status, out, err = program(tmp_path / "photo.png", *words)
     assert status == 0, out + err
 
 
 def test_what_is_wrong_with_a_command_is_said(program, small, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
-    full = (tmp_path / "photo.png", "-m", small, "-o", tmp_path / "out")
+    full = (tmp_path / "photo.png", "--net", small, "-o", tmp_path / "out")
     for words, reason in {
         (): "Say what to cut out",
-        full[:1]: "-m MODEL.onnx",
+        full[:1]: "--net FILE",
         full[:3]: "-o DIR",
         (*full, "--nonsense"): "--nonsense is not known",
         (*full, "--threads", "0"): "--threads takes a number",
-        (*full, "--backend=tpu"): "choose cpu or cuda",
-        (*full, "-m"): "-m needs a value",
-        (*full, "-m", tmp_path / "absent.onnx"): "No model at",
-        (*full, "-m", tmp_path): "is a folder",
-        (*full, "--backend", "cuda"): "docs/cuda.md",
+        (*full, "--device=tpu"): "choose cpu or cuda",
+        (*full, "--mask", "none"): "choose also or only",
+        (*full, "--threshold", "1.5"): "--threshold takes a number from 0 to 1, not 1.5",
+        (*full, "--threshold", "-.1"): "--threshold takes a number",
+        (*full, "--threshold", "nan"): "--threshold takes a number",
+        (*full, "--threshold="): "--threshold takes a number",
+        (*full, "--net"): "--net needs a value",
+        (*full, "--net", tmp_path / "absent.onnx"): "No model at",
+        (*full, "--net", "absent"): "no absent.onnx beside the program",
+        (*full, "--net", tmp_path): "is a folder",
+        (*full[:1], "-m", small): "-m is now --net",
+        (*full[:1], f"--model={small}"): "--model is now --net",
+        (*full, "--backend", "cpu"): "--backend is now --device",
+        (*full, "--cutout"): "--mask only for masks alone",
+        (*full, "--device", "cuda"): "docs/cuda.md",
     }.items():
         if reason == "docs/cuda.md" and Path("/dev/nvidia0").exists():
             continue
         status, out, err = program(*words)
         assert status == 2 and reason in err and not out, (words, out, err)
-    assert program("--help")[0] == 0 and "--cutout" in program("--help")[1]
+    assert program("--help")[0] == 0 and "--mask" in program("--help")[1]
     assert re.match(r"u2slim \d+\.\d+\.\d+ with OpenCV [45]\.", program("--version")[1])
     assert program(*full, "--threads=1", "--")[0] == 0
 
@@ -512,5 +618,5 @@ def test_the_example_of_the_docs_builds_against_an_installed_library(build, smal
     shell("cmake", "--build", tmp_path / "b")
     Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
     shell(tmp_path / "b" / "example", small, tmp_path / "photo.png", tmp_path / "mask.png")
-    shell(tmp_path / "prefix" / "bin" / "u2slim", tmp_path / "photo.png", "-m", small, "-o", tmp_path)
+    shell(tmp_path / "prefix" / "bin" / "u2slim", tmp_path / "photo.png", "--net", small, "-o", tmp_path)
     assert (np.asarray(Image.open(tmp_path / "mask.png")) == np.asarray(Image.open(tmp_path / "masks/photo.png"))).all()

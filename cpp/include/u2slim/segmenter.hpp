@@ -20,10 +20,10 @@ class Error : public std::runtime_error {
 
 using Colour = std::array<std::uint8_t, 3>;  // RGB
 
-enum class Backend { cpu, cuda };
+enum class Device { cpu, cuda };
 
 struct Options {
-    Backend backend = Backend::cpu;
+    Device device = Device::cpu;
     // Stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does.
     bool stretch = true;
 };
@@ -32,7 +32,7 @@ struct Options {
 class Segmenter {
   public:
     // Loads an ONNX file: one of ours, or one of the ecosystem's kind (ImageNet-normalised input, first output).
-    // Throws Error for a file that is missing, damaged, hostile or not such a net, and where the backend is not there.
+    // Throws Error for a file that is missing, damaged, hostile or not such a net, and where the device is not there.
     explicit Segmenter(const std::string& model, Options options = {});
     ~Segmenter();
     Segmenter(Segmenter&&) noexcept;
