@@ -17,26 +17,15 @@ import torch
 from loky import cpu_count
 from PIL import Image
 
+from benchmarks.processes import SIZES, generate
 from u2slim.cutout.batch import cut_all
 from u2slim.cutout.cutter import Cutter
-from u2slim.data.sample import render
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_gray, read_image
 from u2slim.images.write import write_image
 from u2slim.runtime import ONNX_RUNTIMES
 from u2slim.runtime.runner import threads_each
 from u2slim.zoo import open_net
-
-SIZES = {"0.12": (300, 400), "2": (1200, 1600), "12": (3000, 4000)}
-
-
-def generate(folder: Path, megapixels: str, count: int) -> None:
-    """Photos of a size, with a camera's noise: without it they are smaller and faster than any photo."""
-    height, width = SIZES[megapixels]
-    for index in range(count):
-        image = cv2.resize(render(0, index)[0], (width, height), interpolation=cv2.INTER_CUBIC)
-        noise = np.random.default_rng(index).normal(0, 3, image.shape)
-        Image.fromarray((image + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{index}.jpg", quality=92)
 
 
 def pillow_png(path: Path, pixels: np.ndarray) -> None:
@@ -80,7 +69,6 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 source = options.photos or Path(folder, "photos")
                 if options.photos is None:
-                    source.mkdir()
                     generate(source, megapixels, options.count)
                 photos = find_photos(source)[: options.count]
                 cutters = [

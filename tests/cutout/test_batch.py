@@ -342,3 +342,44 @@ def test_guided_edges_are_the_photos_and_colours_the_subjects():
     edge = (matte > 0.1) & (matte < 0.9)
     assert np.abs(colours - (200, 40, 40))[edge].mean() < 5 < 50 < np.abs(mixed - (200, 40, 40))[edge].mean()
     np.testing.assert_array_equal(colours[matte == 1], mixed[matte == 1])
+
+
+def test_a_photo_that_makes_a_runtime_throw_is_one_line(nets, tmp_path):
+    source = photos_in(tmp_path / "photos", 3)
+    runner = nets["opencv"]("opencv")
+    infer = runner.run
+
+    def run_or_throw(blob):
+        if np.array_equal(blob, runner.blob(runner.resized(read_image(source / "1.jpg")))):
+            raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION :\n out of memory")
+        return infer(blob)
+
+    runner.run = run_or_throw
+    outcome = cut_all(Cutter(runner, tmp_path / "cut"), str(source), find_photos(source), workers=2)
+    assert outcome.done == 2
+    assert outcome.failed == {
+        str(
+            source / "1.jpg"
+        ): f"{source}/1.jpg: RuntimeError: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : out of memory"
+    }
+    assert sorted(written(tmp_path / "cut")) == ["cutouts/0.png", "cutouts/2.png", "masks/0.png", "masks/2.png"]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    source = photos_in(tmp_path / "photos", 1)
+    for index in range(1, 200):
+        (source / f"{index}.jpg").symlink_to(source / "0.jpg")
+    options = ("-o", "cut", "--net", "lite-dwsep", "--runtime", "opencv")
+    command = [sys.executable, "-m", "u2slim.app.main", "cut", "photos", *options]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | THREADS, stdout=-3, stderr=-3)
+    wait_for(lambda: len(list(tmp_path.glob("cut/cutouts/*.png"))) > 3 or process.poll() is not None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    for path in tmp_path.glob("cut/*/[0-9]*.png"):
+        Image.open(path).load()  # whole
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cut/cutouts/*.png")}
+    for index in range(20, 200):
+        (source / f"{index}.jpg").unlink()
+    left = {path for path in before if int(path.stem) < 20}
+    assert f"20 of 20 photos done with opencv: cut ({len(left)} skipped" in cut("photos", *options, cwd=tmp_path)
+    assert all(path.stat().st_mtime_ns == before[path] for path in left)

@@ -1,0 +1,354 @@
+"""`u2slim cut` as people type it: where results go, what they look like, and every way in gives the same mask."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+import u2slim
+from tests.conftest import REPO, THREADS
+from u2slim.app.main import main
+from u2slim.data.sample import render
+from u2slim.images.masks import hard, largest_part, subject_box, to_8bit
+from u2slim.runtime.onnx_reader import read_graph
+from u2slim.zoo import SHIPPED, open_net
+
+NET = ("--net", "lite-dwsep")
+
+
+@pytest.fixture
+def photo(tmp_path: Path, monkeypatch) -> Path:
+    """A photo in the working folder, which the commands are given as `photo.jpg`."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(render(3, 1)[0]).save("photo.jpg", quality=95)
+    return tmp_path / "photo.jpg"
+
+
+def cut(*words: object, status: int = 0) -> None:
+    assert main(["cut", *map(str, words), *NET]) == status
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def piped(*words: str, given: bytes = b"") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "u2slim.app.main", "cut", *words, *NET]
+    env = os.environ | THREADS | {"PYTHONPATH": str(REPO / "src")}
+    return subprocess.run(command, input=given, capture_output=True, env=env, check=False)
+
+
+def test_every_way_in_gives_the_same_bits(photo):
+    """There is one function: as a file, its bytes, a picture of Pillow's, an array in either order, or a pipe."""
+    image = pixels(photo)
+    expected = to_8bit(open_net("lite-dwsep").runner()(image))
+    assert np.ptp(expected) > 200
+    net = u2slim.Segmenter("lite-dwsep")
+    with Image.open(photo) as opened:
+        ways = [photo, str(photo), photo.read_bytes(), opened, image]
+        for way in ways:
+            np.testing.assert_array_equal(u2slim.cut_out(way, net).mask, expected)
+            np.testing.assert_array_equal(to_8bit(net(way)), expected)
+        for mask in net(ways):
+            np.testing.assert_array_equal(to_8bit(mask), expected)
+    bgr = u2slim.cut_out(image[..., ::-1], "lite-dwsep", bgr=True)
+    np.testing.assert_array_equal(bgr.rgba, np.dstack([image, expected]))
+    cut("photo.jpg", "--mask", "also")
+    np.testing.assert_array_equal(pixels("photo-mask.png"), expected)
+    np.testing.assert_array_equal(pixels("photo-cut.png"), np.dstack([image, expected]))
+    done = piped("-", given=photo.read_bytes())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == Path("photo-cut.png").read_bytes()
+    assert piped("-", "--mask", "only", given=photo.read_bytes()).stdout == Path("photo-mask.png").read_bytes()
+    assert piped("photo.jpg", "-o", "-").stdout == Path("photo-cut.png").read_bytes()
+
+
+def test_arrays_of_other_kinds(photo):
+    image = pixels(photo)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    net = u2slim.Segmenter("lite-dwsep")
+    np.testing.assert_array_equal(net(gray), net(np.dstack([gray] * 3)))
+    np.testing.assert_array_equal(net(gray[..., None]), net(gray))
+    clear = np.dstack([image, np.zeros(image.shape[:2], np.uint8)])
+    assert u2slim.cut_out(clear, net).alpha.max() == 0
+    for wrong in (image.astype(np.float32), image[..., :2], image[:0], np.zeros(3, np.uint8)):
+        with pytest.raises(u2slim.UserError, match=r"An array must be \(H, W, 3\) uint8"):
+            net(wrong)
+    with pytest.raises(u2slim.UserError, match="the photo is empty"):
+        net(b"")
+
+
+def test_the_package_knows_its_files_as_reading_tells_them():
+    for net in SHIPPED.values():
+        known, read = net.graph(), read_graph(net.onnx)
+        assert known.proved and not read.proved
+        assert known.__dict__ | {"proved": False} == read.__dict__
+
+
+def test_one_photo_needs_few_modules(photo):
+    """Each of these takes longer to import than a photo to decode."""
+    script = (
+        "import sys; from u2slim.app.main import main; main(['cut', 'photo.jpg']); "
+        "print(*{'onnx', 'rich', 'loky', 'torch', 'requests', 'watchfiles', 'shtab', 'pymatting'} & {*sys.modules})"
+    )
+    env = os.environ | {"PYTHONPATH": str(REPO / "src")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=env, check=True, text=True)
+    assert done.stdout.splitlines() == ["1 of 1 photo done with opencv: photo-cut.png", ""]
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode", "kind"),
+    [
+        ("png", "RGBA", "PNG"),
+        ("webp", "RGBA", "WEBP"),
+        ("jpg", "RGB", "JPEG"),
+        ("tif", "RGBA", "TIFF"),
+        ("avif", "RGBA", "AVIF"),
+    ],
+)
+def test_formats(photo, ending, mode, kind):
+    if kind == "AVIF" and ".avif" not in Image.registered_extensions():
+        pytest.skip("this Pillow is built without AVIF")
+    cut("photo.jpg", "-o", f"a.{ending}")
+    cut("photo.jpg", "-o", "album", "--format", kind.lower())
+    for path in (f"a.{ending}", f"album/cutouts/photo.{ending}"):
+        with Image.open(path) as image:
+            assert (image.mode, image.format, image.size) == (mode, kind, Image.open(photo).size)
+    assert Path("album/masks/photo.png").is_file(), "masks beside cut-outs lose nothing"
+    expected = u2slim.cut_out(photo, "lite-dwsep")
+    if kind == "JPEG":
+        assert np.abs(pixels("a.jpg").astype(int) - expected.on("white")).mean() < 2
+        return
+    alpha = pixels(f"a.{ending}")[..., 3].astype(int)
+    assert np.abs(alpha - expected.alpha).mean() < 2
+    cut("photo.jpg", "-o", f"m.{ending}", "--mask", "only")
+    mask = pixels(f"m.{ending}")
+    assert np.abs((mask if mask.ndim == 2 else mask[..., 0]).astype(int) - expected.mask).mean() < 2
+
+
+def test_backgrounds(photo):
+    result = u2slim.cut_out(photo, "lite-dwsep")
+    image, weight = pixels(photo).astype(float), result.alpha[..., None] / 255
+    colour = np.full_like(image, (0, 128, 255))
+    cut("photo.jpg", "-o", "colour.png", "--background", "#0080ff")
+    np.testing.assert_allclose(pixels("colour.png"), image * weight + colour * (1 - weight), atol=0.51)
+    height, width = image.shape[:2]
+    ground = np.zeros((height // 2, 3 * width, 3), np.uint8)  # twice as large, its middle third would fit
+    ground[:, width : 2 * width] = 200
+    ground[:, : width // 2] = 255
+    Image.fromarray(ground).save("ground.png")
+    cut("photo.jpg", "-o", "picture.png", "--background", "ground.png")
+    shown = pixels("picture.png")
+    assert shown.shape == image.shape
+    np.testing.assert_allclose(shown, image * weight + 200 * (1 - weight), atol=1)
+    cut("photo.jpg", "-o", "blur.png", "--background", "blur")
+    blurred = pixels("blur.png")
+    inside, outside = result.alpha == 255, result.alpha == 0
+    np.testing.assert_array_equal(blurred[inside], pixels(photo)[inside])
+
+    def rough(x):
+        return np.abs(cv2.Laplacian(x.astype(np.float32), cv2.CV_32F))[outside].mean()
+
+    assert rough(blurred) < rough(pixels(photo)) / 2
+    np.testing.assert_array_equal(blurred, result.on("blur"))
+    assert main(["cut", "photo.jpg", "-o", "x.png", "--background", "nowhere.png"]) == 1
+
+
+def test_the_subjects_colours_do_not_run_into_a_blurred_background():
+    photo = np.full((200, 300, 3), (0, 0, 255), np.uint8)
+    alpha = np.zeros((200, 300), np.uint8)
+    photo[50:150, 100:200], alpha[50:150, 100:200] = (255, 0, 0), 255
+    from u2slim.cutout.backgrounds import Blur
+
+    assert Blur()(photo, alpha)[alpha == 0][:, 0].max() < 16
+
+
+def test_crop_leaves_the_subject_and_its_margin(photo):
+    result = u2slim.cut_out(photo, "lite-dwsep")
+    left, top, right, bottom = subject_box(result.alpha)
+    assert 0 < left < right and result.box == (left, top, right, bottom)
+    cut("--crop", "photo.jpg", "-o", "a.png")
+    np.testing.assert_array_equal(pixels("a.png"), result.rgba[top:bottom, left:right])
+    cut("photo.jpg", "-o", "b.png", "--crop", "7", "--mask", "also")
+    window = slice(max(0, top - 7), bottom + 7), slice(max(0, left - 7), right + 7)
+    np.testing.assert_array_equal(pixels("b.png"), result.rgba[window])
+    np.testing.assert_array_equal(pixels("b-mask.png"), result.mask[window])
+    np.testing.assert_array_equal(result.cropped(7).rgba, result.rgba[window])
+    cut("photo.jpg", "-o", "c.png", "--crop", "50%")
+    margin = round(0.5 * max(right - left, bottom - top))
+    window = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+    np.testing.assert_array_equal(pixels("c.png"), result.rgba[window])
+
+
+def test_masks_are_made_hard_and_rid_of_smaller_parts(photo):
+    mask = u2slim.cut_out(photo, "lite-dwsep").mask
+    cut("photo.jpg", "-o", "hard.png", "--mask", "only", "--threshold", "0.3")
+    np.testing.assert_array_equal(pixels("hard.png"), np.where(mask >= 76.5, 255, 0))
+    parts = np.zeros((20, 40), np.uint8)
+    parts[2:6, 2:6], parts[10:19, 10:19], parts[10:19, 19] = 255, 200, 5
+    parts[0, :] = 90
+    expected = np.where(np.arange(40) < 8, 0, parts)
+    expected[0] = 0
+    np.testing.assert_array_equal(largest_part(parts), expected)
+    np.testing.assert_array_equal(largest_part(parts // 4), parts // 4)
+    np.testing.assert_array_equal(hard(expected, 1.0), 0)
+    cut("photo.jpg", "-o", "largest.png", "--mask", "only", "--largest")
+    np.testing.assert_array_equal(pixels("largest.png"), largest_part(mask))
+
+
+def test_a_border_is_laid_round_the_photo_and_cut_off_again(photo):
+    image = pixels(photo)
+    pad = round(0.2 * max(image.shape))
+    padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    expected = to_8bit(open_net("lite-dwsep").runner()(padded))[pad:-pad, pad:-pad]
+    cut("photo.jpg", "-o", "b.png", "--mask", "only", "--border", "20")
+    np.testing.assert_array_equal(pixels("b.png"), expected)
+
+
+def test_what_photos_carry(photo):
+    image = Image.open(photo)
+    exif, profile = Image.Exif(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    image.save("turned.jpg", exif=exif, icc_profile=profile, dpi=(300, 300))
+    for ending in ("png", "webp", "jpg", "tif", "avif"):
+        keep = "exif,icc" if ending in ("webp", "avif") else "exif,icc,dpi"
+        cut("turned.jpg", "-o", f"all.{ending}", "--keep", keep)
+        with Image.open(f"all.{ending}") as made:
+            assert made.size == image.size[::-1], "upright"
+            assert made.getexif().get(0x010F) == "a camera" and made.getexif().get(0x0112, 1) == 1
+            assert made.info["icc_profile"] == profile
+            if "dpi" in keep:
+                assert made.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    cut("turned.jpg", "-o", "usual.png", "--mask", "also")
+    with Image.open("usual.png") as made, Image.open("usual-mask.png") as mask:
+        assert made.info["icc_profile"] == profile and not made.getexif()
+        assert not mask.info.get("icc_profile")
+    cut("turned.jpg", "-o", "none.png", "--keep", "none")
+    with Image.open("none.png") as made:
+        assert not made.info and not made.getexif()
+    image.convert("CMYK").save("print.jpg", icc_profile=profile[:16] + b"CMYK" + profile[20:])
+    cut("print.jpg", "-o", "print.png")
+    with Image.open("print.png") as made:
+        assert "icc_profile" not in made.info, "the result is RGB"
+
+
+def test_colours_are_turned_into_srgbs(photo):
+    wide = ImageCms.ImageCmsProfile(io.BytesIO(_wide_gamut()))
+    Image.open(photo).save("wide.png", icc_profile=wide.tobytes())
+    expected = ImageCms.profileToProfile(Image.open("wide.png"), wide, ImageCms.createProfile("sRGB"))
+    assert np.abs(np.asarray(expected).astype(int) - pixels("wide.png")).max() > 20
+    cut("wide.png", "-o", "srgb.png", "--srgb")
+    np.testing.assert_array_equal(pixels("srgb.png")[..., :3], np.asarray(expected))
+    assert "icc_profile" not in Image.open("srgb.png").info
+    Image.open(photo).save("odd.png", icc_profile=b"\0" * 200)
+    cut("odd.png", "-o", "x.png", "--srgb", status=1)
+
+
+def _wide_gamut() -> bytes:
+    """An sRGB profile whose red and green have changed places."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {
+        bytes(profile[start : start + 4]): start
+        for start in range(132, 132 + 12 * int.from_bytes(profile[128:132]), 12)
+    }
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
+        profile[green + 4 : green + 12],
+        profile[red + 4 : red + 12],
+    )
+    return bytes(profile)
+
+
+def test_json_tells_of_each_photo(photo, capsys):
+    Path("album").mkdir()
+    Path("album/a.jpg").write_bytes(photo.read_bytes())
+    Path("album/broken.jpg").write_bytes(photo.read_bytes()[:900])
+    cut("album", "-o", "out", "--json", status=1)
+    printed = capsys.readouterr()
+    told = {line["photo"]: line for line in map(json.loads, printed.out.splitlines())}
+    assert set(told) == {"album/a.jpg", "album/broken.jpg"}
+    assert "truncated" in told["album/broken.jpg"]["error"]
+    result = u2slim.cut_out(photo, "lite-dwsep")
+    facts = told["album/a.jpg"]
+    assert facts["files"] == ["out/masks/a.png", "out/cutouts/a.png"]
+    assert facts["box"] == list(result.box)
+    assert facts["share"] == pytest.approx(result.alpha.mean() / 255, abs=1e-4)
+    assert 0.5 < facts["confidence"] <= 1 and 0 < facts["seconds"] < 60
+    assert "1 of 2 photos done" in printed.err
+
+
+def test_places(photo, capsys):
+    """OUT is what it is, or else what its name says; and results beside photos are no photos."""
+    Path("x").mkdir()
+    Path("x/photo.jpg").write_bytes(photo.read_bytes())
+    cut("photo.jpg", "x/photo.jpg")
+    cut("*.jpg", "x")
+    cut("photo.jpg", "photo-cut.png", "x/*", "--format", "webp")
+    names = {path.as_posix() for path in Path().rglob("*.*")}
+    assert names == {f"{folder}photo{end}" for folder in ("", "x/") for end in (".jpg", "-cut.png", "-cut.webp")}
+    Path("photo.png").write_bytes(Path("photo-cut.png").read_bytes())
+    cut("photo.jpg", "photo.png", "-o", "both")
+    assert sorted(path.name for path in Path("both/masks").iterdir()) == ["photo.jpg.png", "photo.png.png"]
+    cut("photo.jpg", "-o", "results.v2/")
+    cut("x", "-o", "results.v3")
+    assert Path("results.v2/cutouts/photo.png").is_file() and Path("results.v3/cutouts/photo.png").is_file()
+    Path("dir.png").mkdir()
+    cut("photo.jpg", "-o", "dir.png")
+    assert Path("dir.png/cutouts/photo.png").is_file()
+    for words, sentence in {
+        ("photo.jpg", "-o", "results.v4"): "could be a file or a folder",
+        ("photo.jpg", "photo.png", "-o", "a.png"): "a.png is one file for 2 photos",
+        ("photo.jpg", "x/photo.jpg", "-o", "a"): "would both become photo",
+        ("photo.jpg", "-o", "a.webp", "--format", "png"): "a.webp is no png file",
+        ("nothing*.jpg",): "No photo or folder matches nothing*.jpg",
+        ("photo.jpg", "-o", "a.webp", "--keep", "dpi"): "webp files have no place for dpi",
+        ("photo.jpg", "--mask", "only", "--background", "red"): "--background is for cut-outs",
+        ("photo.jpg", "--background", "reddish"): "reddish is no background",
+        ("-", "photo.jpg"): "A pipe takes one photo",
+        ("-", "-o", "folder"): "folder is a folder",
+        ("-", "--mask", "also"): "A pipe has room for one picture",
+        ("-", "--json"): "would both go to standard output",
+    }.items():
+        capsys.readouterr()
+        cut(*words, status=1)
+        assert sentence in capsys.readouterr().err, words
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--threshold", "2"), "2: give a number from 0 to 1"),
+        (("--border", "-5"), "give a number of per cent"),
+        (("--crop=wide",), "wide: give a margin in pixels"),
+        (("--keep", "gps"), "gps: give some of exif, icc, dpi"),
+        (("--format", "gif"), "invalid choice: 'gif'"),
+    ],
+)
+def test_wrong_values(photo, capsys, words, sentence):
+    with pytest.raises(SystemExit) as status:
+        main(["cut", "photo.jpg", *words])
+    assert status.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["opencv", "onnxruntime", "openvino", "torch"])
+def test_a_device_that_is_not_there_is_named(photo, capsys, runtime):
+    if runtime != "opencv":
+        pytest.importorskip(runtime)
+    cut("photo.jpg", "--runtime", runtime, "--device", "npu7", status=1)
+    assert f"{runtime} has no device npu7 here" in capsys.readouterr().err
+
+
+def test_pipes_refuse_what_is_no_photo():
+    done = piped("-", given=b"a letter")
+    assert done.returncode == 1 and done.stdout == b""
+    assert done.stderr.decode().strip() == (
+        "u2slim: standard input cannot be read (not an image of a known kind); replace or remove it."
+    )
