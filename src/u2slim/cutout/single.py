@@ -19,7 +19,8 @@ class Style:
     """How a mask and a cut-out are made of what a net sees, in the order of the arguments.
 
     Args:
-        border: of the photo's own edge pixels, laid round it before the net, as a part of the longer side.
+        border: of the mean colour of the photo's edge, laid round it for the net, as a part of the longer side; for
+            close-ups, and for nothing else (docs/cut.md).
         refine: brings the mask's edges to the photo's.
         largest: keep only the mask's largest connected part.
         threshold: make the mask 0 and 255 by it, in 0..1.
@@ -150,7 +151,9 @@ def _soft_mask(runner: Runner, image_HW3: np.ndarray, border: float) -> tuple[np
     height, width = image_HW3.shape[:2]
     pad = round(border * max(height, width))
     if pad:
-        image_HW3 = cv2.copyMakeBorder(image_HW3, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        edge = np.concatenate([image_HW3[0], image_HW3[-1], image_HW3[:, 0], image_HW3[:, -1]])
+        colour = edge.mean(0).round().tolist()
+        image_HW3 = cv2.copyMakeBorder(image_HW3, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=colour)
     small = runner.small_mask(image_HW3)
     inside = minmax(small) >= 0.5
     confidence = float(small[inside].mean()) if inside.any() else 0.0
