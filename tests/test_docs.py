@@ -1,5 +1,7 @@
 """What the documentation names is there: files behind links, commands, options, settings, and what installs them."""
 
+import doctest
+import importlib
 import re
 import shlex
 import tomllib
@@ -11,10 +13,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 from tests.conftest import REPO
 from u2slim.app import main as app
 from u2slim.cli import prepare_hydra
+from u2slim.data.sample import render
 
 PAGES = [REPO / name for name in ("README.md", "CONTRIBUTING.md", "weights/README.md", "src/u2slim/nets/README.md")]
 PAGES += sorted((REPO / "docs").glob("*.md"))
@@ -51,7 +55,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def spoken(page: Path) -> Iterator[list[str]]:
     """The same of the commands within sentences."""
-    return (shlex.split(text) for text in quoted(page) if re.match(r"(python|u2slim cut|make) ", text))
+    return (shlex.split(text) for text in quoted(page) if re.match(r"(python|u2slim [a-z]+|make) ", text))
 
 
 def ids(page: Path) -> str:
@@ -80,7 +84,7 @@ def headings(page: Path) -> list[str]:
 def test_commands_are_there_and_take_what_they_are_given(page):
     targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
     for words in (*commands(page), *spoken(page)):
-        if words[:2] == ["u2slim", "cut"]:
+        if words[0] == "u2slim" and "--help" not in words:
             app_options(words[1:])
         elif words[0] == "make":
             assert words[1] in targets, words
@@ -90,10 +94,26 @@ def test_commands_are_there_and_take_what_they_are_given(page):
             assert (REPO / words[1]).is_file(), words
 
 
+def test_examples_in_docstrings_are_true():
+    for name in ("u2slim.cutout.segmenter",):
+        results = doctest.testmod(importlib.import_module(name))
+        assert results.attempted and not results.failed
+
+
+def test_python_on_the_pages_for_cutting_out_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(render(3, 1)[0]).save("photo.jpg")
+    for page in (REPO / "README.md", REPO / "docs/cut.md"):
+        for language, code in BLOCK.findall(page.read_text()):
+            if language == "python":
+                exec(code, {})
+
+
 def app_options(words: list[str]) -> None:
     """Have the parser of `u2slim` read a command line."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("u2slim.app.cut.run", lambda options: 7)
+        for command in ("cut", "watch", "nets", "completion"):
+            patch.setattr(f"u2slim.app.{command}.run", lambda options: 7)
         assert app.main(words) == 7, words
 
 
