@@ -10,7 +10,7 @@ import numpy as np
 from u2slim.errors import UserError
 from u2slim.images.masks import enlarge, minmax
 
-# Where any number may go in. More are no faster on a CPU (docs/export.md), and each takes memory of its own.
+# Where any number may go in. More are no faster on a CPU, and each may take half a gigabyte (docs/export.md).
 PHOTOS_AT_ONCE = 8
 
 
