@@ -1,5 +1,6 @@
 """A net that is opened once and called many times, and the shortest way from a photo to its cut-out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, overload
 
@@ -74,7 +75,16 @@ class Segmenter:
         """
         if isinstance(photo, str | Path | bytes | Image.Image | np.ndarray):
             return self.runner(pixels(photo, bgr)[0])
-        return [self.runner(pixels(one, bgr)[0]) for one in photo]
+        shapes: list[tuple[int, int]] = []
+
+        def read() -> Iterator[np.ndarray]:
+            for one in photo:
+                image = pixels(one, bgr)[0]
+                shapes.append((image.shape[0], image.shape[1]))
+                yield image
+
+        small = self.runner.small_masks(read())  # as many at a time as the file takes
+        return [self.runner.enlarged(mask, shape) for mask, shape in zip(small, shapes, strict=True)]
 
 
 def cut_out(

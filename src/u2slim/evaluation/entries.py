@@ -97,7 +97,7 @@ def onnx_facts(path: Path) -> ModelFacts:
     }
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     counted = [
-        (np.prod(shapes[n.output[0]]), np.prod(weights[n.input[1]][1:]))
+        (np.prod(shapes[n.output[0]][1:]), np.prod(weights[n.input[1]][1:]))
         for n in convolutions
         if n.output[0] in shapes and n.input[1] in weights
     ]

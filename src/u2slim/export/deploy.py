@@ -6,14 +6,16 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from u2slim.export.calibration import Gate
-from u2slim.export.parity import ParityRow, Reference, check_parity, reference_of
+from u2slim.export.parity import ParityRow, Reference, beside_darker, check_parity, reference_of
 from u2slim.export.precisions import PRECISIONS, Samples
 from u2slim.files import write_whole
 from u2slim.models import Net
+from u2slim.runtime.batch_axis import check_pixels, fix_batch
 from u2slim.runtime.onnx_writer import convert, write_onnx
-from u2slim.sizes import Size
+from u2slim.sizes import Size, sides
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Deployment:
         images: RGB images of any size, for the comparison with torch.
         photos: likewise, without masks, for the ranges of activations.
         gate: what maxF 8 bits may cost.
+        batch: so many photos go in at once; None: any number.
         tolerance: the largest difference from torch that may ship in float32, anywhere.
         min_iou: of the masks with torch's, in 16 bits.
     """
@@ -36,10 +39,14 @@ class Deployment:
     gate: Gate
     outputs: str = "first"
     dynamic: bool = False
+    batch: int | None = 1
     opset: int = 18
     tolerance: float = 1e-4
     min_iou: float = 0.995
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_pixels(self.batch, *sides(self.size, "size"))
 
     def write(self, path: Path, preprocess: str, precision: str) -> list[ParityRow]:
         """Make and compare one file, of which nothing is left where it does not agree.
@@ -72,7 +79,8 @@ class Deployment:
     @cached_property
     def reference(self) -> Reference:
         """What all files are compared with."""
-        return reference_of(self.net, self.images, self.size)
+        images = self.images if self.batch == 1 else beside_darker(self.images)
+        return reference_of(self.net, images, self.size)
 
     @cached_property
     def _float_files(self) -> dict[str, bytes]:
@@ -81,9 +89,16 @@ class Deployment:
 
     def _make(self, path: Path, preprocess: str, precision: str) -> None:
         if preprocess not in self._float_files:
-            write_onnx(self.net, self.size, path, preprocess, self.opset, self.outputs, self.dynamic, self.metadata)
+            # Conversions look at one photo after the other, so a number of photos is set when they are done.
+            batch = 1 if self.batch == 1 else None
+            options = self.opset, self.outputs, self.dynamic, batch
+            write_onnx(self.net, self.size, path, preprocess, *options, self.metadata)
             self._float_files[preprocess] = path.read_bytes()
         path.write_bytes(self._float_files[preprocess])
         if (conversion := PRECISIONS[precision].convert) is not None:
             samples = Samples(self.images, self.photos, self.gate)
             convert(path, partial(conversion, samples=samples), precision)
+        if self.batch is not None and self.batch > 1:
+            model = onnx.load(path)
+            fix_batch(model, self.batch)
+            onnx.save(model, path)

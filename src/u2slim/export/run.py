@@ -21,6 +21,7 @@ from u2slim.export.precisions import PRECISIONS
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.models import Net
+from u2slim.runtime.batch_axis import batch_setting
 from u2slim.runtime.onnx_writer import INPUTS
 from u2slim.sizes import sides
 from u2slim.terminal import print_whole
@@ -38,6 +39,7 @@ def export(cfg: DictConfig, folder: Path) -> float:
     Raises:
         UserError: a setting is wrong, the net is missing, or a file does not agree, which is then not left there.
     """
+    batch = batch_setting(cfg.export.batch)
     net = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
     size = net.preprocess.size
     settings = cfg.export
@@ -56,6 +58,7 @@ def export(cfg: DictConfig, folder: Path) -> float:
         gate=Gate(pairs_of(cfg), images, settings.max_loss),
         outputs=settings.outputs,
         dynamic=settings.dynamic,
+        batch=batch,
         opset=settings.opset,
         tolerance=settings.tolerance,
         min_iou=settings.min_iou,

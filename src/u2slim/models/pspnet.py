@@ -37,7 +37,7 @@ class PSPNet(SemanticNet):
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
         norms = [module for module in self.pyramid[0].modules() if isinstance(module, nn.BatchNorm2d)]
-        if len(x_BCHW) == 1 and any(norm.training for norm in norms):  # a synchronised one is no BatchNorm2d
+        if any(norm.training for norm in norms) and len(x_BCHW) == 1:  # a synchronised one is no BatchNorm2d
             raise UserError(
                 "PSPNet normalises each image's mean over the batch: each process needs two images. Raise "
                 "data.batch_size, or keep BatchNorm's statistics with task.freeze_batchnorm=true."

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from u2slim.errors import UserError
 from u2slim.files import refuse_web_page
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
+from u2slim.runtime.batch_axis import MAX_BATCH, MAX_PIXELS, OPEN
 from u2slim.sizes import Size, sides
 
 if TYPE_CHECKING:
     import onnx
 
-MAX_PIXELS = 4096 * 4096  # of the input; the nets here take 320 x 320
 MAX_CLASSES = 254  # of a class map, whose largest number is for no class
 _CONVOLUTIONS = ("Conv", "ConvInteger")
 _SCALING = ("Cast", "Mul", "Add", "DynamicQuantizeLinear")  # between two of them in 8 bits
@@ -24,11 +24,11 @@ MAX_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as m
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file with one image input: its bytes, names, (height, width), and how its input is normalised.
+    """An ONNX file with one input of images: its bytes, names, (height, width), and how its input is normalised.
 
     `preprocess` is None where the graph takes RGB 0..255 itself, and `precision` empty where nothing tells it.
-    `labels` are the `names` and `palette` of a net that tells classes apart, whose output are logits. `proved` files
-    are known to run, so that no runtime has to try them first.
+    `labels` are the `names` and `palette` of a net that tells classes apart, whose output are logits. `batch` photos go
+    in at once, None: any number. `proved` files are known to run, so that no runtime has to try them first.
     """
 
     data: bytes
@@ -38,6 +38,7 @@ class Graph:
     preprocess: Preprocess | None
     precision: str
     labels: dict[str, list] | None = None
+    batch: int | None = 1
     proved: bool = False
 
 
@@ -50,7 +51,7 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
         usual: what its input is made of, where it does not say so; None: as of U2-Net, or of IS-Net if it looks so.
 
     Raises:
-        UserError: it is damaged, takes anything but one image, asks for absurdly much memory, or for another size.
+        UserError: it is damaged, takes anything but images, asks for absurdly much memory, or for another size.
     """
     import onnx
 
@@ -75,8 +76,9 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     if len(entries) != 1 or not outputs:
         raise _foreign(path, f"it has {len(entries)} inputs ({', '.join(shapes)}) and {len(outputs)} outputs")
     ((name, shape),) = shapes.items()
-    if len(shape) != 4 or shape[0] not in (0, 1) or shape[1] not in (0, 3) or min(shape) < 0:
+    if len(shape) != 4 or shape[1] not in (0, 3) or min(shape) < 0:
         raise _foreign(path, f"its input {name} is of shape {shape}, where 0 is any")
+    batch = _batch(path, shape[0], metadata)
     if entries[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise _foreign(path, f"its input {name} is not float32")
     usual = usual or (ISNET_PREPROCESS if _looks_like_isnet(graph) else U2NET_PREPROCESS)
@@ -87,15 +89,29 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
             f"{path} runs at {width}x{height} pixels and no other size. Leave out the size, or export the net at "
             "another one: export.py export.dynamic=true."
         )
-    if height * width > MAX_PIXELS or largest > MAX_BYTES:
+    if (batch or 1) * height * width > MAX_PIXELS or largest > MAX_BYTES:
+        count, fewer = (f"{batch} ", "fewer or smaller") if batch and batch > 1 else ("", "smaller")
         raise UserError(
-            f"{path} asks for images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "
-            "use a net for smaller images."
+            f"{path} asks for {count}images of {width}x{height} and for arrays of up to {largest / 2**30:.1f} GiB; "
+            f"use a net for {fewer} images."
         )
     output = "mask" if "mask" in outputs else outputs[0]
     size = height, width
     precision = metadata.get("u2slim.precision") or ("fp16_compute" if _computes_in_half(graph) else "")
-    return Graph(data, name, output, size, _preprocess(path, metadata, size, usual), precision, _labels(path, metadata))
+    preprocess = _preprocess(path, metadata, size, usual)
+    return Graph(data, name, output, size, preprocess, precision, _labels(path, metadata), batch)
+
+
+def _batch(path: Path, side: int, metadata: Mapping[str, str]) -> int | None:
+    """The photos at once that an input's first axis, 0 where it is open, stands for.
+
+    A file of another project is run with one where it is open: many exporters leave it so in graphs that hold for one.
+    """
+    if side > MAX_BATCH:
+        raise UserError(f"{path} takes {side} photos at once, more than {MAX_BATCH}: use a net for fewer.")
+    if side:
+        return side
+    return None if metadata.get("u2slim.batch") == OPEN else 1
 
 
 def named_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
@@ -173,4 +189,4 @@ def _bytes(model: "onnx.ModelProto") -> Iterator[int]:
         yield 4 * prod(tensor.dims)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        yield 4 * prod(_shape(value))
+        yield 4 * prod(side or 1 for side in _shape(value))  # what is open is run as 1 at least

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 from u2slim.errors import UserError
 from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import Graph, read_graph
-from u2slim.runtime.runner import Runner, threads_each
+from u2slim.runtime.runner import PHOTOS_AT_ONCE, Runner, threads_each
 from u2slim.runtime.signal_stack import signal_stack_kept
 from u2slim.sizes import Size
 
@@ -19,7 +20,8 @@ from u2slim.sizes import Size
 class OnnxRunner(Runner):
     """What the ONNX runtimes share: checking the file, feeding the input it expects, trying it once.
 
-    A file of another project is taken to be of the ecosystem's kind: U2-Net's or IS-Net's input, first output.
+    A file of another project is taken to be of the ecosystem's kind: U2-Net's or IS-Net's input, first output. A file
+    for a number of photos is always given so many: fewer are filled up by the last of them.
 
     Args:
         path: the file.
@@ -50,26 +52,28 @@ class OnnxRunner(Runner):
         super().__init__(graph.size, stretch, graph.labels)
         self.check(graph)
         self.input, self.output, self.digest = graph.input, graph.output, hashlib.sha256(graph.data).hexdigest()
-        self.preprocess = graph.preprocess
+        self.preprocess, self.batch = graph.preprocess, graph.batch
+        self.together = self.batch or PHOTOS_AT_ONCE
         self.threads, self.device = threads, device.lower()
         self.own = threading.local()  # what each thread that calls needs for itself
         try:
             self.load(graph.data, streams, threads_each(streams, threads))
             if graph.proved:
                 return
-            mask = self.run(np.full((1, 3, *self.size), 0.5, np.float32))
+            mask = self.run(np.full((self.batch or 1, 3, *self.size), 0.5, np.float32))
         except UserError:
             raise
         except Exception as error:  # each runtime has errors of its own
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.runtime} cannot run {path}: {reason}") from error
         if self.labels:
-            if mask.shape != (1, len(self.labels["names"]), *self.size):
+            if mask.shape != (self.batch or 1, len(self.labels["names"]), *self.size):
                 raise UserError(f"{path} has no logits of its {len(self.labels['names'])} classes; export it again.")
             return
-        if mask.size != self.size[0] * self.size[1]:
+        if mask.size != (self.batch or 1) * self.size[0] * self.size[1]:
+            images = f"{self.batch} images" if self.batch and self.batch > 1 else "an image"
             raise UserError(
-                f"{path} makes no mask: its output {self.output} is of shape {mask.shape} for an image of "
+                f"{path} makes no mask: its output {self.output} is of shape {mask.shape} for {images} of "
                 f"{self.size[1]}x{self.size[0]}. Export it with export.py."
             )
         if mask.min() < -0.01 or mask.max() > 1.01:
@@ -82,13 +86,19 @@ class OnnxRunner(Runner):
         return f"{self.runtime} {self.digest}"
 
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
-        return self._output(image_HW3).reshape(self.size)
+        return self.infer_group([image_HW3])[0]
 
     def logits(self, image_HW3: np.ndarray) -> np.ndarray:
-        return self._output(image_HW3)[0]
+        return self.infer_group([image_HW3])[0]
 
-    def _output(self, image_HW3: np.ndarray) -> np.ndarray:
-        return np.asarray(self.run(self.blob(image_HW3)), dtype=np.float32)
+    def infer_group(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Masks (B, H, W), or logits (B, classes, H, W), of B images, 0..255, of `self.size`."""
+        fill = [self.blob(images[-1])] * ((self.batch or 1) - len(images))
+        blob_B3HW = np.concatenate([*map(self.blob, images), *fill])
+        answers = np.asarray(self.run(blob_B3HW), dtype=np.float32)
+        if not self.labels:
+            answers = answers.reshape(len(blob_B3HW), *self.size)
+        return answers[: len(images)]
 
     def blob(self, image_HW3: np.ndarray) -> np.ndarray:
         """The input (1, 3, H, W) float32 that the file takes for an RGB image, 0..255, of `self.size`."""
@@ -110,8 +120,8 @@ class OnnxRunner(Runner):
         """Prepare the file's bytes to be run by `streams` threads at once, each of which takes `threads`."""
 
     @abstractmethod
-    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
-        """The net's answer for one prepared input."""
+    def run(self, blob_B3HW: np.ndarray) -> np.ndarray:
+        """The net's answers for prepared inputs, as many as the file takes at once."""
 
 
 class OpenCVRunner(OnnxRunner):
@@ -140,7 +150,7 @@ class OpenCVRunner(OnnxRunner):
         if threads is not None:
             cv2.setNumThreads(threads)
 
-    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
+    def run(self, blob_B3HW: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "net"):
             self.own.net = cv2.dnn.readNetFromONNX(self.data)
             # Winograd convolutions are about 1.3 times as fast and put single pixels 1.2e-4 off, past our promise.
@@ -150,7 +160,7 @@ class OpenCVRunner(OnnxRunner):
                 self.own.net.setPreferableBackend(cv2.dnn.DNN_BACKEND_CUDA)
                 self.own.net.setPreferableTarget(cv2.dnn.DNN_TARGET_CUDA)
         names = self.own.net.getUnconnectedOutLayersNames()
-        self.own.net.setInput(blob_13HW)
+        self.own.net.setInput(blob_B3HW)
         return self.own.net.forward(self.output if self.output in names else names[0])
 
 
@@ -174,8 +184,8 @@ class OnnxRuntimeRunner(OnnxRunner):
         providers = list(dict.fromkeys((found[self.device], f"CPU{suffix}")))
         self.session = onnxruntime.InferenceSession(data, options, providers=providers)
 
-    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
-        return self.session.run([self.output], {self.input: blob_13HW})[0]
+    def run(self, blob_B3HW: np.ndarray) -> np.ndarray:
+        return self.session.run([self.output], {self.input: blob_B3HW})[0]
 
 
 class OpenVINORunner(OnnxRunner):
@@ -199,7 +209,7 @@ class OpenVINORunner(OnnxRunner):
                 raise self.no_device("it needs its driver", *map(str.lower, core.available_devices))
             self.net = core.compile_model(core.read_model(data), device, options)
 
-    def run(self, blob_13HW: np.ndarray) -> np.ndarray:
+    def run(self, blob_B3HW: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "request"):
             self.own.request = self.net.create_infer_request()
-        return self.own.request.infer({self.input: blob_13HW})[self.net.output(self.output)]
+        return self.own.request.infer({self.input: blob_B3HW})[self.net.output(self.output)]

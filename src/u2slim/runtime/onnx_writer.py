@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from u2slim.errors import UserError
 from u2slim.models import Net
 from u2slim.models.normalise import Normalise
+from u2slim.runtime.batch_axis import OPEN, check_pixels, fix_batch, is_open, resize_by_scales
 from u2slim.sizes import Size, sides
 
 INPUTS = ("embedded", "external")
@@ -56,6 +57,7 @@ def write_onnx(
     opset: int = 18,
     outputs: str = "first",
     dynamic: bool = False,
+    batch: int | None = 1,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `net` as a graph with BatchNorm folded into the convolutions and names that follow its modules.
@@ -64,39 +66,29 @@ def write_onnx(
         size: side of the square images that the net was trained for, or [height, width].
         outputs: `first`, one output `mask`, or `all`, with the net's further outputs after it.
         dynamic: leave height and width open, from 32 on, instead of fixing them at `size`.
+        batch: so many photos go in at once; None: any number.
         metadata: entries for the file, added to those that name the net, its input, its outputs and the size.
 
     Raises:
-        UserError: an unknown `preprocess` or `outputs`.
+        UserError: an unknown `preprocess` or `outputs`, or photos that together are too large for one call.
     """
     settings = {"preprocess": (preprocess, INPUTS), "outputs": (outputs, OUTPUTS)}
     for setting, (value, known) in settings.items():
         if value not in known:
             raise UserError(f"export.{setting}={value} is not known; choose one of: {', '.join(known)}.")
     height, width = sides(size, "size")
+    check_pixels(batch, height, width)
     labels = net.labels
     if net.classes and not labels:
         raise UserError(f"Nobody knows the classes of {net.name}: export a checkpoint, which names them.")
     if labels and outputs != "first":
         raise UserError(f"{net.name} tells classes apart and has one output for use: leave out export.outputs.")
     names = output_names(net, outputs)
-    deployed = DeployedNet(net, preprocess, outputs).eval()
-    open_sides = {2: torch.export.Dim("height", min=32), 3: torch.export.Dim("width", min=32)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            deployed,
-            (torch.zeros(1, 3, height, width),),
-            input_names=["image"],
-            output_names=names,
-            opset_version=opset,
-            dynamic_shapes=(open_sides,) if dynamic else None,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None  # as it always is with dynamo=True
-    model = program.model_proto
+    model = _traced(DeployedNet(net, preprocess, outputs).eval(), (height, width), names, opset, dynamic, batch != 1)
+    if batch != 1:
+        if not is_open(model.graph):
+            raise UserError(f"{net.name} computes with the number of photos: leave out export.batch.")
+        resize_by_scales(model.graph)
     _rename(model.graph)
     _strip(model)
     entries = {
@@ -107,13 +99,40 @@ def write_onnx(
         "outputs": " ".join(names),
         "precision": "fp32",
     }
+    if batch != 1:
+        entries["batch"] = OPEN
     if labels:
         entries["classes"] = ",".join(labels["names"])
         entries["palette"] = " ".join(f"#{bytes(colour).hex()}" for colour in labels["palette"])
     entries |= net.preprocess.to_metadata() | dict(metadata or {})
     onnx.helper.set_model_props(model, {f"u2slim.{key}": value for key, value in entries.items()})
+    if batch not in (1, None):
+        fix_batch(model, batch)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _traced(
+    deployed: DeployedNet, size: tuple[int, int], names: list[str], opset: int, dynamic: bool, has_batch: bool
+) -> onnx.ModelProto:
+    axes = {2: torch.export.Dim("height", min=32), 3: torch.export.Dim("width", min=32)} if dynamic else {}
+    if has_batch:  # open; a number is set afterwards, so that graphs for any number are the same
+        axes[0] = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            deployed,
+            (torch.zeros(2 if has_batch else 1, 3, *size),),  # torch takes an axis of 1 for one that stays 1
+            input_names=["image"],
+            output_names=names,
+            opset_version=opset,
+            dynamic_shapes=(axes,) if axes else None,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # as it always is with dynamo=True
+    return program.model_proto
 
 
 def convert(path: Path, write: Callable[[Path, Path], object], precision: str) -> None:

@@ -1,13 +1,17 @@
 """One interface from a photo to its mask, whatever runs the net."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import cv2
 import numpy as np
 
 from u2slim.errors import UserError
 from u2slim.images.masks import enlarge, minmax
+
+# Where any number may go in. More are no faster on a CPU, and each may take half a gigabyte (docs/export.md).
+PHOTOS_AT_ONCE = 8
 
 
 class Runner(ABC):
@@ -20,6 +24,7 @@ class Runner(ABC):
     """
 
     runtime: str
+    together = 1  # so many photos go through the net in one call, where several are given
 
     def __init__(self, size: tuple[int, int], stretch: bool = True, labels: Mapping[str, Sequence] | None = None):
         self.size, self.stretch, self.labels = size, stretch, labels
@@ -39,6 +44,14 @@ class Runner(ABC):
             UserError: the net gives NaN or infinite values for this photo.
         """
         return self._finite(self.probability(self.resized(image_HW3)))
+
+    def small_masks(self, images: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """The net's own masks of several photos, in one call where the file has a batch axis.
+
+        Raises:
+            UserError: the net gives NaN or infinite values for one of them.
+        """
+        return [self._finite(mask) for mask in self.infer_all(map(self.resized, images))]
 
     def class_map(self, image_HW3: np.ndarray) -> np.ndarray:
         """The most likely class of each pixel (H, W) uint8 of an RGB uint8 photo, at the photo's own size.
@@ -80,6 +93,16 @@ class Runner(ABC):
     def infer(self, image_HW3: np.ndarray) -> np.ndarray:
         """Of these two what the net makes."""
         return self.logits(image_HW3) if self.labels else self.probability(image_HW3)
+
+    def infer_all(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same of several such images, `together` of them at a time."""
+        left = iter(images)
+        while group := list(islice(left, self.together)):
+            yield from self.infer_group(group)
+
+    def infer_group(self, images: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+        """The same of 1 to `together` such images."""
+        return map(self.infer, images)
 
 
 def threads_each(streams: int, threads: int | None = None) -> int | None:

@@ -1,6 +1,7 @@
 """Nets of torch behind the interface of `runner`."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,13 +11,14 @@ from u2slim.errors import UserError
 from u2slim.models import Net
 from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
-from u2slim.runtime.runner import Runner, threads_each
+from u2slim.runtime.runner import PHOTOS_AT_ONCE, Runner, threads_each
 
 
 class TorchRunner(Runner):
     """Runs a net with PyTorch, by default on a GPU where there is one."""
 
     runtime = "torch"
+    together = PHOTOS_AT_ONCE
 
     def __init__(
         self,
@@ -49,12 +51,17 @@ class TorchRunner(Runner):
 
     @torch.inference_mode()
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
-        return self._answer(image_HW3)[0, 0].sigmoid().cpu().numpy()
+        return self._answers([image_HW3])[0, 0].sigmoid().cpu().numpy()
 
     @torch.inference_mode()
     def logits(self, image_HW3: np.ndarray) -> np.ndarray:
-        return self._answer(image_HW3)[0].float().cpu().numpy()
+        return self._answers([image_HW3])[0].float().cpu().numpy()
 
-    def _answer(self, image_HW3: np.ndarray) -> torch.Tensor:
-        image = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)[None]
-        return self.net(image)[0]
+    @torch.inference_mode()
+    def infer_group(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        answers = self._answers(images)
+        return (answers.float() if self.labels else answers[:, 0].sigmoid()).cpu().numpy()
+
+    def _answers(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        image_BHW3 = torch.from_numpy(np.stack(images)).to(self.device)
+        return self.net(image_BHW3.permute(0, 3, 1, 2))[0]
