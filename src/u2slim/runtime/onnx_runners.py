@@ -37,6 +37,8 @@ class OnnxRunner(Runner):
         UserError: the runtime cannot run the file, has no such device, or the file's first output is no mask.
     """
 
+    begins_alone = False  # whether a first call must be over before threads may call it at once
+
     def __init__(
         self,
         path: str | Path,
@@ -58,7 +60,7 @@ class OnnxRunner(Runner):
         self.own = threading.local()  # what each thread that calls needs for itself
         try:
             self.load(graph.data, streams, threads_each(streams, threads))
-            if graph.proved:
+            if graph.proved and not self.begins_alone:
                 return
             mask = self.run(np.full((self.batch or 1, 3, *self.size), 0.5, np.float32))
         except UserError:
@@ -192,6 +194,9 @@ class OpenVINORunner(OnnxRunner):
     """Runs an ONNX file with OpenVINO on the CPU."""
 
     runtime = "openvino"
+    # upstream: not reported as far as known (seen with openvino 2026.4); drop when two threads whose first calls fall
+    # together no longer wait for each other for ever, about once in fifty times, in `tensor.data`
+    begins_alone = True
 
     def load(self, data: bytes, streams: int, threads: int | None) -> None:
         import openvino
