@@ -32,7 +32,8 @@ def photo(tmp_path: Path, monkeypatch) -> Path:
 
 
 def cut(*words: object, status: int = 0) -> None:
-    assert main(["cut", *map(str, words), *NET]) == status
+    runtime = () if "--runtime" in words else ("--runtime", "opencv")  # by default the fastest that is installed
+    assert main(["cut", *map(str, words), *NET, *runtime]) == status
 
 
 def pixels(path: str | Path) -> np.ndarray:
@@ -41,7 +42,7 @@ def pixels(path: str | Path) -> np.ndarray:
 
 
 def piped(*words: str, given: bytes = b"") -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "u2slim.app.main", "cut", *words, *NET]
+    command = [sys.executable, "-m", "u2slim.app.main", "cut", *words, *NET, "--runtime", "opencv"]
     env = os.environ | THREADS | {"PYTHONPATH": str(REPO / "src")}
     return subprocess.run(command, input=given, capture_output=True, env=env, check=False)
 
@@ -96,7 +97,7 @@ def test_the_package_knows_its_files_as_reading_tells_them():
 def test_one_photo_needs_few_modules(photo):
     """Each of these takes longer to import than a photo to decode."""
     script = (
-        "import sys; from u2slim.app.main import main; main(['cut', 'photo.jpg']); "
+        "import sys; from u2slim.app.main import main; main(['cut', 'photo.jpg', '--runtime', 'opencv']); "
         "print(*{'onnx', 'rich', 'loky', 'torch', 'requests', 'watchfiles', 'shtab', 'pymatting'} & {*sys.modules})"
     )
     env = os.environ | {"PYTHONPATH": str(REPO / "src")}

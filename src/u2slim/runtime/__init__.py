@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,12 @@ ONNX_RUNTIMES: dict[str, type[OpenCVRunner | OnnxRuntimeRunner | OpenVINORunner]
     "onnxruntime": OnnxRuntimeRunner,
     "openvino": OpenVINORunner,
 }
-MANY = 8  # photos from which on a quicker net makes up for a longer start
+# Up to so many photos, the quickest first: OpenVINO takes longest to load, and least time for a photo.
+FASTEST: tuple[tuple[float, tuple[str, ...]], ...] = (
+    (3, ("onnxruntime", "opencv")),
+    (12, ("onnxruntime", "openvino", "opencv")),
+    (math.inf, ("openvino", "onnxruntime", "opencv")),
+)
 OPTIONAL_RUNTIMES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
 
 
@@ -82,12 +88,10 @@ def net_runner(
 def fastest_runtime(photos: int) -> str:
     """The installed runtime that takes an ONNX file and so many photos to their masks in the least time.
 
-    That includes loading, which OpenVINO takes longest for (benchmarks/results/runtimes.md).
+    That includes loading (benchmarks/results/runtimes.md).
     """
-    installed = [name for name in OPTIONAL_RUNTIMES if importlib.util.find_spec(name)]
-    if photos >= MANY and "openvino" in installed:
-        return "openvino"
-    return "opencv"
+    wanted = next(names for most, names in FASTEST if photos <= most)
+    return next(name for name in wanted if name not in OPTIONAL_RUNTIMES or importlib.util.find_spec(name))
 
 
 def check_runtime(runtime: str) -> None:
