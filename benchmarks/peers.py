@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.processes import generate, in_turns
+from benchmarks.processes import generate_apart, in_turns
 from u2slim.repository import REPOSITORY
 from u2slim.zoo.fetch import NETS
 
@@ -54,21 +54,20 @@ def main() -> None:
         env = {"U2NET_HOME": str(options.envs.resolve() / "nets"), "HOME": folder}
         for megapixels in options.megapixels:
             many, one, out = Path(folder, megapixels), Path(folder, megapixels, "0.jpg"), Path(folder, "out")
-            generate(many, megapixels, options.count)
+            generate_apart(many, megapixels, options.count)
             single = {
                 "u2slim cut": [ours, "cut", one, "-o", out / "a.png"],
                 "u2slim cut --net u2netp": [ours, "cut", one, "-o", out / "b.png", "--net", "u2netp"],
                 "rembg i -m u2netp": [rembg, "i", "-m", "u2netp", one, out / "c.png"],
             }
             several = {
-                "u2slim cut": [ours, "cut", many, "-o", out / "a", "--redo"],
-                "u2slim cut --net u2netp": [ours, "cut", many, "-o", out / "b", "--redo", "--net", "u2netp"],
+                "u2slim cut": [ours, "cut", many, "-o", out / "a"],
+                "u2slim cut --net u2netp": [ours, "cut", many, "-o", out / "b", "--net", "u2netp"],
                 "rembg p -m u2netp": [rembg, "p", "-m", "u2netp", many, out / "c"],
             }
-            out.mkdir(exist_ok=True)
             for count, commands in ((1, single), (options.count, several)):
                 words = {name: list(map(str, command)) for name, command in commands.items()}
-                rows = in_turns(words, options.rounds if count == 1 else max(2, options.rounds // 3), env)
+                rows = in_turns(words, options.rounds if count == 1 else max(2, options.rounds // 3), out, env)
                 *_, (seconds, memory) = rows.values()
                 for name, (own, used) in rows.items():
                     of_theirs = f"**{own / seconds:.2f}** | **{used / memory:.2f}**"

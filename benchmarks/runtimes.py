@@ -10,7 +10,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.processes import SIZES, generate, in_turns
+from benchmarks.processes import SIZES, generate_apart, in_turns
 from u2slim.runtime import ONNX_RUNTIMES, OPTIONAL_RUNTIMES
 from u2slim.zoo import DEFAULT
 
@@ -28,10 +28,10 @@ def main() -> None:
     for net in options.net:
         for count in options.counts:
             with tempfile.TemporaryDirectory() as folder:
-                generate(Path(folder, "photos"), options.megapixels, count)
-                command = [sys.executable, "-m", "u2slim.app.main", "cut", f"{folder}/photos", "--redo", "--net", net]
-                commands = {name: [*command, "-o", f"{folder}/{name}", "--runtime", name] for name in runtimes}
-                taken = in_turns(commands, options.rounds if count < 16 else 2)
+                generate_apart(Path(folder, "photos"), options.megapixels, count)
+                command = [sys.executable, "-m", "u2slim.app.main", "cut", f"{folder}/photos", "--net", net]
+                commands = {name: [*command, "-o", f"{folder}/out/{name}", "--runtime", name] for name in runtimes}
+                taken = in_turns(commands, options.rounds if count < 16 else 2, Path(folder, "out"))
             cells = [f"{seconds:.2f}, {memory:.0f}" for seconds, memory in taken.values()]
             print(f"| {net} | {count} | {' | '.join(cells)} |", flush=True)
 
