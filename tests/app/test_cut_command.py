@@ -318,6 +318,8 @@ def test_places(photo, capsys):
         ("photo.jpg", "-o", "a.webp", "--keep", "dpi"): "webp files have no place for dpi",
         ("photo.jpg", "--mask", "only", "--background", "red"): "--background is for cut-outs",
         ("photo.jpg", "--background", "reddish"): "reddish is no background",
+        ("photo.jpg", "--mask", "only", "--keep", "exif"): "--keep is for cut-outs",
+        ("photo.jpg", "--srgb", "--keep", "icc"): "--srgb turns the colours into those of no profile",
         ("-", "photo.jpg"): "A pipe takes one photo",
         ("-", "-o", "folder"): "folder is a folder",
         ("-", "--mask", "also"): "A pipe has room for one picture",
@@ -358,3 +360,20 @@ def test_pipes_refuse_what_is_no_photo():
     assert done.stderr.decode().strip() == (
         "u2slim: standard input cannot be read (not an image of a known kind); replace or remove it."
     )
+
+
+def test_a_reader_that_has_had_enough_is_no_fault(photo):
+    command = [sys.executable, "-m", "u2slim.app.main", "cut", "photo.jpg", "-o", "-", *NET]
+    env = os.environ | THREADS | {"PYTHONPATH": str(REPO / "src")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141
+
+
+def test_a_runtime_that_throws_ends_a_pipe_in_a_sentence(photo, monkeypatch, capfdbinary):
+    def throw(self, blob):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("u2slim.runtime.OpenCVRunner.run", throw)
+    cut("photo.jpg", "-o", "-", status=1)
+    assert capfdbinary.readouterr() == (b"", b"u2slim: photo.jpg: RuntimeError: out of memory\n")

@@ -106,7 +106,7 @@ def _is_file(options: argparse.Namespace, output: Path) -> bool:
 
 def _pipe(options: argparse.Namespace) -> int:
     """One photo from standard input or to standard output."""
-    from u2slim.cutout.cutter import write_files
+    from u2slim.cutout.cutter import attempt, write_files
     from u2slim.images.read import Loaded, load
 
     if len(options.inputs) > 1 or Path(options.inputs[0]).is_dir():
@@ -121,9 +121,13 @@ def _pipe(options: argparse.Namespace) -> int:
     if output is None and sys.stdout.isatty():
         raise UserError("The picture would be printed into the terminal: add > FILE, or -o FILE.")
     given = options.inputs[0]
+    if given == PIPE and sys.stdin.isatty():
+        raise UserError("Nothing is piped in: give a photo's name instead of -, or write cat photo.jpg | u2slim cut -")
     photo = Loaded("standard input", sys.stdin.buffer.read()) if given == PIPE else load(str(Path(given).expanduser()))
     cutter = open_cutter(options, output or Path(PIPE), True, 1, 1)
-    made = cutter(photo)
+    made = attempt(cutter, photo)
+    if isinstance(made, str):
+        raise UserError(made)
     if output is None:
         sys.stdout.buffer.write(made.files[0])
         sys.stdout.buffer.flush()
@@ -138,7 +142,7 @@ def _pipe(options: argparse.Namespace) -> int:
 
 def _print_facts(file: TextIO, photo: Path | str, paths: list[Path], facts: "Facts | str") -> None:
     told = {"error": facts} if isinstance(facts, str) else {"files": list(map(str, paths)), **facts}
-    print(json.dumps({"photo": str(photo), **told}, ensure_ascii=False), file=file, flush=True)
+    print(json.dumps({"photo": str(photo), **told}), file=file, flush=True)
 
 
 def _where(cutter: "Cutter", photos: list[tuple[Path, Path]]) -> str:

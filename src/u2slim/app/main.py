@@ -1,6 +1,7 @@
 """The `u2slim` command."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"u2slim: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who reads what is printed, as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own end would fail, too
+        return 141  # as of a program that the signal ends
     except KeyboardInterrupt as interrupt:
         print(f"u2slim: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="MARGIN",
         help="cut off what is around the subject, but for a margin in pixels, or, as 10%%, of its longer side",
     )
-    add("--keep", type=_kept, default=("icc",), metavar="KINDS", help="of exif, icc and dpi, as exif,icc, or none")
+    add("--keep", type=_kept, metavar="KINDS", help="of exif, icc and dpi, as exif,icc, or none; default: icc")
     add("--srgb", action="store_true", help="turn the colours into sRGB's by the photo's profile")
     add = parser.add_argument_group("how the mask is made").add_argument
     add("--border", type=_border, default=0.0, metavar="N", help="lay N %% of the longer side round the photo first")
@@ -99,15 +99,18 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
         )
     into_folder = output is not None and not is_file
     wants_mask = options.mask is not None or into_folder
-    return Cutter(runner, output, is_file, options.mask != "only", wants_mask, style, kind, options.keep, options.srgb)
+    keep = ("icc",) if options.keep is None else options.keep
+    return Cutter(runner, output, is_file, options.mask != "only", wants_mask, style, kind, keep, options.srgb)
 
 
 def _check(options: argparse.Namespace, has_dpi: bool) -> None:
     if options.mask == "only":
-        useless = {"--background": options.background, "--colours": options.colours}
+        useless = {"--background": options.background, "--colours": options.colours, "--keep": options.keep}
         if given := [name for name, value in useless.items() if value]:
             raise UserError(f"{given[0]} is for cut-outs, and --mask only writes none: leave one of them out.")
-    if "dpi" in options.keep and not has_dpi:
+    if options.srgb and "icc" in (options.keep or ()):
+        raise UserError("--srgb turns the colours into those of no profile: leave icc out of --keep, or leave it out.")
+    if "dpi" in (options.keep or ()) and not has_dpi:
         raise UserError(f"{options.format} files have no place for dpi: leave it out of --keep, or choose png.")
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from u2slim.cutout.cutter import RESULTS, Cutter, Facts, write_files
+from u2slim.cutout.cutter import RESULTS, Cutter, Facts, attempt, write_files
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 
@@ -108,13 +108,9 @@ def default_workers(photos: int) -> int:
 
 def _one(cutter: Cutter, photo: Path, name: Path) -> Facts | str:
     """What was made and written of a photo, or why there is nothing."""
-    try:
-        made = cutter(photo)
-    except UserError as error:
-        return str(error) if str(photo) in str(error) else f"{photo}: {error}"
-    except Exception as error:  # each runtime has errors of its own
-        kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
-        return ": ".join(filter(None, (str(photo), kind, " ".join(str(error).split())[:300])))
+    made = attempt(cutter, photo)
+    if isinstance(made, str):
+        return made
     write_files(cutter.paths(photo, name), made.files)
     return made.facts()
 

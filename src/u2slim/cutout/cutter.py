@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from u2slim.cutout.single import Cutout, Style, cut
+from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.images.colours import overlay
 from u2slim.images.metadata import read_metadata
@@ -132,6 +133,17 @@ class Cutter:
         assert self.runner.labels
         classes = self.runner.class_map(image)
         return [classes, overlay(image, classes, self.runner.labels["palette"])]
+
+
+def attempt(cutter: Cutter, photo: Path | Loaded) -> Made | str:
+    """What a cutter makes of a photo, or in a sentence why it makes nothing."""
+    try:
+        return cutter(photo)
+    except UserError as error:
+        return str(error) if str(photo) in str(error) else f"{photo}: {error}"
+    except Exception as error:  # each runtime has errors of its own
+        kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+        return ": ".join(filter(None, (str(photo), kind, " ".join(str(error).split())[:300])))
 
 
 def write_files(paths: Sequence[Path], files: Sequence[bytes]) -> None:
