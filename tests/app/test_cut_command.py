@@ -303,6 +303,8 @@ def test_places(photo, capsys):
     Path("photo.png").write_bytes(Path("photo-cut.png").read_bytes())
     cut("photo.jpg", "photo.png", "-o", "both")
     assert sorted(path.name for path in Path("both/masks").iterdir()) == ["photo.jpg.png", "photo.png.png"]
+    cut("photo.jpg", "x/photo.jpg", "-o", "apart")
+    assert Path("apart/masks/photo.png").is_file() and Path("apart/masks/x/photo.png").is_file()
     cut("photo.jpg", "-o", "results.v2/")
     cut("x", "-o", "results.v3")
     assert Path("results.v2/cutouts/photo.png").is_file() and Path("results.v3/cutouts/photo.png").is_file()
@@ -312,7 +314,6 @@ def test_places(photo, capsys):
     for words, sentence in {
         ("photo.jpg", "-o", "results.v4"): "could be a file or a folder",
         ("photo.jpg", "photo.png", "-o", "a.png"): "a.png is one file for 2 photos",
-        ("photo.jpg", "x/photo.jpg", "-o", "a"): "would both become photo",
         ("photo.jpg", "-o", "a.webp", "--format", "png"): "a.webp is no png file",
         ("nothing*.jpg",): "No photo or folder matches nothing*.jpg",
         ("photo.jpg", "-o", "a.webp", "--keep", "dpi"): "webp files have no place for dpi",

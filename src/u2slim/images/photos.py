@@ -1,6 +1,7 @@
 """Finding photos below a folder, with names for their results that do not meet."""
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,16 +33,23 @@ def find_all_photos(
     def key(photo: Path, name: Path) -> Path:
         return photo.absolute().with_name(name.name) if beside else name
 
-    times = Counter(key(*pair) for pair in photos)
-    named = [(photo, name if times[key(photo, name)] == 1 else _with_ending(photo, name)) for photo, name in photos]
+    # Names that meet get longer: by the folders that tell them apart, then by their endings.
+    for ending in (lambda photo: photo.with_suffix(""), lambda photo: photo):
+        times = Counter(key(*pair) for pair in photos)
+        if max(times.values()) > 1:
+            top = os.path.commonpath([photo.absolute().parent for photo, _ in photos])
+            photos = [
+                (photo, name if times[key(photo, name)] == 1 else ending(photo.absolute()).relative_to(top))
+                for photo, name in photos
+            ]
     taken: dict[Path, Path] = {}
-    for photo, name in named:
+    for photo, name in photos:
         other = taken.setdefault(key(photo, name), photo)
         if other is not photo:
             raise UserError(
                 f"{other} and {photo} would both become {name}: cut them out by two commands, or rename one."
             )
-    return named
+    return photos
 
 
 def _expanded(sources: Sequence[str | Path]) -> Iterator[str | Path]:
@@ -59,10 +67,6 @@ def _is_result(path: Path, stems: set[Path]) -> bool:
     return any(
         path.stem.endswith(end) and path.with_name(path.stem.removesuffix(end)) in stems for end in ("-cut", "-mask")
     )
-
-
-def _with_ending(photo: Path, name: Path) -> Path:
-    return name if name.name == photo.name else name.with_name(photo.name)
 
 
 def find_photos(source: str | Path, exclude: Sequence[Path] = (), setting: str = "input") -> list[tuple[Path, Path]]:
