@@ -85,6 +85,15 @@ def test_arrays_of_other_kinds(photo):
             net(wrong)
     with pytest.raises(u2slim.UserError, match="the photo is empty"):
         net(b"")
+    for options, sentence in (
+        ({"refine": "guide"}, "refine='guide' is not known; choose 'guided'"),
+        ({"threshold": 128}, "threshold=128: give a number from 0 to 1"),
+        ({"border": -0.1}, "border=-0.1: give"),
+    ):
+        with pytest.raises(u2slim.UserError, match=sentence):
+            u2slim.cut_out(photo, net, **options)
+    with pytest.raises(u2slim.UserError, match="the ending names the format"):
+        u2slim.cut_out(photo, net).save("cut.gif")
 
 
 def test_the_package_knows_its_files_as_reading_tells_them():

@@ -1,8 +1,8 @@
 """A net that is opened once and called many times, and the shortest way from a photo to its cut-out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
@@ -120,12 +120,20 @@ def cut_out(
     segmenter = net if isinstance(net, Segmenter) else Segmenter(net, runtime)
     style = Style(
         border,
-        GuidedFilter() if refine == "guided" else refine,
+        _chosen("refine", refine, {"guided": GuidedFilter}),
         largest,
         threshold,
-        ForegroundML() if foreground == "ml" else foreground,
+        _chosen("foreground", foreground, {"ml": ForegroundML}),
     )
     return cut(segmenter.runner, *pixels(photo, bgr), style)
+
+
+def _chosen(setting: str, value: Any, known: Mapping[str, Callable[[], Any]]) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in known:
+        raise UserError(f"{setting}={value!r} is not known; choose {', '.join(map(repr, known))} or give a function.")
+    return known[value]()
 
 
 def pixels(photo: Photo, bgr: bool = False) -> tuple[np.ndarray, np.ndarray | None]:

@@ -38,6 +38,11 @@ class Style:
     background: Background | None = None
     crop: int | float | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in {"border": self.border, "threshold": self.threshold}.items():
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{name}={value}: give a number from 0 to 1.")
+
 
 @dataclass(frozen=True)
 class Cutout:
