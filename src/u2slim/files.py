@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 from u2slim.errors import UserError
 
@@ -22,7 +23,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    partial = path.with_name(f".{os.getpid()}.part.{path.name}")
+    # As short a name as any, since `path` may have the longest that the file system takes.
+    partial = path.with_name(f".{os.getpid()}.part.{crc32(os.fsencode(path.name)):08x}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)

@@ -89,9 +89,18 @@ def test_arrays_of_other_kinds(photo):
         ({"refine": "guide"}, "refine='guide' is not known; choose 'guided'"),
         ({"threshold": 128}, "threshold=128: give a number from 0 to 1"),
         ({"border": -0.1}, "border=-0.1: give"),
+        ({"runtime": "opencv"}, "the Segmenter has a runtime already"),
     ):
         with pytest.raises(u2slim.UserError, match=sentence):
             u2slim.cut_out(photo, net, **options)
+    with pytest.raises(u2slim.UserError, match="NoneType is no photo"):
+        u2slim.cut_out(None, net)
+    result = u2slim.cut_out(photo, net)
+    with pytest.raises(u2slim.UserError, match="is no background"):
+        result.on((255, 0, 0))
+    for margin in (-1, 20.0):
+        with pytest.raises(u2slim.UserError, match="margin=.*: give pixels"):
+            result.cropped(margin)
     with pytest.raises(u2slim.UserError, match="the ending names the format"):
         u2slim.cut_out(photo, net).save("cut.gif")
 
@@ -169,6 +178,12 @@ def test_backgrounds(photo):
 
     assert rough(blurred) < rough(pixels(photo)) / 2
     np.testing.assert_array_equal(blurred, result.on("blur"))
+    own = u2slim.cut_out(photo, "lite-dwsep", foreground=lambda image, mask: np.full_like(image, 9))
+    np.testing.assert_array_equal(own.on("blur")[outside], blurred[outside])
+    clear = np.dstack([image.astype(np.uint8), np.where(np.arange(width) < 9, 0, 255) * np.ones((height, 1))])
+    clear[:, :9, :3] = 0  # black where nobody sees it
+    shown = u2slim.cut_out(clear.astype(np.uint8), "lite-dwsep").on("blur")
+    assert shown[:, :5].mean() > 150, "white, as where there is no background"
     assert main(["cut", "photo.jpg", "-o", "x.png", "--background", "nowhere.png"]) == 1
 
 
@@ -249,6 +264,18 @@ def test_what_photos_carry(photo):
     cut("turned.jpg", "-o", "none.png", "--keep", "none")
     with Image.open("none.png") as made:
         assert not made.info and not made.getexif()
+    u2slim.cut_out("turned.jpg", "lite-dwsep").save("python.png")
+    assert Image.open("python.png").info["icc_profile"] == profile
+    tags = Image.Exif()
+    tags[0x010F], tags[0x0112] = "a camera", 6
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 200).save("deep.tif", exif=tags)
+    image.convert("CMYK").save("print.tif", exif=tags)
+    for name in ("deep", "print"):
+        for ending in ("tif", "png"):
+            cut(f"{name}.tif", "-o", f"{name}-2.{ending}", "--keep", "exif", "--crop")
+            with Image.open(f"{name}-2.{ending}") as made:
+                assert made.mode == "RGBA" and np.asarray(made)[..., 3].max() == 255
+                assert (made.getexif()[0x010F] == "a camera" and 258 not in dict(made.getexif())) or ending == "tif"
     image.convert("CMYK").save("print.jpg", icc_profile=profile[:16] + b"CMYK" + profile[20:])
     cut("print.jpg", "-o", "print.png")
     with Image.open("print.png") as made:
@@ -298,6 +325,9 @@ def test_json_tells_of_each_photo(photo, capsys):
     assert facts["share"] == pytest.approx(result.alpha.mean() / 255, abs=1e-4)
     assert 0.5 < facts["confidence"] <= 1 and 0 < facts["seconds"] < 60
     assert "1 of 2 photos done" in printed.err
+    cut("album", "-o", "out", "--json", status=1)
+    again = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert again[0] == {"photo": "album/a.jpg", "files": facts["files"], "skipped": True} and "error" in again[1]
 
 
 def test_places(photo, capsys):
@@ -317,6 +347,20 @@ def test_places(photo, capsys):
     cut("photo.jpg", "-o", "results.v2/")
     cut("x", "-o", "results.v3")
     assert Path("results.v2/cutouts/photo.png").is_file() and Path("results.v3/cutouts/photo.png").is_file()
+    Path("two").mkdir()
+    for name in ("two/a.jpg", "two/a.png"):
+        Path(name).write_bytes(photo.read_bytes())
+    for _ in range(2):
+        cut("two")
+        assert sorted(path.name for path in Path("two").iterdir()) == [
+            "a.jpg",
+            "a.jpg-cut.png",
+            "a.png",
+            "a.png-cut.png",
+        ]
+    assert "passed over, as results of photos beside them: two/a.jpg-cut.png and 1 more" in capsys.readouterr().err
+    for _ in range(2):
+        cut("two/a.jpg", "results.v3", "-o", "results.v3")  # as a shell makes of * in a folder with results
     Path("dir.png").mkdir()
     cut("photo.jpg", "-o", "dir.png")
     assert Path("dir.png/cutouts/photo.png").is_file()
@@ -331,7 +375,10 @@ def test_places(photo, capsys):
         ("photo.jpg", "--mask", "only", "--keep", "exif"): "--keep is for cut-outs",
         ("photo.jpg", "--srgb", "--keep", "icc"): "--srgb turns the colours into those of no profile",
         ("-", "photo.jpg"): "A pipe takes one photo",
-        ("-", "-o", "folder"): "folder is a folder",
+        ("-", "-o", "folder"): "folder is no name of a picture",
+        ("",): "One of the inputs has no name",
+        ("photo.jpg", "--background", ""): "is no background",
+        ("photo.jpg", "--background", "#ff000080"): "give an opaque colour",
         ("-", "--mask", "also"): "A pipe has room for one picture",
         ("-", "--json"): "would both go to standard output",
     }.items():
@@ -387,3 +434,43 @@ def test_a_runtime_that_throws_ends_a_pipe_in_a_sentence(photo, monkeypatch, cap
     monkeypatch.setattr("u2slim.runtime.OpenCVRunner.run", throw)
     cut("photo.jpg", "-o", "-", status=1)
     assert capfdbinary.readouterr() == (b"", b"u2slim: photo.jpg: RuntimeError: out of memory\n")
+
+
+def test_another_picture_of_the_same_name_is_another_background(photo, capsys):
+    for colour in ("red", "blue", "blue"):
+        Image.new("RGB", (8, 8), colour).save("ground.png")
+        cut("photo.jpg", "-o", "out", "--background", "ground.png")
+    assert [line.count("skipped") for line in capsys.readouterr().out.splitlines()] == [0, 0, 1]
+    assert pixels("out/cutouts/photo.png")[..., 2].mean() > 60
+
+
+def test_a_name_as_long_as_can_be_ends_no_batch(photo, capsys):
+    Path("album").mkdir()
+    for name in ("a" * 240, "b" * 251):  # with a temporary name before it, or with another ending, too long
+        Path(f"album/{name}.jpg").write_bytes(photo.read_bytes())
+    Path("album/c.jpg").write_bytes(photo.read_bytes())
+    cut("album", "-o", "out")
+    assert len(list(Path("out/masks").iterdir())) == 3
+    cut("album", "-o", "out2", "--format", "webp", status=1)
+    printed = capsys.readouterr()
+    assert "2 of 3 photos done" in printed.out and "its name is too long for those of its results" in printed.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are no bytes there")
+def test_names_in_no_encoding(photo):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    Path(name).write_bytes(photo.read_bytes())
+    done = piped(name, "-o", "out", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["photo"] == name
+    assert piped(name, "-o", "out2").returncode == 0
+    assert Path(os.fsdecode(b"out2/masks/caf\xe9.png")).is_file()
+
+
+def test_words_alone(photo, capsys):
+    for words in ([], ["cut"]):
+        with pytest.raises(SystemExit) as status:
+            main(words)
+        assert status.value.code == 2 and "usage: u2slim" in capsys.readouterr().err
+    photo.rename("2024_1.jpg")
+    cut("--crop", "2024_1.jpg")
+    assert Path("2024_1-cut.png").is_file()

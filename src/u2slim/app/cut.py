@@ -56,15 +56,20 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; 1 if any photo failed."""
     if options.output == "":
         raise UserError("-o has no name: give a folder, or a file for one photo.")
+    from u2slim.images.photos import expanded, find_all_photos
+
+    options.inputs = expanded(options.inputs)
     if PIPE in options.inputs or options.output == PIPE:
         return _pipe(options)
     from u2slim.cutout.batch import cut_all, default_workers, earlier_results
-    from u2slim.images.photos import find_all_photos
 
     output = Path(options.output).expanduser() if options.output else None
     is_file = output is not None and _is_file(options, output)
     earlier = earlier_results(options.inputs, output)
-    photos = find_all_photos(options.inputs, earlier, output is None)
+    photos, results = find_all_photos(options.inputs, earlier, output is None)
+    if results:
+        others = f" and {len(results) - 1} more" if len(results) > 1 else ""
+        print(f"passed over, as results of photos beside them: {results[0]}{others}", file=sys.stderr)
     if is_file and len(photos) > 1:
         raise UserError(f"-o {options.output} is one file for {len(photos)} photos; give a folder.")
     workers = min(options.workers or default_workers(len(photos)), len(photos))
@@ -110,18 +115,18 @@ def _pipe(options: argparse.Namespace) -> int:
     from u2slim.images.read import Loaded, load
 
     if len(options.inputs) > 1 or Path(options.inputs[0]).is_dir():
-        raise UserError("A pipe takes one photo: leave out the others, or give -o FOLDER instead of -.")
-    output = Path(options.output) if options.output not in (None, PIPE) else None
+        raise UserError("A pipe takes one photo: leave out the others, or have no - among inputs and outputs.")
+    output = Path(options.output).expanduser() if options.output not in (None, PIPE) else None
     if output is not None and not _is_file(options, output):
-        raise UserError(f"-o {options.output} is a folder: say which file the photo of the pipe becomes.")
+        raise UserError(f"-o {options.output} is no name of a picture: say which file the photo of the pipe becomes.")
     if output is None and options.mask == "also":
         raise UserError("A pipe has room for one picture: give -o FILE for the cut-out and its mask, or --mask only.")
     if output is None and options.json:
         raise UserError("--json and the picture would both go to standard output: give -o FILE.")
-    if output is None and sys.stdout.isatty():
-        raise UserError("The picture would be printed into the terminal: add > FILE, or -o FILE.")
+    if output is None and (sys.stdout is None or sys.stdout.isatty()):
+        raise UserError("There is no pipe or file that the picture could go to: add > FILE, or -o FILE.")
     given = options.inputs[0]
-    if given == PIPE and sys.stdin.isatty():
+    if given == PIPE and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("Nothing is piped in: give a photo's name instead of -, or write cat photo.jpg | u2slim cut -")
     photo = Loaded("standard input", sys.stdin.buffer.read()) if given == PIPE else load(str(Path(given).expanduser()))
     cutter = open_cutter(options, output or Path(PIPE), True, 1, 1)

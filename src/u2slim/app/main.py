@@ -1,7 +1,9 @@
 """The `u2slim` command."""
 
 import argparse
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,15 +14,23 @@ from u2slim.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a user's mistake ends in one sentence and status 1, Ctrl-C in 130."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in no encoding
     try:
         options = main_parser().parse_args(_with_margins(sys.argv[1:] if arguments is None else arguments))
-        return options.run(options)
+        status: int = options.run(options)
+        if sys.stdout:
+            sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"u2slim: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # who reads what is printed, as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own end would fail, too
         return 141  # as of a program that the signal ends
+    except OSError as error:  # as when the disk is full that is printed to
+        print(f"u2slim: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print(f"u2slim: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -42,10 +52,9 @@ def main_parser() -> argparse.ArgumentParser:
 
 def _with_margins(arguments: Sequence[str]) -> list[str]:
     """`--crop photo.jpg` means no margin, and a photo."""
-    follows = [*arguments[1:], ""]
     return [
-        "--crop=0" if word == "--crop" and not following[:1].isdecimal() else word
-        for word, following in zip(arguments, follows, strict=True)
+        "--crop=0" if word == "--crop" and not re.fullmatch(r"[\d.]+%?", following) else word
+        for word, following in zip(arguments, [*arguments, ""][1:], strict=True)
     ]
 
 

@@ -33,7 +33,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--keep", type=_kept, metavar="KINDS", help="of exif, icc and dpi, as exif,icc, or none; default: icc")
     add("--srgb", action="store_true", help="turn the colours into sRGB's by the photo's profile")
     add = parser.add_argument_group("how the mask is made").add_argument
-    add("--border", type=_border, default=0.0, metavar="N", help="lay N %% of the longer side round the photo first")
+    add(
+        "--border",
+        type=_border,
+        default=0.0,
+        metavar="N",
+        help="lay N %% of the longer side round the photo first: for close-ups only",
+    )
     add("--refine", choices=("guided",), help="bring the mask's edges to the photo's")
     add("--largest", action="store_true", help="only the largest connected part")
     add("--threshold", type=_fraction, metavar="T", help="no soft edges: all or nothing by T, from 0 to 1")
@@ -47,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(SHIPPED)}, u2netp, another of u2slim nets, an .onnx, .ckpt or .pth file, or "
         f"last; default: {DEFAULT}",
     )
-    add("--size", type=count, metavar="N", help="the side in pixels to run the net at, where it can be chosen")
+    add("--size", type=side, metavar="N", help="the side in pixels to run the net at, where it can be chosen")
     add(
         "--runtime",
         default="auto",
@@ -89,7 +95,7 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
         options.largest,
         options.threshold,
         ForegroundML() if options.colours else None,
-        open_background(options.background) if options.background else None,
+        None if options.background is None else open_background(options.background),
         options.crop,
     )
     if runner.labels and style != Style():
@@ -106,7 +112,7 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
 def _check(options: argparse.Namespace, has_dpi: bool) -> None:
     if options.mask == "only":
         useless = {"--background": options.background, "--colours": options.colours, "--keep": options.keep}
-        if given := [name for name, value in useless.items() if value]:
+        if given := [name for name, value in useless.items() if value is not None]:
             raise UserError(f"{given[0]} is for cut-outs, and --mask only writes none: leave one of them out.")
     if options.srgb and "icc" in (options.keep or ()):
         raise UserError("--srgb turns the colours into those of no profile: leave icc out of --keep, or leave it out.")
@@ -114,11 +120,16 @@ def _check(options: argparse.Namespace, has_dpi: bool) -> None:
         raise UserError(f"{options.format} files have no place for dpi: leave it out of --keep, or choose png.")
 
 
-def count(text: str) -> int:
-    """A whole number from 1."""
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1")
+def count(text: str, most: int = 1024) -> int:
+    """A whole number from 1, of threads or photos."""
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to {most}")
     return int(text)
+
+
+def side(text: str) -> int:
+    """The same, of pixels."""
+    return count(text, 4096)
 
 
 def _fraction(text: str) -> float:

@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from u2slim.app.options import add_options, open_cutter
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from u2slim.cutout.watching import watch
 
     folder, output = Path(options.folder).expanduser(), Path(options.output or ".").expanduser()
-    if not folder.is_dir():
+    if not options.folder or not folder.is_dir():
         raise UserError(f"There is no folder {options.folder} to watch.")
     if options.output == "" or output.is_file() or output.resolve() == folder.resolve():
         raise UserError(f"-o {options.output} is no place for the results: give another folder than the watched one.")
@@ -44,12 +45,13 @@ def run(options: argparse.Namespace) -> int:
     cutter = open_cutter(options, output, False, 8, workers)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"watching {folder} with {cutter.runner.runtime}, results in {output}; Ctrl-C ends it", flush=True)
-    done = failed = 0
-    try:
-        for photo, reason in watch(cutter, folder, workers):
-            print(f"u2slim: {reason}" if reason else photo, file=sys.stderr if reason else sys.stdout, flush=True)
-            done, failed = done + (not reason), failed + bool(reason)
-    except KeyboardInterrupt:
-        pass
-    print(f"{done} done, {failed} failed: {output}")
+    counts = {"done": 0, "failed": 0}
+
+    def report(photo: Path, reason: str) -> None:
+        counts["failed" if reason else "done"] += 1
+        print(f"u2slim: {reason}" if reason else photo, file=sys.stderr if reason else sys.stdout, flush=True)
+
+    with suppress(KeyboardInterrupt):
+        watch(cutter, folder, workers, report)
+    print(f"{counts['done']} done, {counts['failed']} failed: {output}")
     return 0

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import ImageColor
 
 from u2slim.errors import UserError
+from u2slim.files import file_digest
 from u2slim.images.read import read_image
 
 # From an RGB photo (H, W, 3) uint8 and the cut-out's alpha (H, W) uint8: the ground, RGB of the photo's size.
@@ -28,9 +29,15 @@ class Colour:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, as large as covers the photo, of which the middle shows."""
+    """A picture, as large as covers the photo, of which the middle shows.
+
+    Args:
+        path: its file.
+        digest: of the file, so that another picture of the same name is another background.
+    """
 
     path: Path
+    digest: str = ""
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -82,13 +89,15 @@ def open_background(text: str | Path) -> Background:
         return Blur()
     path = Path(text).expanduser()
     if path.is_file():
-        picture = Picture(path)
+        picture = Picture(path, file_digest(path, "sha256"))
         _ = picture.pixels  # so that a broken one is told before the first photo
         return picture
     try:
-        red, green, blue, *_ = ImageColor.getrgb(str(text))
+        red, green, blue, *transparency = ImageColor.getrgb(str(text))
+        if transparency not in ([], [255]):
+            raise ValueError("transparent")
     except ValueError as error:
         raise UserError(
-            f"{text} is no background: give a colour (white, '#00ff80'), the file of a picture, or blur."
+            f"{text} is no background: give an opaque colour (white, '#00ff80'), a picture's file, or blur."
         ) from error
     return Colour((red, green, blue))

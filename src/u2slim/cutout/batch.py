@@ -1,5 +1,6 @@
 """Masks and cut-outs of a photo or a folder of photos, several at a time."""
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from u2slim.errors import UserError
 from u2slim.files import write_whole
 
 MAX_WORKERS = 8  # by default: each holds a photo and a net's activations
+SKIPPED: Facts = {"skipped": True}  # of a photo that was done before
 NOTE = ".made_by"  # names what made the results beside it, and is older than they are
 
 # A photo's file and the name of its results; see `find_photos`.
@@ -51,7 +53,7 @@ def cut_all(
         photos: see `find_photos`.
         workers: photos at a time.
         redo: also photos that are done already.
-        report: is told of each photo as it is done or has failed.
+        report: is told of each photo as it is done or has failed, first of those that were done before.
         progress: show how far it is, on standard error, where there are several photos.
 
     Raises:
@@ -61,6 +63,11 @@ def cut_all(
     _spare(cutter, photos)
     todo = [*photos] if redo or not cutter.into_folder else _not_done(cutter, source, photos)
     outcome, lock = Outcome(len(photos) - len(todo), len(photos) - len(todo)), Lock()
+    if report:
+        left = {photo for photo, _ in todo}
+        for photo, name in photos:
+            if photo not in left:
+                report(photo, cutter.paths(photo, name), SKIPPED)
     with _advance(len(todo) if progress else 0) as advance, ThreadPoolExecutor(workers) as pool:
 
         def work(photo: Path, name: Path) -> None:
@@ -111,7 +118,12 @@ def _one(cutter: Cutter, photo: Path, name: Path) -> Facts | str:
     made = attempt(cutter, photo)
     if isinstance(made, str):
         return made
-    write_files(cutter.paths(photo, name), made.files)
+    try:
+        write_files(cutter.paths(photo, name), made.files)
+    except UserError as error:
+        if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
+            raise  # what one cannot write, others cannot, either
+        return f"{photo}: its name is too long for those of its results; rename it."
     return made.facts()
 
 

@@ -114,7 +114,7 @@ class Cutter:
         """The same for runs whose results are the same."""
         own = self.style, self.kind.name, self.keep, self.srgb
         parts = source, self.runner.fingerprint(), self.runner.stretch, *own
-        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+        return hashlib.sha256("\n".join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()
 
     @property
     def _ending(self) -> str:

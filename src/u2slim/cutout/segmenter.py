@@ -1,6 +1,7 @@
 """A net that is opened once and called many times, and the shortest way from a photo to its cut-out."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -9,7 +10,8 @@ from PIL import Image
 
 from u2slim.cutout.single import Cutout, Style, cut
 from u2slim.errors import UserError
-from u2slim.images.read import Loaded, over_white, photo_pixels, read_photo
+from u2slim.images.metadata import read_metadata, rgb_profile
+from u2slim.images.read import Loaded, load, over_white, photo_pixels, read_photo
 from u2slim.images.refine import Foreground, ForegroundML, GuidedFilter, Refine
 from u2slim.sizes import Size
 from u2slim.zoo import DEFAULT, NetHandle, open_net
@@ -51,6 +53,8 @@ class Segmenter:
         streams: int = 1,
         stretch: bool = True,
     ):
+        if streams < 1 or (threads is not None and threads < 1):
+            raise UserError(f"streams={streams}, threads={threads}: give whole numbers from 1.")
         self.runner = open_net(net).runner(runtime, stretch, streams, threads, size, device)
         if self.runner.labels:
             raise UserError(
@@ -117,6 +121,8 @@ def cut_out(
     Raises:
         UserError: the photo cannot be read, or there is no such net or runtime.
     """
+    if isinstance(net, Segmenter) and runtime != "auto":
+        raise UserError(f"runtime={runtime}: the Segmenter has a runtime already; leave it out.")
     segmenter = net if isinstance(net, Segmenter) else Segmenter(net, runtime)
     style = Style(
         border,
@@ -125,7 +131,17 @@ def cut_out(
         threshold,
         _chosen("foreground", foreground, {"ml": ForegroundML}),
     )
-    return cut(segmenter.runner, *pixels(photo, bgr), style)
+    result = cut(segmenter.runner, *pixels(photo, bgr), style)
+    return replace(result, icc=_profile(photo))
+
+
+def _profile(photo: Photo) -> bytes | None:
+    """The RGB profile of a photo that has one."""
+    if isinstance(photo, np.ndarray):
+        return None
+    if isinstance(photo, Image.Image):
+        return rgb_profile(photo)
+    return read_metadata(photo if isinstance(photo, bytes) else load(str(Path(photo).expanduser())).data, ["icc"]).icc
 
 
 def _chosen(setting: str, value: Any, known: Mapping[str, Callable[[], Any]]) -> Any:
@@ -148,7 +164,13 @@ def pixels(photo: Photo, bgr: bool = False) -> tuple[np.ndarray, np.ndarray | No
             raise UserError(f"An array must be (H, W, 3) uint8, not {photo.shape} {photo.dtype}.")
         if bgr and channels >= 3:
             photo = photo[..., [2, 1, 0, 3][:channels]]
-        return (photo, None) if channels == 3 else over_white(photo[..., 0] if channels == 1 else photo)
+        if channels == 3:
+            return photo.copy(), None  # as the caller may use the array again
+        return over_white(photo[..., 0] if channels == 1 else photo)
     if isinstance(photo, Image.Image):
         return photo_pixels(photo)
-    return read_photo(Loaded("the photo", photo) if isinstance(photo, bytes) else Path(photo).expanduser())
+    if isinstance(photo, str | Path):
+        return read_photo(Path(photo).expanduser())
+    if not isinstance(photo, bytes):
+        raise UserError(f"{type(photo).__name__} is no photo: give a file, its bytes, a Pillow image or an array.")
+    return read_photo(Loaded("the photo", photo))

@@ -9,9 +9,12 @@ import numpy as np
 from u2slim.cutout.backgrounds import Background, open_background
 from u2slim.errors import UserError
 from u2slim.images.masks import hard, largest_part, minmax, subject_box, to_8bit
+from u2slim.images.metadata import Metadata
 from u2slim.images.refine import Foreground, Refine
 from u2slim.images.write import FORMATS, format_of, over, write_image
 from u2slim.runtime import Runner
+
+MAX_PIXELS = 2**28  # of a photo with its border
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,20 @@ class Cutout:
     """A photo with its mask.
 
     Args:
+        photo: what the net saw, (H, W, 3) uint8 RGB: the photo, over white where it is transparent.
         colours: the subject's colours (H, W, 3) uint8 RGB: the photo's own, or without the background's at soft edges.
         mask: (H, W) uint8, 255 where the net sees the subject.
         alpha: the cut-out's transparency (H, W) uint8: the mask, less what is transparent in the photo itself.
         confidence: the net's own mean probability, not stretched, where the mask is at least a half; 0: no subject.
+        icc: the colour profile of the photo, which files of the cut-out carry.
     """
 
+    photo: np.ndarray
     colours: np.ndarray
     mask: np.ndarray
     alpha: np.ndarray
     confidence: float
+    icc: bytes | None = None
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -91,7 +98,9 @@ class Cutout:
             UserError: it is none of them.
         """
         ground = open_background(background) if isinstance(background, str | Path) else background
-        return over(self.colours, self.alpha, ground(self.colours, self.alpha))
+        if not callable(ground):
+            raise UserError(f"{ground!r} is no background: give a colour's name, a picture's file, or blur.")
+        return over(self.colours, self.alpha, ground(self.photo, self.alpha))
 
     def window(self, margin: int | float = 0) -> tuple[slice, slice]:
         """The rows and columns around the subject, to crop pixels by; all of them where there is no subject.
@@ -101,6 +110,8 @@ class Cutout:
         """
         if self.box is None:
             return slice(None), slice(None)
+        if margin < 0 or (isinstance(margin, float) and margin > 10):
+            raise UserError(f"margin={margin}: give pixels, as 20, or a part of the subject's longer side, as 0.1.")
         left, top, right, bottom = self.box
         margin = round(margin * max(right - left, bottom - top)) if isinstance(margin, float) else margin
         return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
@@ -108,7 +119,8 @@ class Cutout:
     def cropped(self, margin: int | float = 0) -> "Cutout":
         """Only what is around the subject; see `window`."""
         part = self.window(margin)
-        return replace(self, colours=self.colours[part], mask=self.mask[part], alpha=self.alpha[part])
+        photo, colours, mask, alpha = (pixels[part] for pixels in (self.photo, self.colours, self.mask, self.alpha))
+        return replace(self, photo=photo, colours=colours, mask=mask, alpha=alpha)
 
     def save(self, path: str | Path, background: str | Path | Background | None = None) -> None:
         """Write the cut-out, whole or not at all.
@@ -123,7 +135,7 @@ class Cutout:
         path = Path(path).expanduser()
         if (kind := format_of(path)) is None:
             raise UserError(f"{path}: the ending names the format; give one of {', '.join(ENDINGS)}.")
-        write_image(path, self.rgba if background is None else self.on(background), kind)
+        write_image(path, self.rgba if background is None else self.on(background), kind, Metadata(icc=self.icc))
 
 
 ENDINGS = tuple(ending for kind in FORMATS.values() for ending in kind.endings)
@@ -148,13 +160,15 @@ def cut(runner: Runner, image_HW3: np.ndarray, own_HW4: np.ndarray | None = None
         colours, alpha = own_HW4[..., :3], (mask.astype(np.uint16) * own_HW4[..., 3] // 255).astype(np.uint8)
     if style.foreground is not None:
         colours = style.foreground(colours, alpha)
-    return Cutout(colours, mask, alpha, confidence)
+    return Cutout(image_HW3, colours, mask, alpha, confidence)
 
 
 def _soft_mask(runner: Runner, image_HW3: np.ndarray, border: float) -> tuple[np.ndarray, float]:
     """The mask (H, W) float32 and the net's confidence."""
     height, width = image_HW3.shape[:2]
     pad = round(border * max(height, width))
+    if (height + 2 * pad) * (width + 2 * pad) > MAX_PIXELS:
+        raise UserError(f"a border of {border:.0%} would make it too large, as it is {width}x{height}; leave it out.")
     if pad:
         edge = np.concatenate([image_HW3[0], image_HW3[-1], image_HW3[:, 0], image_HW3[:, -1]])
         colour = edge.mean(0).round().tolist()

@@ -1,55 +1,73 @@
 """Cutting out what is put into a folder, as soon as it is whole."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from watchfiles import watch as changes_in
 
-from u2slim.cutout.batch import Named, cut_all, earlier_results
+from u2slim.cutout.batch import SKIPPED, Named, cut_all, earlier_results
 from u2slim.cutout.cutter import Cutter, Facts
 from u2slim.errors import UserError
-from u2slim.images.photos import find_photos
+from u2slim.images.photos import NoPhotos, find_all_photos
 
 QUIET = 1000  # ms without a change, after which a file that is copied in is taken to be whole
 
 
-def watch(cutter: Cutter, folder: Path, workers: int) -> Iterator[tuple[Path, str]]:
-    """Each photo in the folder as it has been cut out, with an empty text or the reason why there is no result.
+def watch(cutter: Cutter, folder: Path, workers: int, report: Callable[[Path, str], object]) -> NoReturn:
+    """Cut out the photos in the folder and those that come, until a KeyboardInterrupt.
 
     Photos that an earlier run has done with the same settings are passed over, and so are those that failed, until
     they change.
+
+    Args:
+        report: is told of each photo, with an empty text or the reason why there is no result.
+
+    Raises:
+        UserError: the folder is gone, or its results cannot be written.
     """
     failed: dict[Path, tuple[int, int]] = {}
-    yield from _look(cutter, folder, workers, failed)
+    _look(cutter, folder, workers, failed, report)
     waiting = False
-    for changes in changes_in(folder, debounce=QUIET, step=QUIET // 4, rust_timeout=QUIET, yield_on_timeout=True):
-        if changes:
-            waiting = True
-        elif waiting:
-            waiting = False
-            yield from _look(cutter, folder, workers, failed)
+    with suppress(FileNotFoundError):  # as watchfiles has it where the folder is gone before it looks
+        for changes in changes_in(folder, debounce=QUIET, step=QUIET // 4, rust_timeout=QUIET, yield_on_timeout=True):
+            if changes:
+                waiting = True
+            elif waiting or not folder.is_dir():
+                waiting = False
+                _look(cutter, folder, workers, failed, report)
+    raise _gone(folder)
 
 
 def _look(
-    cutter: Cutter, folder: Path, workers: int, failed: dict[Path, tuple[int, int]]
-) -> Iterator[tuple[Path, str]]:
-    made: list[tuple[Path, str]] = []
-
-    def report(photo: Path, paths: list[Path], facts: Facts | str) -> None:
+    cutter: Cutter,
+    folder: Path,
+    workers: int,
+    failed: dict[Path, tuple[int, int]],
+    report: Callable[[Path, str], object],
+) -> None:
+    def told(photo: Path, paths: list[Path], facts: Facts | str) -> None:
         if isinstance(facts, str):
             failed[photo] = _state(photo)
-        made.append((photo, facts if isinstance(facts, str) else ""))
+        if facts != SKIPPED:
+            report(photo, facts if isinstance(facts, str) else "")
 
     photos = [pair for pair in _photos(cutter, folder) if failed.get(pair[0]) != _state(pair[0])]
-    cut_all(cutter, str(folder.resolve()), photos, workers, report=report, progress=False)
-    yield from made
+    cut_all(cutter, str(folder.resolve()), photos, workers, report=told, progress=False)
 
 
 def _photos(cutter: Cutter, folder: Path) -> list[Named]:
     try:
-        return find_photos(folder, earlier_results([folder], cutter.output))
-    except UserError:  # none is there yet
+        return find_all_photos([folder], earlier_results([folder], cutter.output))[0]
+    except NoPhotos:  # yet
         return []
+    except UserError as error:
+        raise error if folder.is_dir() else _gone(folder) from error
+
+
+def _gone(folder: Path) -> UserError:
+    return UserError(f"The folder {folder} is gone; make it again, and start this command again.")
 
 
 def _state(photo: Path) -> tuple[int, int]:

@@ -9,7 +9,13 @@ from PIL import Image
 from u2slim.errors import UserError
 
 KINDS = ("exif", "icc", "dpi")
-_ORIENTATION = 0x0112  # the EXIF tag
+# EXIF tags that are about the pixels' own form, which a result does not have: size, bits, strips, tiles, orientation,
+# resolution, compression, and the profile; `--keep` has some of these apart.
+_OF_THE_PIXELS = (
+    *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 296),
+    *(317, 318, 319, 320, 322, 323, 324, 325, 330, 332, 334, 336, 338, 339, 340, 341, 347, 512, 513, 514, 529, 530),
+    *(531, 532, 34675),
+)
 
 
 @dataclass(frozen=True)
@@ -37,18 +43,25 @@ def read_metadata(data: bytes, kinds: Collection[str]) -> Metadata:
     if not kinds:
         return Metadata()
     with Image.open(BytesIO(data)) as image:
-        profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
+        dpi = image.info.get("dpi")
         return Metadata(
             _exif(image) if "exif" in kinds else None,
-            profile if "icc" in kinds and profile and profile[16:20] == b"RGB " else None,
-            dpi if "dpi" in kinds and dpi and min(dpi) > 0 else None,
+            rgb_profile(image) if "icc" in kinds else None,
+            dpi if "dpi" in kinds and dpi and min(dpi) > 1 else None,  # Pillow says 1 where a TIFF says nothing
         )
+
+
+def rgb_profile(image: Image.Image) -> bytes | None:
+    """An image's colour profile, if it is one of RGB colours."""
+    profile = image.info.get("icc_profile")
+    return profile if profile and profile[16:20] == b"RGB " else None
 
 
 def _exif(image: Image.Image) -> bytes | None:
     try:
         exif = image.getexif()
-        exif.pop(_ORIENTATION, None)
+        for tag in _OF_THE_PIXELS:
+            exif.pop(tag, None)
         return exif.tobytes() if exif else None
     except Exception as error:  # what Pillow raises depends on the damage
         raise UserError(f"its EXIF data are damaged ({error}); leave exif out of --keep.") from error
@@ -72,7 +85,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
         own = ImageCms.ImageCmsProfile(BytesIO(profile))
         result = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (ImageCms.PyCMSError, OSError) as error:
-        raise ValueError(f"its colour profile cannot be used: {error}; leave out --srgb") from error
+        raise ValueError(f"its colour profile cannot be used: {error}") from error
     assert result is not None  # as it always is without inPlace
     result.info.pop("icc_profile", None)
     return result

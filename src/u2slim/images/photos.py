@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from u2slim.errors import UserError
@@ -12,23 +12,33 @@ from u2slim.images.read import EXTENSIONS
 
 def find_all_photos(
     sources: Sequence[str | Path], exclude: Sequence[Path] = (), beside: bool = False
-) -> list[tuple[Path, Path]]:
-    """(photo, name) of files, folders and patterns (`*.jpg`) together, as `find_photos` has each; none is there twice.
+) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """(photo, name) of files and folders together, as `find_photos` has each; none is there twice.
 
-    What an earlier run has put beside a photo that is there itself, `NAME-cut.png` or `NAME-mask.png`, is passed over.
+    What an earlier run has put beside a photo that is there itself, `NAME-cut.png` or `NAME-mask.png`, is no photo; it
+    comes as the second list.
 
     Args:
-        sources: a pattern is one only where no file has that name.
+        sources: with patterns already `expanded`.
         exclude: see `find_photos`.
         beside: results will be beside the photos, so that only names in one folder can meet.
 
     Raises:
         UserError: as `find_photos`, or two photos have one name.
     """
-    pairs = (pair for source in _expanded(sources) for pair in find_photos(source, exclude, ""))
-    found = {photo.absolute(): (photo, name) for photo, name in pairs}
-    stems = {path.with_suffix("") for path in found}
-    photos = [pair for path, pair in found.items() if not _is_result(path, stems)]
+    found: dict[Path, tuple[Path, Path]] = {}
+    empty = None
+    for source in sources:
+        try:
+            for photo, name in find_photos(source, exclude, ""):
+                found.setdefault(photo.absolute(), (photo, name))
+        except NoPhotos as error:  # which is nothing to speak of where others have some
+            empty = error
+    if empty and not found:
+        raise empty
+    originals = {path.with_suffix("") for path in found} | set(found)
+    photos = [pair for path, pair in found.items() if not _is_result(path, originals)]
+    results = [photo for path, (photo, _) in found.items() if _is_result(path, originals)]
 
     def key(photo: Path, name: Path) -> Path:
         return photo.absolute().with_name(name.name) if beside else name
@@ -46,27 +56,39 @@ def find_all_photos(
     for photo, name in photos:
         other = taken.setdefault(key(photo, name), photo)
         if other is not photo:
-            raise UserError(
-                f"{other} and {photo} would both become {name}: cut them out by two commands, or rename one."
-            )
-    return photos
+            raise UserError(f"{other} and {photo} would both become {name}: rename one, or use another place for it.")
+    return photos, results
 
 
-def _expanded(sources: Sequence[str | Path]) -> Iterator[str | Path]:
+def expanded(sources: Sequence[str]) -> list[str]:
+    """What is named, with each pattern (`*.jpg`) replaced by what matches it; a file of that very name is none.
+
+    Raises:
+        UserError: nothing matches, or there is no name at all.
+    """
+    named = []
     for source in sources:
         path = Path(source).expanduser()
+        if not source:
+            raise UserError("One of the inputs has no name: give photos or folders, . for the one you are in.")
         if path.exists() or path.is_symlink() or not glob.has_magic(str(path)):
-            yield source
-        elif found := sorted(glob.glob(str(path), recursive=True)):
-            yield from found
-        else:
+            named.append(source)
+            continue
+        matches = sorted(glob.glob(str(path), recursive=True))
+        named += matches
+        if not matches:
             raise UserError(f"No photo or folder matches {source}.")
+    return named
 
 
-def _is_result(path: Path, stems: set[Path]) -> bool:
-    return any(
-        path.stem.endswith(end) and path.with_name(path.stem.removesuffix(end)) in stems for end in ("-cut", "-mask")
-    )
+def _is_result(path: Path, originals: set[Path]) -> bool:
+    """Whether it is called as the result of one of these, whose names are with and without their endings."""
+    photo, _, kind = path.stem.rpartition("-")
+    return kind in ("cut", "mask") and bool(photo) and path.with_name(photo) in originals
+
+
+class NoPhotos(UserError):
+    """A folder without any."""
 
 
 def find_photos(source: str | Path, exclude: Sequence[Path] = (), setting: str = "input") -> list[tuple[Path, Path]]:
@@ -90,11 +112,12 @@ def find_photos(source: str | Path, exclude: Sequence[Path] = (), setting: str =
         path
         for path in source.rglob("*")
         if path.suffix.lower() in EXTENSIONS
-        and not path.name.startswith(".")
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+        and (path.is_file() or (path.is_symlink() and not path.exists()))  # a link that leads nowhere is told of
         and not any(path.resolve().is_relative_to(folder) for folder in skipped)
     )
     if not photos:
-        raise UserError(f"No photos under {named} (looked for {', '.join(EXTENSIONS)}).")
+        raise NoPhotos(f"No photos under {named} (looked for {', '.join(EXTENSIONS)}).")
     whole = [photo.relative_to(source) for photo in photos]
     names, times = [path.with_suffix("") for path in whole], None
     while times is None or max(times.values()) > 1:  # one that keeps its ending may meet another without: a.jpg(.webp)

@@ -17,7 +17,7 @@ from u2slim.images.metadata import to_srgb
 
 T = TypeVar("T")
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {

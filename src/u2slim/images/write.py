@@ -69,7 +69,10 @@ def encode(pixels: np.ndarray, kind: Format = PNG, metadata: Metadata | None = N
     if pixels.ndim == 3 and pixels.shape[2] == 4 and not kind.has_alpha:
         pixels = over(pixels[..., :3], pixels[..., 3], np.full_like(pixels[..., :3], 255))
     file = BytesIO()
-    Image.fromarray(pixels).save(file, kind.name.upper(), **kind.options, **(metadata or Metadata()).options())
+    try:
+        Image.fromarray(pixels).save(file, kind.name.upper(), **kind.options, **(metadata or Metadata()).options())
+    except (OSError, ValueError, OverflowError) as error:  # as of EXIF data that the format has no room for
+        raise UserError(f"it cannot be a {kind.name} file ({error}); choose another format, or keep less.") from error
     return file.getvalue()
 
 

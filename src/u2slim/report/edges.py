@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"out={cfg.out}: give a name that ends in .png or .jpg.")
     check_whole_number(cfg, "side", 32)
     given = [cfg.photos] if isinstance(cfg.photos, str) else list(cfg.photos)
-    photos = [read_image(path) for path, _ in find_all_photos(given, frozenset())]
+    photos = [read_image(path) for path, _ in find_all_photos(given)[0]]
     runners = [open_net(net).runner(cfg.runtime) for net in cfg.nets]
     rows = [row(photo, [runner(photo) for runner in runners], cfg.side) for photo in photos]
     write_whole(Path(cfg.out), lambda partial: Image.fromarray(np.vstack(rows)).save(partial, quality=88))

@@ -148,7 +148,7 @@ class OpenCVRunner(OnnxRunner):
     def load(self, data: bytes, streams: int, threads: int | None) -> None:
         self.data = np.frombuffer(data, np.uint8)
         if self.device != "cpu" and (self.device != "cuda" or not cv2.cuda.getCudaEnabledDeviceCount()):
-            raise self.no_device("this OpenCV is built without CUDA or finds no card", "cuda")
+            raise self.no_device("cuda needs a card, and an OpenCV that is built for it")
         if threads is not None:
             cv2.setNumThreads(threads)
 

@@ -31,7 +31,7 @@ class TorchRunner(Runner):
     ):
         super().__init__(size, stretch, net.labels)
         try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.device = torch.device(device.lower() if device else ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.empty(1, device=self.device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise UserError(f"torch has no device {device} here ({str(error).splitlines()[0]}).") from error
