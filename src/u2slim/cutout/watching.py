@@ -49,11 +49,13 @@ def _look(
 ) -> None:
     def told(photo: Path, paths: list[Path], facts: Facts | str) -> None:
         if isinstance(facts, str):
-            failed[photo] = _state(photo)
+            failed[photo] = before[photo]
         if facts != SKIPPED:
             report(photo, facts if isinstance(facts, str) else "")
 
-    photos = [pair for pair in _photos(cutter, folder) if failed.get(pair[0]) != _state(pair[0])]
+    found = _photos(cutter, folder)
+    before = {photo: _state(photo) for photo, _ in found}  # not after reading it, when it may be another already
+    photos = [(photo, name) for photo, name in found if failed.get(photo) != before[photo]]
     cut_all(cutter, str(folder.resolve()), photos, workers, report=told, progress=False)
 
 
