@@ -364,6 +364,7 @@ def test_places(photo, capsys):
     Path("dir.png").mkdir()
     cut("photo.jpg", "-o", "dir.png")
     assert Path("dir.png/cutouts/photo.png").is_file()
+    Path("note").write_text("no picture")
     for words, sentence in {
         ("photo.jpg", "-o", "results.v4"): "could be a file or a folder",
         ("photo.jpg", "photo.png", "-o", "a.png"): "a.png is one file for 2 photos",
@@ -377,6 +378,7 @@ def test_places(photo, capsys):
         ("-", "photo.jpg"): "A pipe takes one photo",
         ("-", "-o", "folder"): "folder is no name of a picture",
         ("",): "One of the inputs has no name",
+        ("photo.jpg", "-o", "note"): "-o note is a file that is no picture",
         ("photo.jpg", "--background", ""): "is no background",
         ("photo.jpg", "--background", "#ff000080"): "give an opaque colour",
         ("-", "--mask", "also"): "A pipe has room for one picture",

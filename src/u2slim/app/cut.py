@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
 
     output = Path(options.output).expanduser() if options.output else None
     is_file = output is not None and _is_file(options, output)
+    if output is not None and output.is_file() and not is_file:
+        raise UserError(f"-o {options.output} is a file that is no picture: give a folder, or a picture's name.")
     earlier = earlier_results(options.inputs, output)
     photos, results = find_all_photos(options.inputs, earlier, output is None)
     if results:
