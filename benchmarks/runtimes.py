@@ -7,11 +7,10 @@
 import argparse
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.processes import SIZES, generate_apart, in_turns
-from u2slim.runtime import ONNX_RUNTIMES, OPTIONAL_RUNTIMES
+from u2slim.runtime import installed_runtimes
 from u2slim.zoo import DEFAULT
 
 
@@ -22,7 +21,7 @@ def main() -> None:
     parser.add_argument("--megapixels", default="0.12", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    runtimes = [name for name in ONNX_RUNTIMES if name not in OPTIONAL_RUNTIMES or find_spec(name)]
+    runtimes = installed_runtimes()
     print(f"| net | photos | {' | '.join(f'{name}, seconds, MiB' for name in runtimes)} |")
     print(f"|---|---|{'---|' * len(runtimes)}", flush=True)
     for net in options.net:

@@ -36,6 +36,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             partial.unlink()
 
 
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    """The same with bytes that are at hand."""
+    write_whole(path, lambda partial: partial.write_bytes(data))
+
+
 def free_bytes(path: Path) -> int:
     """How much more can be written at a path, whose folders may still have to be made."""
     path = path.absolute()

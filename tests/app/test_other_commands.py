@@ -93,7 +93,7 @@ def test_watch_refuses_in_a_sentence(tmp_path, monkeypatch, capsys, words, sente
 
 def test_nets_says_where_each_is_and_how_fast(capsys, monkeypatch):
     monkeypatch.setattr("u2slim.app.nets.REPEATS", 1)
-    monkeypatch.setattr("u2slim.app.nets._installed", lambda: ["opencv"])  # the others take a minute
+    monkeypatch.setattr("u2slim.app.nets.installed_runtimes", lambda: ["opencv"])  # the others take a minute
     assert main(["nets", "--speed"]) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
     assert {*SHIPPED, *PUBLISHED} <= set(rows)

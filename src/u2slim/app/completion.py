@@ -3,26 +3,20 @@
 import argparse
 from typing import Any
 
+from u2slim.app.options import Commands, add_command
+
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 EXAMPLES = """\
-examples:
   eval "$(u2slim completion bash)"                            in ~/.bashrc
   u2slim completion zsh > ~/.zfunc/_u2slim                    in a folder of $fpath
   u2slim completion fish > ~/.config/fish/completions/u2slim.fish
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
-    parser = commands.add_parser(
-        "completion",
-        help="print what completes this command in a shell",
-        description="Print what a shell needs to complete this command.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("shell", choices=SHELLS)
-    parser.set_defaults(run=run)
+    about = "print what a shell needs to complete this command"
+    add_command(commands, run, "completion", about, EXAMPLES).add_argument("shell", choices=SHELLS)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,19 +3,18 @@
 import argparse
 import json
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from u2slim.app.options import add_options, open_cutter
+from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
+from u2slim.images.write import ENDINGS, format_of
 
 if TYPE_CHECKING:
-    from u2slim.cutout.cutter import Cutter, Facts
+    from u2slim.cutout.cutter import Cutter, Made
 
 PIPE = "-"
 EXAMPLES = """\
-examples:
   u2slim cut photo.jpg                            photo-cut.png beside the photo
   u2slim cut photo.jpg -o cut.webp --crop 20      the format by the ending
   u2slim cut album 'holiday/*.jpg' -o results     results/cutouts/NAME.png and results/masks/NAME.png
@@ -25,15 +24,10 @@ examples:
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
-    parser = commands.add_parser(
-        "cut",
-        help="cut the subjects out of photos",
-        description="Cut the subjects out of photos: pictures with transparency, masks, or both.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "cut the subjects out of photos: pictures with transparency, masks, or both"
+    parser = add_command(commands, run, "cut", about, EXAMPLES)
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -49,7 +43,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_options(parser)
     parser.add_argument("--redo", action="store_true", help="also photos that are done already")
     parser.add_argument("--json", action="store_true", help="print one line a photo: box, share, confidence, seconds")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     workers = min(options.workers or default_workers(len(photos)), len(photos))
     cutter = open_cutter(options, output, is_file, len(photos), workers)
     source = "\n".join(str(Path(given).expanduser().resolve()) for given in options.inputs)
-    report = partial(_print_facts, sys.stdout) if options.json else None
+    report = _print_facts if options.json else None
     outcome = cut_all(cutter, source, photos, workers, options.redo, report, progress=not options.json)
     for reason in outcome.failed.values():
         print(f"u2slim: {reason}", file=sys.stderr)
@@ -94,16 +87,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _is_file(options: argparse.Namespace, output: Path) -> bool:
     """Whether OUT is a file; what it is if it is there, and else what its name says."""
-    from u2slim.images.write import FORMATS, format_of
-
     if output.is_dir() or options.output.endswith(("/", "\\")) or not output.suffix:
         return False
     if (kind := format_of(output)) is None:
         if len(options.inputs) > 1 or not Path(options.inputs[0]).expanduser().is_file():
             return False  # which it can only be for several
-        endings = ", ".join(ending for known in FORMATS.values() for ending in known.endings)
         raise UserError(
-            f"-o {options.output} could be a file or a folder: end it in {endings} for a file, in / for a folder."
+            f"-o {options.output} could be a file or a folder: end it in {', '.join(ENDINGS)} for a file, in / for a "
+            "folder."
         )
     if options.format not in (None, kind.name):
         raise UserError(f"-o {options.output} is no {options.format} file: leave out --format, or change the ending.")
@@ -142,14 +133,17 @@ def _pipe(options: argparse.Namespace) -> int:
     paths = cutter.paths(Path(photo.name), Path(photo.name))
     write_files(paths, made.files)
     if options.json:
-        _print_facts(sys.stdout, photo.name, paths, made.facts())
+        _print_facts(photo.name, paths, made)
     print(f"1 of 1 photo done with {cutter.runner.runtime}: {', '.join(map(str, paths))}", file=sys.stderr)
     return 0
 
 
-def _print_facts(file: TextIO, photo: Path | str, paths: list[Path], facts: "Facts | str") -> None:
-    told = {"error": facts} if isinstance(facts, str) else {"files": list(map(str, paths)), **facts}
-    print(json.dumps({"photo": str(photo), **told}), file=file, flush=True)
+def _print_facts(photo: Path | str, paths: list[Path], made: "Made | str | None") -> None:
+    if isinstance(made, str):
+        told: dict[str, object] = {"error": made}
+    else:
+        told = {"files": list(map(str, paths)), **(made.facts() if made else {"skipped": True})}
+    print(json.dumps({"photo": str(photo), **told}), flush=True)
 
 
 def _where(cutter: "Cutter", photos: list[tuple[Path, Path]]) -> str:

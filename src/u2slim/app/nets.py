@@ -1,43 +1,32 @@
 """`u2slim nets`: the nets that go by a name."""
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
+from u2slim.app.options import Commands, add_command
 from u2slim.errors import UserError
-from u2slim.runtime import ONNX_RUNTIMES, check_runtime
+from u2slim.runtime import installed_runtimes, latency
 from u2slim.zoo import PUBLISHED, SHIPPED, Published
 from u2slim.zoo.fetch import NETS, find
 
 REPEATS = 5  # of each net in each runtime, after one to warm up
 EXAMPLES = """\
-examples:
   u2slim nets                                     what there is, and where it lies
   u2slim nets --speed                             how long each takes for a photo here
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
-    about = "list the nets that go by a name"
-    parser = commands.add_parser(
-        "nets",
-        help=about,
-        description=f"{about.capitalize()}.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, run, "nets", "list the nets that go by a name", EXAMPLES)
     parser.add_argument("--speed", action="store_true", help="measure those at hand in each installed runtime, first")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print them."""
     from u2slim.terminal import print_rows  # takes a moment, which other commands do not need
 
-    runtimes = list(_installed()) if options.speed else []
+    runtimes = installed_runtimes() if options.speed else []
     paths = {net.name: net.onnx for net in SHIPPED.values()} | {net.name: _at_hand(net) for net in PUBLISHED.values()}
     times = _times([name for name, path in paths.items() if path], runtimes)
     rows = [["net", "MB", *(f"{runtime}, ms" for runtime in runtimes), "maxF", "MAE", "where", "licence", "what"]]
@@ -58,15 +47,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _installed() -> Iterator[str]:
-    for runtime in ONNX_RUNTIMES:
-        try:
-            check_runtime(runtime)
-            yield runtime
-        except UserError:
-            pass
-
-
 def _times(names: list[str], runtimes: list[str]) -> dict[tuple[str, str], str]:
     """Milliseconds of one photo by net and runtime."""
     import numpy as np
@@ -82,12 +62,8 @@ def _times(names: list[str], runtimes: list[str]) -> dict[tuple[str, str], str]:
         except UserError:  # as torch, of a file that only torch reads, or a runtime that cannot run this one
             continue
         photo = np.random.default_rng(0).integers(0, 256, (*runner.size, 3)).astype(np.float32)
-        taken = []
-        for _ in range(REPEATS + 1):
-            start = perf_counter()
-            runner.infer(photo)
-            taken.append(perf_counter() - start)
-        times[name, runtime] = f"{1000 * median(taken[1:]):.0f}"
+        runner.infer(photo)
+        times[name, runtime] = f"{latency(runner, [photo], REPEATS):.0f}"
     return times
 
 

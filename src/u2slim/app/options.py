@@ -1,19 +1,36 @@
 """Options that the commands share, and what they mean."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from u2slim.errors import UserError
+from u2slim.images.metadata import KINDS
+from u2slim.images.write import FORMATS
 from u2slim.runtime import ONNX_RUNTIMES, fastest_runtime
 from u2slim.zoo.shipped import DEFAULT, SHIPPED
 
 if TYPE_CHECKING:
     from u2slim.cutout.cutter import Cutter
 
-FORMATS = ("png", "webp", "jpeg", "tiff", "avif")
-KEEP = ("exif", "icc", "dpi")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Run = Callable[[argparse.Namespace], int]
+
 MARGIN = "a margin in pixels, as 20, or in per cent of the subject, as 10%"
+
+
+def add_command(commands: Commands, run: Run, name: str, about: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of a command, whose help begins with what it is about and ends with examples."""
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +96,6 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
     from u2slim.cutout.cutter import Cutter
     from u2slim.cutout.single import Style
     from u2slim.images.refine import ForegroundML, GuidedFilter
-    from u2slim.images.write import FORMATS
     from u2slim.zoo import open_net
 
     kind = FORMATS[options.format or "png"]
@@ -160,6 +176,6 @@ def _margin(text: str) -> int | float:
 
 def _kept(text: str) -> tuple[str, ...]:
     kinds = () if text == "none" else tuple(text.replace(" ", "").lower().split(","))
-    if wrong := [kind for kind in kinds if kind not in KEEP]:
-        raise argparse.ArgumentTypeError(f"{wrong[0]}: give some of {', '.join(KEEP)}, with commas between, or none")
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]}: give some of {', '.join(KINDS)}, with commas between, or none")
     return kinds

@@ -6,29 +6,23 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from u2slim.app.options import add_options, open_cutter
+from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
 
+AT_ONCE = 8  # photos that may come, by which the runtime and the workers are chosen
 EXAMPLES = """\
-examples:
   u2slim watch inbox -o results                   until Ctrl-C
   u2slim watch inbox -o shop --background white --format jpeg
 """
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
-    parser = commands.add_parser(
-        "watch",
-        help="cut out whatever is put into a folder",
-        description="Cut out the photos in a folder and those that are put there later, until Ctrl-C.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "cut out the photos in a folder and those that are put there later, until Ctrl-C"
+    parser = add_command(commands, run, "watch", about, EXAMPLES)
     parser.add_argument("folder", metavar="FOLDER", help="where photos come in, also into folders below it")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder for the results")
     add_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,8 +35,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"There is no folder {options.folder} to watch.")
     if options.output == "" or output.is_file() or output.resolve() == folder.resolve():
         raise UserError(f"-o {options.output} is no place for the results: give another folder than the watched one.")
-    workers = options.workers or default_workers(8)
-    cutter = open_cutter(options, output, False, 8, workers)
+    workers = options.workers or default_workers(AT_ONCE)
+    cutter = open_cutter(options, output, False, AT_ONCE, workers)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"watching {folder} with {cutter.runner.runtime}, results in {output}; Ctrl-C ends it", flush=True)
     counts = {"done": 0, "failed": 0}

@@ -9,18 +9,17 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from u2slim.cutout.cutter import RESULTS, Cutter, Facts, attempt, write_files
+from u2slim.cutout.cutter import RESULTS, Cutter, Made, attempt, write_files
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 
 MAX_WORKERS = 8  # by default: each holds a photo and a net's activations
-SKIPPED: Facts = {"skipped": True}  # of a photo that was done before
 NOTE = ".made_by"  # names what made the results beside it, and is older than they are
 
 # A photo's file and the name of its results; see `find_photos`.
 Named = tuple[Path, Path]
-# Called with each photo, the paths of its results, and what it shows, or why nothing was.
-Report = Callable[[Path, list[Path], Facts | str], object]
+# Called with each photo, the paths of its results, and what was made of it, or why nothing was; None: done before.
+Report = Callable[[Path, list[Path], Made | str | None], object]
 
 
 @dataclass
@@ -67,7 +66,7 @@ def cut_all(
         left = {photo for photo, _ in todo}
         for photo, name in photos:
             if photo not in left:
-                report(photo, cutter.paths(photo, name), SKIPPED)
+                report(photo, cutter.paths(photo, name), None)
     with _advance(len(todo) if progress else 0) as advance, ThreadPoolExecutor(workers) as pool:
 
         def work(photo: Path, name: Path) -> None:
@@ -113,7 +112,7 @@ def default_workers(photos: int) -> int:
     return min(cpu_count(), MAX_WORKERS, photos)
 
 
-def _one(cutter: Cutter, photo: Path, name: Path) -> Facts | str:
+def _one(cutter: Cutter, photo: Path, name: Path) -> Made | str:
     """What was made and written of a photo, or why there is nothing."""
     made = attempt(cutter, photo)
     if isinstance(made, str):
@@ -124,7 +123,7 @@ def _one(cutter: Cutter, photo: Path, name: Path) -> Facts | str:
         if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
             raise  # what one cannot write, others cannot, either
         return f"{photo}: its name is too long for those of its results; rename it."
-    return made.facts()
+    return made
 
 
 @contextmanager

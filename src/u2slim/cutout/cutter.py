@@ -4,21 +4,19 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from u2slim.cutout.single import Cutout, Style, cut
 from u2slim.errors import UserError
-from u2slim.files import write_whole
+from u2slim.files import write_bytes_whole
 from u2slim.images.colours import overlay
 from u2slim.images.metadata import read_metadata
 from u2slim.images.read import Loaded, load, read_photo
 from u2slim.images.write import PNG, Format, encode
 from u2slim.runtime import Runner
 
-Facts = dict[str, object]  # see `Made.facts`
 RESULTS = ("masks", "cutouts", "classes", "overlays")  # folders of results
 
 
@@ -36,9 +34,9 @@ class Made:
     result: Cutout | None
     seconds: float
 
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, object]:
         """The subject's box, its share of the picture, the net's confidence (see `Cutout`), and the seconds."""
-        told: Facts = {"seconds": round(self.seconds, 3)}
+        told: dict[str, object] = {"seconds": round(self.seconds, 3)}
         if self.result is None:
             return told
         share, confidence = round(self.result.share, 4), round(self.result.confidence, 4)
@@ -153,8 +151,4 @@ def write_files(paths: Sequence[Path], files: Sequence[bytes]) -> None:
         UserError: a folder cannot be written.
     """
     for path, data in zip(paths, files, strict=True):
-        write_whole(path, partial(_write, data))
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
+        write_bytes_whole(path, data)

@@ -11,13 +11,13 @@ from PIL import Image
 from u2slim.cutout.single import Cutout, Style, cut
 from u2slim.errors import UserError
 from u2slim.images.metadata import read_metadata, rgb_profile
-from u2slim.images.read import Loaded, load, over_white, photo_pixels, read_photo
+from u2slim.images.read import Loaded, load, photo_pixels, read_photo
 from u2slim.images.refine import Foreground, ForegroundML, GuidedFilter, Refine
 from u2slim.sizes import Size
 from u2slim.zoo import DEFAULT, NetHandle, open_net
 
-# A file, an image file's bytes, an image of Pillow's, or (H, W), (H, W, 3) or (H, W, 4) uint8 pixels.
-Photo = str | Path | bytes | Image.Image | np.ndarray
+# A file, an image file's bytes, also `Loaded`, an image of Pillow's, or (H, W), (H, W, 3) or (H, W, 4) uint8 pixels.
+Photo = str | Path | bytes | Loaded | Image.Image | np.ndarray
 
 
 class Segmenter:
@@ -77,7 +77,7 @@ class Segmenter:
         Raises:
             UserError: a photo cannot be read, or the net gives NaN for it.
         """
-        if isinstance(photo, str | Path | bytes | Image.Image | np.ndarray):
+        if isinstance(photo, Photo):
             return self.runner(pixels(photo, bgr)[0])
         shapes: list[tuple[int, int]] = []
 
@@ -131,17 +131,31 @@ def cut_out(
         threshold,
         _chosen("foreground", foreground, {"ml": ForegroundML}),
     )
+    photo = _loaded(photo)
     result = cut(segmenter.runner, *pixels(photo, bgr), style)
     return replace(result, icc=_profile(photo))
 
 
-def _profile(photo: Photo) -> bytes | None:
+def _loaded(photo: Photo) -> Loaded | Image.Image | np.ndarray:
+    """A file's bytes, and what is in memory already.
+
+    Raises:
+        UserError: there is no such file, or it is no photo of any form.
+    """
+    if isinstance(photo, str | Path):
+        return load(Path(photo).expanduser())
+    if isinstance(photo, bytes):
+        return Loaded("the photo", photo)
+    if not isinstance(photo, Loaded | Image.Image | np.ndarray):
+        raise UserError(f"{type(photo).__name__} is no photo: give a file, its bytes, a Pillow image or an array.")
+    return photo
+
+
+def _profile(photo: Loaded | Image.Image | np.ndarray) -> bytes | None:
     """The RGB profile of a photo that has one."""
     if isinstance(photo, np.ndarray):
         return None
-    if isinstance(photo, Image.Image):
-        return rgb_profile(photo)
-    return read_metadata(photo if isinstance(photo, bytes) else load(str(Path(photo).expanduser())).data, ["icc"]).icc
+    return rgb_profile(photo) if isinstance(photo, Image.Image) else read_metadata(photo.data, ["icc"]).icc
 
 
 def _chosen(setting: str, value: Any, known: Mapping[str, Callable[[], Any]]) -> Any:
@@ -158,6 +172,7 @@ def pixels(photo: Photo, bgr: bool = False) -> tuple[np.ndarray, np.ndarray | No
     Raises:
         UserError: it cannot be read, or is an array of another kind.
     """
+    photo = _loaded(photo)
     if isinstance(photo, np.ndarray):
         channels = photo.shape[2] if photo.ndim == 3 else 0
         if photo.ndim not in (2, 3) or channels not in (0, 1, 3, 4) or photo.dtype != np.uint8 or not photo.size:
@@ -166,11 +181,5 @@ def pixels(photo: Photo, bgr: bool = False) -> tuple[np.ndarray, np.ndarray | No
             photo = photo[..., [2, 1, 0, 3][:channels]]
         if channels == 3:
             return photo.copy(), None  # as the caller may use the array again
-        return over_white(photo[..., 0] if channels == 1 else photo)
-    if isinstance(photo, Image.Image):
-        return photo_pixels(photo)
-    if isinstance(photo, str | Path):
-        return read_photo(Path(photo).expanduser())
-    if not isinstance(photo, bytes):
-        raise UserError(f"{type(photo).__name__} is no photo: give a file, its bytes, a Pillow image or an array.")
-    return read_photo(Loaded("the photo", photo))
+        photo = Image.fromarray(photo[..., 0] if channels == 1 else photo)
+    return photo_pixels(photo) if isinstance(photo, Image.Image) else read_photo(photo)

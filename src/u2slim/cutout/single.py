@@ -11,10 +11,10 @@ from u2slim.errors import UserError
 from u2slim.images.masks import hard, largest_part, minmax, subject_box, to_8bit
 from u2slim.images.metadata import Metadata
 from u2slim.images.refine import Foreground, Refine
-from u2slim.images.write import FORMATS, format_of, over, write_image
+from u2slim.images.write import ENDINGS, format_of, over, write_image
 from u2slim.runtime import Runner
 
-MAX_PIXELS = 2**28  # of a photo with its border
+MAX_WITH_BORDER = 2**28  # pixels of a photo
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class Cutout:
         Args:
             margin: to leave around its box: in pixels, or of a float as a part of the box's longer side.
         """
-        if self.box is None:
+        if (box := self.box) is None:
             return slice(None), slice(None)
         if margin < 0 or (isinstance(margin, float) and margin > 10):
             raise UserError(f"margin={margin}: give pixels, as 20, or a part of the subject's longer side, as 0.1.")
-        left, top, right, bottom = self.box
+        left, top, right, bottom = box
         margin = round(margin * max(right - left, bottom - top)) if isinstance(margin, float) else margin
         return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
 
@@ -136,9 +136,6 @@ class Cutout:
         if (kind := format_of(path)) is None:
             raise UserError(f"{path}: the ending names the format; give one of {', '.join(ENDINGS)}.")
         write_image(path, self.rgba if background is None else self.on(background), kind, Metadata(icc=self.icc))
-
-
-ENDINGS = tuple(ending for kind in FORMATS.values() for ending in kind.endings)
 
 
 def cut(runner: Runner, image_HW3: np.ndarray, own_HW4: np.ndarray | None = None, style: Style | None = None) -> Cutout:
@@ -167,7 +164,7 @@ def _soft_mask(runner: Runner, image_HW3: np.ndarray, border: float) -> tuple[np
     """The mask (H, W) float32 and the net's confidence."""
     height, width = image_HW3.shape[:2]
     pad = round(border * max(height, width))
-    if (height + 2 * pad) * (width + 2 * pad) > MAX_PIXELS:
+    if (height + 2 * pad) * (width + 2 * pad) > MAX_WITH_BORDER:
         raise UserError(f"a border of {border:.0%} would make it too large, as it is {width}x{height}; leave it out.")
     if pad:
         edge = np.concatenate([image_HW3[0], image_HW3[-1], image_HW3[:, 0], image_HW3[:, -1]])

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from watchfiles import watch as changes_in
 
-from u2slim.cutout.batch import SKIPPED, Named, cut_all, earlier_results
-from u2slim.cutout.cutter import Cutter, Facts
+from u2slim.cutout.batch import Named, cut_all, earlier_results
+from u2slim.cutout.cutter import Cutter, Made
 from u2slim.errors import UserError
 from u2slim.images.photos import NoPhotos, find_all_photos
 
@@ -47,11 +47,11 @@ def _look(
     failed: dict[Path, tuple[int, int]],
     report: Callable[[Path, str], object],
 ) -> None:
-    def told(photo: Path, paths: list[Path], facts: Facts | str) -> None:
-        if isinstance(facts, str):
+    def told(photo: Path, paths: list[Path], made: Made | str | None) -> None:
+        if isinstance(made, str):
             failed[photo] = before[photo]
-        if facts != SKIPPED:
-            report(photo, facts if isinstance(facts, str) else "")
+        if made is not None:
+            report(photo, made if isinstance(made, str) else "")
 
     found = _photos(cutter, folder)
     before = {photo: _state(photo) for photo, _ in found}  # not after reading it, when it may be another already

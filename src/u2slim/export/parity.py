@@ -1,10 +1,7 @@
 """The same images through every runtime: how far apart, how large, how fast."""
 
-import importlib.util
 import logging
 import math
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +11,7 @@ import numpy as np
 
 from u2slim.errors import UserError
 from u2slim.models import Net
-from u2slim.runtime import ONNX_RUNTIMES, OPTIONAL_RUNTIMES, Runner
+from u2slim.runtime import ONNX_RUNTIMES, Runner, installed_runtimes, latency
 from u2slim.runtime.torch_runner import TorchRunner
 from u2slim.sizes import Size, sides
 
@@ -56,7 +53,7 @@ def reference_of(net: Net, images: Sequence[np.ndarray], size: Size, repeats: in
     runner.together = 1
     expected = np.stack(_probabilities(runner, images))
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
-    milliseconds = _latency(runner, images[:1], repeats)
+    milliseconds = latency(runner, images[:1], repeats)
     return Reference(images, expected, ParityRow(net.name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
 
 
@@ -99,7 +96,7 @@ def check_parity(
             rows.append(ParityRow(name or path.name, runtime, path.stat().st_size, error=str(error)))
             continue
         masks = np.stack(_probabilities(runner, images))
-        milliseconds = _latency(runner, images[: runner.together], repeats)
+        milliseconds = latency(runner, images[: runner.together], repeats)
         row = _row(name or path.name, runner, masks, reference.expected, path.stat().st_size, milliseconds)
         if not (row.largest <= tolerance and row.mean <= max_mean):  # also true for NaN
             raise UserError(
@@ -118,7 +115,7 @@ def check_parity(
 
 
 def _runtimes(dynamic: bool) -> list[str]:
-    runtimes = [name for name in ONNX_RUNTIMES if name not in OPTIONAL_RUNTIMES or importlib.util.find_spec(name)]
+    runtimes = installed_runtimes()
     # upstream: https://github.com/opencv/opencv/issues/26141; drop when requirements.txt has OpenCV >= 5
     if dynamic and int(cv2.__version__.split(".")[0]) < 5:
         log.info("OpenCV %s loads no graph of open size, so it is not compared; OpenCV 5 loads it", cv2.__version__)
@@ -150,13 +147,3 @@ def _shares(logits_CHW: np.ndarray) -> np.ndarray:
 def _cut(maps: np.ndarray) -> np.ndarray:
     """Masks (N, H, W) at one half, or classes (N, classes, H, W) at the likeliest of each pixel."""
     return maps > 0.5 if maps.ndim == 3 else maps == maps.max(1, keepdims=True)
-
-
-def _latency(runner: Runner, images: Sequence[np.ndarray], repeats: int) -> float:
-    """Of one image, where all go in together."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        list(runner.infer_all(images))
-        seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds) / len(images)

@@ -51,6 +51,11 @@ def read_metadata(data: bytes, kinds: Collection[str]) -> Metadata:
         )
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether it has transparency of any form."""
+    return "A" in image.getbands() or "transparency" in image.info
+
+
 def rgb_profile(image: Image.Image) -> bytes | None:
     """An image's colour profile, if it is one of RGB colours."""
     profile = image.info.get("icc_profile")
@@ -79,7 +84,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
     from PIL import ImageCms  # takes a moment
 
     if image.mode not in ("L", "RGB", "RGBA", "CMYK"):
-        image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
+        image = image.convert("RGBA" if has_alpha(image) else "RGB")
     mode = "RGBA" if image.mode == "RGBA" else "RGB"
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(profile))

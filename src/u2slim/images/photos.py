@@ -37,8 +37,8 @@ def find_all_photos(
     if empty and not found:
         raise empty
     originals = {path.with_suffix("") for path in found} | set(found)
-    photos = [pair for path, pair in found.items() if not _is_result(path, originals)]
-    results = [photo for path, (photo, _) in found.items() if _is_result(path, originals)]
+    results = [found.pop(path)[0] for path in [*found] if _is_result(path, originals)]
+    photos = list(found.values())
 
     def key(photo: Path, name: Path) -> Path:
         return photo.absolute().with_name(name.name) if beside else name

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from u2slim.errors import BadLabels, UserError
 from u2slim.images.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
-from u2slim.images.metadata import to_srgb
+from u2slim.images.metadata import has_alpha, to_srgb
 
 T = TypeVar("T")
 
@@ -130,16 +130,11 @@ def _photo_pixels(image: Image.Image, srgb: bool) -> tuple[np.ndarray, np.ndarra
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if srgb:
         image = to_srgb(image)
-    if not _has_alpha(image):
+    if not has_alpha(image):
         return np.array(image.convert("RGB")), None
     rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
-
-
-def over_white(pixels_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The same of uint8 pixels in memory: (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA."""
-    return _photo_pixels(Image.fromarray(pixels_HWC), srgb=False)
 
 
 def read_mask(source: str | Source) -> np.ndarray:
@@ -176,7 +171,7 @@ def read_stored(source: str | Source) -> np.ndarray:
         # upstream: https://github.com/python-pillow/Pillow/issues/7723 (closed for 1888); drop when RGB has 16 bits
         has_lost_bits = ";16" in str(file.tile) and not file.mode.startswith("I")  # Pillow keeps the upper eight
         image = _upright(file)
-        if _has_alpha(image) and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
+        if has_alpha(image) and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
             # Whether the mask is in the colours or in the transparency would be a guess.
             raise UserError(f"{source} is a picture with transparency, not a mask; save the mask as a gray image.")
         gray = np.asarray(image if image.mode == "L" or image.mode.startswith("I") else image.convert("L"))
@@ -224,10 +219,6 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # turns a TIFF by itself
     turn = _turn(image)
     return image if turn == 1 else image.transpose(_UPRIGHT[turn])
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return "A" in image.getbands() or "transparency" in image.info
 
 
 @dataclass(frozen=True)

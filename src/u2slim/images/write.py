@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, features
 
 from u2slim.errors import UserError
-from u2slim.files import write_whole
+from u2slim.files import write_bytes_whole
 from u2slim.images.metadata import Metadata
 
 
@@ -45,6 +45,7 @@ FORMATS = {
     )
 }
 PNG = FORMATS["png"]
+ENDINGS = tuple(ending for kind in FORMATS.values() for ending in kind.endings)
 
 
 def format_of(path: Path) -> Format | None:
@@ -78,8 +79,7 @@ def encode(pixels: np.ndarray, kind: Format = PNG, metadata: Metadata | None = N
 
 def write_image(path: Path, pixels: np.ndarray, kind: Format = PNG, metadata: Metadata | None = None) -> None:
     """Write what `encode` gives, whole or not at all."""
-    data = encode(pixels, kind, metadata)
-    write_whole(path, lambda partial: partial.write_bytes(data))
+    write_bytes_whole(path, encode(pixels, kind, metadata))
 
 
 def over(colours_HW3: np.ndarray, alpha_HW: np.ndarray, ground_HW3: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from u2slim.errors import UserError, missing_extra
 from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import Graph
 from u2slim.runtime.onnx_runners import OnnxRuntimeRunner, OpenCVRunner, OpenVINORunner
-from u2slim.runtime.runner import Runner
+from u2slim.runtime.runner import Runner, latency
 from u2slim.sizes import Size, sides
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = [
     "Runner",
     "check_runtime",
     "fastest_runtime",
+    "installed_runtimes",
+    "latency",
     "net_runner",
     "onnx_runner",
 ]
@@ -90,8 +92,13 @@ def fastest_runtime(photos: int) -> str:
 
     That includes loading (benchmarks/results/runtimes.md).
     """
-    wanted = next(names for most, names in FASTEST if photos <= most)
-    return next(name for name in wanted if name not in OPTIONAL_RUNTIMES or importlib.util.find_spec(name))
+    wanted, installed = next(names for most, names in FASTEST if photos <= most), installed_runtimes()
+    return next(name for name in wanted if name in installed)
+
+
+def installed_runtimes() -> list[str]:
+    """Those that run ONNX files."""
+    return [name for name in ONNX_RUNTIMES if name not in OPTIONAL_RUNTIMES or importlib.util.find_spec(name)]
 
 
 def check_runtime(runtime: str) -> None:

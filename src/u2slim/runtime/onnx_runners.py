@@ -191,7 +191,7 @@ class OnnxRuntimeRunner(OnnxRunner):
 
 
 class OpenVINORunner(OnnxRunner):
-    """Runs an ONNX file with OpenVINO on the CPU."""
+    """Runs an ONNX file with OpenVINO."""
 
     runtime = "openvino"
     # upstream: not reported as far as known (seen with openvino 2026.4); drop when two threads whose first calls fall
@@ -203,11 +203,9 @@ class OpenVINORunner(OnnxRunner):
 
         # Without the hint it rounds to bfloat16 where the processor can.
         options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
-        if self.threads is not None:
-            options["INFERENCE_NUM_THREADS"] = self.threads
         device = self.device.upper()
-        if device != "CPU":
-            options.pop("INFERENCE_NUM_THREADS", None)
+        if self.threads is not None and device == "CPU":
+            options["INFERENCE_NUM_THREADS"] = self.threads
         with signal_stack_kept():
             core = openvino.Core()
             if device != "CPU" and device not in core.available_devices:

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from statistics import median
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -103,6 +105,16 @@ class Runner(ABC):
     def infer_group(self, images: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
         """The same of 1 to `together` such images."""
         return map(self.infer, images)
+
+
+def latency(runner: Runner, images: Sequence[np.ndarray], repeats: int) -> float:
+    """The median milliseconds of one of these images, of the runner's size, where all go in together."""
+    seconds = []
+    for _ in range(repeats):
+        start = perf_counter()
+        list(runner.infer_all(images))
+        seconds.append(perf_counter() - start)
+    return 1000 * median(seconds) / len(images)
 
 
 def threads_each(streams: int, threads: int | None = None) -> int | None:
