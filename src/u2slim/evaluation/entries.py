@@ -19,6 +19,7 @@ from u2slim.images.read import EXTENSIONS
 from u2slim.images.refine import Refine
 from u2slim.models import Net
 from u2slim.runtime import Runner, check_runtime, net_runner
+from u2slim.runtime.packed import widened_model
 from u2slim.sizes import Size, sides
 from u2slim.zoo import open_net
 
@@ -88,7 +89,7 @@ def net_gmac(net: Net, size: Size) -> float:
 
 def onnx_facts(path: Path) -> ModelFacts:
     """Parameters and multiply-accumulates of an ONNX net; None for what its graph does not say."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    model = onnx.shape_inference.infer_shapes(widened_model(onnx.load(path)))
     graph = model.graph
     weights = {tensor.name: tensor.dims for tensor in graph.initializer if tensor.dims}
     shapes = {

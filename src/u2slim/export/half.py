@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,12 @@ def store_in_half(whole: Path, small: Path) -> list[str]:
     graph, kept = model.graph, []
     widened = []
     for weight in graph.initializer:
-        values = numpy_helper.to_array(weight)
-        if weight.data_type != onnx.TensorProto.FLOAT or values.ndim < 4 or values.size < 16:
+        if not _is_many(weight):
             continue
-        if np.abs(values).max() > HALF_MAX:
+        if (cast := halved(weight)) is not None:
+            widened.append(cast)
+        else:
             kept.append(weight.name)
-            continue
-        name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        widened.append(onnx.helper.make_node("Cast", [weight.name], [name], name, to=onnx.TensorProto.FLOAT))
     nodes = [*widened, *graph.node]
     graph.ClearField("node")
     graph.node.extend(nodes)
@@ -45,6 +43,26 @@ def store_in_half(whole: Path, small: Path) -> list[str]:
     if kept:
         log.warning("%d weights are too large for float16 and stay in float32: %s", len(kept), ", ".join(kept[:3]))
     return kept
+
+
+def halved(weight: onnx.TensorProto) -> onnx.NodeProto | None:
+    """Make a convolution's weight one of float16; returned is what widens it.
+
+    Returns:
+        None where it stays in float32: it is none, has few numbers, or is too large for float16.
+    """
+    if not _is_many(weight):
+        return None
+    values, name = numpy_helper.to_array(weight), weight.name
+    if np.abs(values).max() > HALF_MAX:
+        return None
+    weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+    return onnx.helper.make_node("Cast", [weight.name], [name], name, to=onnx.TensorProto.FLOAT)
+
+
+def _is_many(weight: onnx.TensorProto) -> bool:
+    """Whether a constant is a weight, rather than single numbers per channel."""
+    return weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) >= 4 and prod(weight.dims) >= 16
 
 
 def compute_in_half(whole: Path, small: Path, blobs: Sequence[dict[str, np.ndarray]]) -> list[str]:

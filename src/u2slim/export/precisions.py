@@ -10,6 +10,7 @@ import numpy as np
 from u2slim.export.calibration import Gate, input_blobs
 from u2slim.export.half import compute_in_half, store_in_half
 from u2slim.export.int8 import quantise
+from u2slim.export.packed import store_packed
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ def _computed_in_half(whole: Path, small: Path, samples: Samples) -> None:
     compute_in_half(whole, small, input_blobs(whole, [*samples.photos, *samples.images]))
 
 
+def _packed(whole: Path, small: Path, samples: Samples) -> None:
+    store_packed(whole, small)
+
+
 def _in_int8(whole: Path, small: Path, samples: Samples) -> None:
     quantise(whole, small, input_blobs(whole, samples.photos), samples.gate)
 
@@ -80,6 +85,13 @@ PRECISIONS = {
             "fp16",
             "weights in float16, computed in float32",
             _stored_in_half,
+            keeps_masks=True,
+            loads_everywhere=True,
+        ),
+        Precision(
+            "packed",
+            "weights that lie on grids in 2 to 8 bits, others in float16, computed in float32",
+            _packed,
             keeps_masks=True,
             loads_everywhere=True,
         ),

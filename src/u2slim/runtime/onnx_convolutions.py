@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from u2slim.errors import UserError
 from u2slim.files import refuse_web_page
+from u2slim.runtime.packed import widened_model
 
 # What U2-Net, IS-Net and their quantised files are made of, and the arithmetic of sizes that exporters write down.
 _OPERATORS = {
@@ -54,7 +55,7 @@ class OnnxConvolutions:
 
 
 def read_convolutions(path: Path) -> OnnxConvolutions:
-    """Read them from a file; float16 and 8-bit weights come back in float32.
+    """Read them from a file; float16, packed and 8-bit weights come back in float32.
 
     Raises:
         UserError: the file is a web page, truncated, lacks its external data, or has operators that no net of
@@ -99,6 +100,10 @@ def _load(path: Path) -> onnx.ModelProto:
         raise UserError(
             f"{path} keeps its weights in {', '.join(beside)} beside it, which is missing or damaged: put it there."
         ) from error
+    try:
+        model = widened_model(model)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be unpacked: {error}. Export it again with export.py.") from error
     if not model.graph.node:
         raise UserError(f"{path} ({size}) holds no net: truncated, damaged or of another kind. Download it again.")
     return model

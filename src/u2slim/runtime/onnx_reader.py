@@ -11,6 +11,7 @@ from u2slim.errors import UserError
 from u2slim.files import refuse_web_page
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
 from u2slim.runtime.batch_axis import MAX_BATCH, MAX_PIXELS, OPEN
+from u2slim.runtime.packed import widened
 from u2slim.sizes import Size, sides
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ MAX_BYTES = 8 * 2**30  # of one array: no net for images of that size needs as m
 class Graph:
     """An ONNX file with one input of images: its bytes, names, (height, width), and how its input is normalised.
 
-    `preprocess` is None where the graph takes RGB 0..255 itself, and `precision` empty where nothing tells it.
-    `labels` are the `names` and `palette` of a net that tells classes apart, whose output are logits. `batch` photos go
-    in at once, None: any number. `proved` files are known to run, so that no runtime has to try them first.
+    The bytes are those that a runtime is given: packed weights are unpacked in them. `preprocess` is None where the
+    graph takes RGB 0..255 itself, and `precision` empty where nothing tells it. `labels` are the `names` and `palette`
+    of a net that tells classes apart, whose output are logits. `batch` photos go in at once, None: any number. `proved`
+    files are known to run, so that no runtime has to try them first.
     """
 
     data: bytes
@@ -57,22 +59,27 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
 
     refuse_web_page(path, "a net")
     try:
-        model = onnx.load(path)
+        stored = onnx.load(path)
+        kept = onnx.load(path, load_external_data=False).graph.initializer
+        beside = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in kept)
+        data = stored.SerializeToString() if beside else path.read_bytes()
+    except Exception as error:  # protobuf and onnx raise several types for a damaged or foreign file
+        raise _damaged(path, error) from error
+    try:
+        plain = widened(data)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be unpacked: {error}. Export it again with export.py.") from error
+    try:
+        model = stored if plain is data else onnx.load_from_string(plain)
         graph = model.graph
         weights = {tensor.name for tensor in graph.initializer}
         entries = [entry for entry in graph.input if entry.name not in weights]  # old files list their weights, too
         shapes = {entry.name: _shape(entry) for entry in entries}
         metadata = {item.key: item.value for item in model.metadata_props}
         outputs = [output.name for output in graph.output]
-        kept = onnx.load(path, load_external_data=False).graph.initializer
-        beside = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in kept)
-        data = model.SerializeToString() if beside else path.read_bytes()
         largest = max(_bytes(model), default=0)
-    except Exception as error:  # protobuf and onnx raise several types for a damaged or foreign file
-        raise UserError(
-            f"{path} ({path.stat().st_size / 1e6:.1f} MB) is not an ONNX net: truncated, damaged or of another kind. "
-            f"Export it again with export.py. [{type(error).__name__}]"
-        ) from error
+    except Exception as error:  # likewise
+        raise _damaged(path, error) from error
     if len(entries) != 1 or not outputs:
         raise _foreign(path, f"it has {len(entries)} inputs ({', '.join(shapes)}) and {len(outputs)} outputs")
     ((name, shape),) = shapes.items()
@@ -99,7 +106,7 @@ def read_graph(path: Path, size: Size | None = None, usual: Preprocess | None = 
     size = height, width
     precision = metadata.get("u2slim.precision") or ("fp16_compute" if _computes_in_half(graph) else "")
     preprocess = _preprocess(path, metadata, size, usual)
-    return Graph(data, name, output, size, preprocess, precision, _labels(path, metadata), batch)
+    return Graph(plain, name, output, size, preprocess, precision, _labels(path, metadata), batch)
 
 
 def _batch(path: Path, side: int, metadata: Mapping[str, str]) -> int | None:
@@ -169,6 +176,13 @@ def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:
             f"{path} names {len(names)} classes and {len(colours)} colours. Export it again with export.py."
         )
     return {"names": names, "palette": [list(bytes.fromhex(colour)) for colour in colours]}
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB) is not an ONNX net: truncated, damaged or of another kind. "
+        f"Export it again with export.py. [{type(error).__name__}]"
+    )
 
 
 def _foreign(path: Path, reason: str) -> UserError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from u2slim.repository import WEIGHTS
 from u2slim.runtime.onnx_reader import Graph
+from u2slim.runtime.packed import widened
 from u2slim.sizes import DEFAULT_SIDE
 from u2slim.zoo.fetch import NETS
 
@@ -37,7 +38,7 @@ class Shipped:
         data = self.onnx.read_bytes()
         if f"{sha256(data).hexdigest()}  {self.onnx.name}" not in (NETS / "SHA256SUMS").read_text().splitlines():
             return None
-        return Graph(data, "image", "mask", (self.side, self.side), None, self.precision, proved=True)
+        return Graph(widened(data), "image", "mask", (self.side, self.side), None, self.precision, proved=True)
 
     @property
     def onnx(self) -> Path:
