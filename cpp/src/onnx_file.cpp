@@ -186,9 +186,11 @@ void check_node(const Node& node) {
         {"Relu", {1, 1}}, {"Sigmoid", {1, 1}}, {"Clip", {1, 3}}, {"Floor", {1, 1}}, {"Identity", {1, 1}},
         {"QuantizeLinear", {2, 3}}, {"DequantizeLinear", {2, 3}}, {"Cast", {1, 1}}, {"Constant", {0, 0}}, {"Concat", {1, 99}}, {"Resize", {1, 4}}, {"Upsample", {1, 2}},
         {"Pad", {1, 3}}, {"Shape", {1, 1}}, {"Gather", {2, 2}}, {"Slice", {1, 5}}, {"Reshape", {1, 2}},
-        {"Flatten", {1, 1}}, {"Transpose", {1, 1}}, {"Expand", {2, 2}}, {"Squeeze", {1, 2}}, {"Unsqueeze", {1, 2}}};
+        {"Flatten", {1, 1}}, {"Transpose", {1, 1}}, {"Expand", {2, 2}}, {"Squeeze", {1, 2}}, {"Unsqueeze", {1, 2}},
+        {"Unpack", {2, 2}}};
     const auto found = kinds.find(node.kind);
-    if (found == kinds.end() || !(node.domain.empty() || node.domain == "ai.onnx"))
+    const bool has_domain = node.kind == "Unpack" ? node.domain == "u2slim" : node.domain.empty() || node.domain == "ai.onnx";
+    if (found == kinds.end() || !has_domain)
         throw Error("it has an operation " + node.domain + (node.domain.empty() ? "" : ".") + node.kind +
                     ", which is not one of such a net");
     const auto [fewest, most] = found->second;

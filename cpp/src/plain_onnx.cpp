@@ -25,12 +25,13 @@ struct Step {  // a node
     std::string kind, output;
     std::vector<std::string> inputs;
     std::map<std::string, std::int64_t> numbers;  // of its attributes
+    std::vector<std::int64_t> shape;              // likewise
 
     std::string input(std::size_t at) const { return at < inputs.size() ? inputs[at] : ""; }
 };
 
 Step read_step(Bytes message) {
-    Step step{message, text_of(message, 4), "", {}, {}};
+    Step step{message, text_of(message, 4), "", {}, {}, {}};
     bool has_output = false;
     each_field(message, [&](const Field& field) {
         if (field.is(1, nested)) step.inputs.push_back(field.bytes.text());
@@ -38,6 +39,7 @@ Step read_step(Bytes message) {
         if (!field.is(5, nested)) return;
         each_field(field.bytes, [&](const Field& part) {
             if (part.is(3, varint)) step.numbers[text_of(field.bytes, 1)] = part.value;
+            if (part.number == 8 && text_of(field.bytes, 1) == "shape") read_numbers(part, step.shape);
         });
     });
     return step;
@@ -76,6 +78,8 @@ class Net {
                 instead[step.output] = rounded[step.input(0)];
             else if (is_free && step.kind == "DequantizeLinear" && (type == int8 || type == uint8))
                 made.push_back(dequantised(step));
+            else if (step.kind == "Unpack")
+                made.push_back(unpacked(step));
             else
                 kept.push_back(step);
         }
@@ -170,9 +174,13 @@ class Net {
         const auto weight = weights.find(name);
         if (weight == weights.end()) throw Error("its 8 bits have no factor, or one that is computed");
         Tensor tensor = read_tensor(weight->second.message, weight->second.type);
-        // A hostile file may use one tensor many times.
-        if ((values_read += tensor.values.size()) > 1 << 29) throw Error("it is larger than 2 GB in float32");
+        count_values(tensor.values.size());
         return tensor;
+    }
+
+    // A hostile file may use one tensor many times.
+    void count_values(std::size_t count) {
+        if ((values_read += count) > 1 << 29) throw Error("it is larger than 2 GB in float32");
     }
 
     Tensor dequantised(const Step& step) {
@@ -196,6 +204,38 @@ class Net {
             if (!std::isfinite(value)) throw Error("tensor " + weight.name + " has NaN or infinite values");
         }
         weight.name = step.output;
+        return weight;
+    }
+
+    // docs/export.md has the form: whole numbers as planes of bits, the lowest first and the signs last, times the scale of their row.
+    Tensor unpacked(const Step& step) {
+        if (step.output.empty() || outputs.count(step.output)) throw Error("a packed weight is no mask");
+        const auto planes = weights.find(step.input(0)), scales = weights.find(step.input(1));
+        if (planes == weights.end() || scales == weights.end()) throw Error("a packed weight lacks its planes or its scales");
+        const Tensor packed = tensor(step.input(0));
+        const std::vector<float> factors = values_of(step.input(1));
+        const bool has_planes = planes->second.type == uint8 && packed.shape.size() == 2;
+        const std::int64_t bits = has_planes ? packed.shape[0] : 0;
+        if (bits < 2 || bits > 8) throw Error("a packed weight has " + std::to_string(bits) + " planes, not 2 to 8 of bytes");
+        const std::size_t width = packed.shape[1];
+        std::size_t count = 1;
+        for (const std::int64_t side : step.shape) {
+            if (side < 1 || std::size_t(side) > 8 * width / count) throw Error("a packed weight has fewer numbers than its shape");
+            count *= side;
+        }
+        const bool has_scales = scales->second.type == float16 || scales->second.type == float32;
+        if (step.shape.size() != 4 || width != (count + 7) / 8 || !has_scales || factors.size() != std::size_t(step.shape[0]))
+            throw Error("a packed weight has other planes or scales than it should have");
+        count_values(count);
+        Tensor weight{step.output, step.shape, std::vector<float>(count)};
+        const std::vector<std::uint8_t> bytes(packed.values.begin(), packed.values.end());
+        for (std::size_t i = 0; i < count; ++i) {
+            const auto bit = [&](std::size_t plane) { return bytes[plane * width + i / 8] >> i % 8 & 1; };
+            int size = 0;
+            for (std::size_t plane = bits - 1; plane-- > 0;) size = size << 1 | bit(plane);
+            weight.values[i] = float(bit(bits - 1) ? -size : size) * factors[i / (count / factors.size())];
+            if (!std::isfinite(weight.values[i])) throw Error("tensor " + weight.name + " has NaN or infinite values");
+        }
         return weight;
     }
 
@@ -241,6 +281,8 @@ class Net {
 std::string plain_onnx(Bytes file, OnnxFile& about) {
     Message model;
     each_field(file, [&](const Field& field) {
+        // Functions are of packed weights, which are gone.
+        if (field.number == 25 || (field.is(8, nested) && text_of(field.bytes, 1) == "u2slim")) return;
         if (!field.is(7, nested)) return model.copy(field);
         Net net(field.bytes);
         net.widen();

@@ -51,6 +51,7 @@ def main(folder: Path) -> None:
     onnx.save(normalised(small_net("embedded")), folder / "normalised.onnx")
     onnx.save(narrowed(small_net("external"), "half"), folder / "half.onnx")
     onnx.save(narrowed(normalised(small_net("embedded")), "int8"), folder / "int8.onnx")
+    onnx.save(narrowed(small_net("external"), "packed"), folder / "packed.onnx")
     onnx.save(foreign_net(), folder / "foreign.onnx")
 
 
@@ -124,7 +125,7 @@ def narrowed(model: onnx.ModelProto, kind: str, rounded: bool = True) -> onnx.Mo
     """A small net whose weights are stored in fewer bits, in both ways that a file may have them.
 
     Args:
-        kind: `half`, or `int8` as onnxruntime writes it.
+        kind: `half`, `int8` as onnxruntime writes it, or `packed`, whose numbers are always raw.
         rounded: with `int8`, what goes into the first convolution also goes to 8 bits and back.
     """
     graph, nodes = model.graph, []
@@ -145,6 +146,16 @@ def narrowed(model: onnx.ModelProto, kind: str, rounded: bool = True) -> onnx.Mo
             values[0, 0, 0, 0] = 3e-7  # one of the smallest, which float16 writes in another way
             half = constant(f"{name}.half", values.astype(np.float16), raw)
             nodes.append(helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+            continue
+        if kind == "packed":
+            bits = {"w1": 6, "w2": 3, "w3": 8}[name]
+            scale = (np.abs(values).max((1, 2, 3)) / (2 ** (bits - 1) - 1)).astype(np.float32 if raw else np.float16)
+            whole = np.round(values / scale.reshape(-1, 1, 1, 1)).astype(int).ravel()
+            whole = whole.clip(1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
+            planes = [*(abs(whole) >> digit & 1 for digit in range(bits - 1)), whole < 0]
+            packed = np.packbits(np.array(planes, np.uint8), axis=1, bitorder="little")
+            parts = [constant(f"{name}.planes", packed, True), constant(f"{name}.scales", scale, True)]
+            nodes.append(helper.make_node("Unpack", parts, [name], domain="u2slim", shape=values.shape))
             continue
         by_channel = name != "w2"
         scale = np.abs(values).max((1, 2, 3) if by_channel else None) / 120 + 1e-4
@@ -169,6 +180,8 @@ def narrowed(model: onnx.ModelProto, kind: str, rounded: bool = True) -> onnx.Mo
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)
+    if kind == "packed":
+        model.opset_import.append(helper.make_opsetid("u2slim", 1))
     onnx.checker.check_model(model)
     return model
 

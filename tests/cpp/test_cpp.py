@@ -333,6 +333,8 @@ def test_numbers_of_fewer_bits_in_every_way_that_a_file_may_have_them(as_in_onnx
     onnx.save(narrowed(small_net("external"), "int8"), tmp_path / "int8.onnx")
     onnx.save(narrowed(small_net("external"), "int8", rounded=False), tmp_path / "unrounded.onnx")
     as_in_onnxruntime(tmp_path / "int8.onnx", tmp_path / "unrounded.onnx")
+    onnx.save(narrowed(small_net("external"), "packed"), tmp_path / "packed.onnx")
+    as_in_onnxruntime(tmp_path / "packed.onnx")
     blob = np.random.default_rng(0).normal(size=(1, 3, 256, 256)).astype(np.float32)
     compute_in_half(exported, tmp_path / "compute.onnx", [{"image": blob}])
     model = onnx.load(tmp_path / "compute.onnx")
@@ -479,6 +481,17 @@ def eight_bits(change):
     return model.SerializeToString()
 
 
+def packed(change):
+    """Likewise of one that is packed."""
+    model = narrowed(small_net("external"), "packed")
+    change(model)
+    return model.SerializeToString()
+
+
+def set_shape(*shape: int):
+    return lambda model: model.graph.node[0].attribute[0].ints.__setitem__(slice(None), shape)
+
+
 def set_weight(name: str, values: np.ndarray):
     def change(model: onnx.ModelProto) -> None:
         weight = next(w for w in model.graph.initializer if w.name == name)
@@ -519,6 +532,17 @@ NOT_OURS = {
     "few offsets": (eight_bits(set_weight("w1.zero", np.int8([1, 2]))), "number of factors than of offsets"),
     "odd factors": (eight_bits(set_weight("w1.scale", np.int64([1, 2, 3, 4]))), "of an unknown type"),
     "huge factors": (eight_bits(set_weight("w1.scale", np.float32([3e38] * 4))), "NaN or infinite"),
+    "few planes": (packed(set_weight("w1.planes", np.zeros((1, 14), np.uint8))), "has 1 planes"),
+    "many planes": (packed(set_weight("w1.planes", np.zeros((9, 14), np.uint8))), "has 9 planes"),
+    "planes of another type": (packed(set_weight("w1.planes", np.zeros((6, 14), np.int8))), "not 2 to 8 of bytes"),
+    "short planes": (packed(set_weight("w1.planes", np.zeros((6, 13), np.uint8))), "fewer numbers than its shape"),
+    "long planes": (packed(set_weight("w1.planes", np.zeros((6, 15), np.uint8))), "other planes or scales"),
+    "few scales": (packed(set_weight("w1.scales", np.float32([1, 2, 3]))), "other planes or scales"),
+    "huge scales": (packed(set_weight("w1.scales", np.float32([3e38] * 4))), "NaN or infinite"),
+    "a huge packed weight": (packed(set_shape(2**62, 4, 3, 3)), "fewer numbers than its shape"),
+    "an empty packed weight": (packed(set_shape(0, 3, 3, 3)), "fewer numbers than its shape"),
+    "no scales": (packed(lambda m: m.graph.node[0].input.__setitem__(1, "image")), "lacks its planes or its scales"),
+    "an operation of ours": (packed(lambda m: setattr(m.graph.node[0], "op_type", "Pack")), "operation u2slim.Pack"),
     "weights elsewhere": (changed(lambda m: m.graph.initializer[0].external_data.add(key="location")), "of their own"),
 }
 
