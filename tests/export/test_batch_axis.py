@@ -127,7 +127,7 @@ class Mixed(Apart):
         return super().level(logits).amax(0, keepdim=True)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "fp16_compute", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "packed", "fp16_compute", "int8"])
 @pytest.mark.parametrize("batch", [3, None])
 def test_all_precisions_are_proved_on_several_photos_at_once(tmp_path, photos, batch, precision):
     path = tmp_path / "net.onnx"

@@ -37,6 +37,7 @@ from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.evaluation.entries import open_models
 from u2slim.export.half import compute_in_half, store_in_half
+from u2slim.export.packed import store_packed
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
 from u2slim.models import ISNet, Net, U2Net
 from u2slim.runtime.onnx_convolutions import read_convolutions
@@ -111,6 +112,18 @@ def in_half(whole: Path, small: Path) -> None:
     store_in_half(whole, small)
 
 
+def packed(whole: Path, small: Path) -> None:
+    """On grids of 6 bits first, which `store_packed` finds."""
+    model = onnx.load(whole)
+    for node in convolutions(model):
+        tensor = constants(model)[node.input[1]]
+        weight_OIKK = numpy_helper.to_array(tensor)
+        step_O111 = np.abs(weight_OIKK).max((1, 2, 3), keepdims=True) / 31
+        tensor.CopyFrom(numpy_helper.from_array(np.round(weight_OIKK / step_O111) * step_O111, tensor.name))
+    onnx.save(model, small)
+    store_packed(small, small)
+
+
 def computed_in_half(whole: Path, small: Path) -> None:
     compute_in_half(whole, small, [{"input.1": image_for(SIDE)}])
 
@@ -153,6 +166,10 @@ def half_a_step(weight_OIKK: np.ndarray) -> float:
     return 0.5 * np.abs(weight_OIKK).max() / 127
 
 
+def half_a_step_of_6_bits(weight_OIKK: np.ndarray) -> np.ndarray:
+    return 0.5 * np.abs(weight_OIKK).max((1, 2, 3), keepdims=True) / 31 + rounding(weight_OIKK) * 1.1
+
+
 def half_a_step_unsigned(weight_OIKK: np.ndarray) -> float:
     return 0.5 * (weight_OIKK.max(initial=0) - weight_OIKK.min(initial=0)) / 255
 
@@ -162,6 +179,7 @@ STYLES: dict[str, tuple[Callable, Callable, float, float]] = {
     "as published": (as_published, nothing, 1e-6, 1e-5),
     "by numbers": (by_numbers, nothing, 1e-6, 1e-5),
     "in float16": (in_half, rounding, 1e-6, 1e-5),
+    "packed": (packed, half_a_step_of_6_bits, 1e-6, 1e-5),
     "computed in float16": (computed_in_half, rounding, 1e-3, 5e-3),
     "dynamically quantised": (dynamic, half_a_step, 1e-6, 0.05),
     "unsigned": (dynamic_unsigned, half_a_step_unsigned, 1e-6, 0.05),

@@ -23,7 +23,7 @@ _USUAL = {"group": 1, "auto_pad": b"NOTSET", "strides": [1, 1], "dilations": [1,
 
 # The form in standard operators, by which onnxruntime and onnx run a packed file without this package.
 UNPACK = """
-<opset_import: ["": 18], domain: "u2slim">
+<opset_import: ["": 13], domain: "u2slim">
 Unpack <shape> (planes, scales) => (weight)
 {
     first = Constant <value_ints = [0]> ()
@@ -31,28 +31,31 @@ Unpack <shape> (planes, scales) => (weight)
     end = Constant <value_ints = [9]> ()
     inner = Constant <value_ints = [2]> ()
     column = Constant <value_ints = [-1, 1, 1, 1]> ()
-    masks = Constant <value = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
-    all_powers = Constant <value = float[7, 1, 1] {1, 2, 4, 8, 16, 32, 64}> ()
+    two = Constant <value_float = 2.0> ()
+    places = Constant <value = float[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+    worths = Constant <value = float[7, 1, 1] {1, 2, 4, 8, 16, 32, 64}> ()
     sides = Constant <value_ints: ints = @shape> ()
-    bytes = Unsqueeze (planes, inner)
-    masked = BitwiseAnd (bytes, masks)
-    is_set = Cast <to = 9> (masked)
-    bits = Cast <to = 1> (is_set)
+    wide = Cast <to = 1> (planes)
+    bytes = Unsqueeze (wide, inner)
+    moved = Div (bytes, places)
+    floored = Floor (moved)
+    bits = Mod <fmod = 1> (floored, two)
     digits = Slice (bits, first, last, first)
     signs = Slice (bits, last, end, first)
-    count = Shape <start = 0, end = 1> (digits)
-    powers = Slice (all_powers, first, count, first)
-    parts = Mul (digits, powers)
-    size = ReduceSum <keepdims = 1> (parts, first)
-    below = Mul (size, signs)
-    above = Sub (size, below)
-    padded = Sub (above, below)
+    size = Shape (digits)
+    count = Gather (size, first)
+    worth = Slice (worths, first, count, first)
+    parts = Mul (digits, worth)
+    sum = ReduceSum <keepdims = 1> (parts, first)
+    negative = Mul (sum, signs)
+    positive = Sub (sum, negative)
+    padded = Sub (positive, negative)
     line = Reshape (padded, last)
     length = ReduceProd <keepdims = 1> (sides)
     whole = Slice (line, first, length, first)
     code = Reshape (whole, sides)
-    wide = Cast <to = 1> (scales)
-    factor = Reshape (wide, column)
+    steps = Cast <to = 1> (scales)
+    factor = Reshape (steps, column)
     weight = Mul (code, factor)
 }
 """
@@ -176,7 +179,7 @@ def _tensors(name: str, grid: Grid, size: int) -> list[onnx.TensorProto]:
 def _function(model: onnx.ModelProto) -> onnx.FunctionProto:
     function = parser.parse_function(UNPACK)
     [opset] = (entry.version for entry in model.opset_import if entry.domain == "")
-    function.opset_import[0].version = max(opset, 18)
+    function.opset_import[0].version = opset
     return function
 
 
