@@ -48,7 +48,7 @@ eval: setup ## Evaluate the newest checkpoint: make eval ARGS="data=ecssd data.r
 	$(BIN)/python eval.py checkpoint=last $(ARGS)
 
 export: setup ## Export the newest checkpoint to ONNX in every precision: make export ARGS="checkpoint=lite-half"
-	$(BIN)/python export.py checkpoint=last 'export.precision=[fp32,fp16,fp16_compute,int8]' 'export.preprocess=[embedded,external]' $(ARGS)
+	$(BIN)/python export.py checkpoint=last 'export.precision=[fp32,fp16,packed,fp16_compute,int8]' 'export.preprocess=[embedded,external]' $(ARGS)
 
 test: setup-dev ## Run the quick tests
 	$(PYTEST)

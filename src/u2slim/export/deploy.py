@@ -29,7 +29,7 @@ class Deployment:
         gate: what maxF 8 bits may cost.
         batch: so many photos go in at once; None: any number.
         tolerance: the largest difference from torch that may ship in float32, anywhere.
-        min_iou: of the masks with torch's, in 16 bits.
+        min_iou: of the masks with torch's, in 16 bits or packed.
     """
 
     net: Net
