@@ -14,6 +14,7 @@ import numpy as np
 import py_sod_metrics as sod
 
 from u2slim.errors import UserError
+from u2slim.evaluation.agreement import packed
 from u2slim.evaluation.boundary import boundary_iou, relaxed_boundary_f
 from u2slim.evaluation.results import BETA2, CURVES, SCORES
 from u2slim.images.masks import enlarge, minmax, to_8bit
@@ -26,11 +27,15 @@ ALL_BLACK = "all-black truth"
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Scores (IMAGE_SCORES,) float64 and curves (CURVES, 256) float32; `note` names an oddity."""
+    """Scores (IMAGE_SCORES,) float64 and curves (CURVES, 256) float32; `note` names an oddity.
+
+    `cut` is the prediction cut at 1/2, as `agreement.packed` packs it.
+    """
 
     values: np.ndarray
     curves: np.ndarray
     note: str = ""
+    cut: bytes = b""
 
 
 class _Binned(sod.FmeasureV2):
@@ -96,6 +101,7 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
         np.array([values[name] for name in IMAGE_SCORES], np.float64),
         np.array([curves[name] for name in CURVES], np.float32),
         "" if actual.any() else ALL_BLACK,
+        packed(predicted > 0.5),
     )
 
 
