@@ -74,9 +74,7 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
 
     With `stretch`, the prediction is stretched to its own range first, as is the field's custom.
     """
-    predicted, actual = prediction / 255, mask > 128
-    if stretch and predicted.max() != predicted.min():
-        predicted = (predicted - predicted.min()) / (predicted.max() - predicted.min())
+    predicted, actual = _probability(prediction, stretch), mask > 128
     mae, s, weighted_f, e = sod.MAE(), sod.Smeasure(), _WeightedF(), sod.Emeasure()
     by_threshold = _Binned(handlers())
     with warnings.catch_warnings():
@@ -103,6 +101,25 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
         "" if actual.any() else ALL_BLACK,
         packed(predicted > 0.5),
     )
+
+
+def f_and_mae(prediction: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Of what `score` computes with stretching, soon: MAE, F at 256 thresholds, and the prediction cut at 1/2."""
+    predicted, actual = _probability(prediction, stretch=True), mask > 128
+    mae = sod.MAE()
+    by_threshold = _Binned({"f": handlers()["f"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in `score`
+        for metric in (mae, by_threshold):
+            metric.step(predicted, actual, normalize=False)
+    return mae.get_results()["mae"], by_threshold.get_results()["f"]["dynamic"], predicted > 0.5
+
+
+def _probability(prediction: np.ndarray, stretch: bool) -> np.ndarray:
+    predicted = prediction / 255
+    if stretch and predicted.max() != predicted.min():
+        predicted = (predicted - predicted.min()) / (predicted.max() - predicted.min())
+    return predicted
 
 
 def handlers() -> dict[str, object]:
