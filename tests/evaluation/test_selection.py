@@ -133,6 +133,16 @@ def test_the_numbers_are_those_of_the_masks_and_each_sequence_counts_once(duts, 
     assert got.agree_mean == pytest.approx(np.mean(agreed), abs=0.01) and got.agree_mean < 1
 
 
+def test_photos_without_masks_have_agreement_alone(duts, davis, few, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "one.jpg").write_bytes((davis / "images/seq-a-00001.jpg").read_bytes())
+    found = selection_score(Painter(6), duts, davis, dense=Painter(1), photos=own).ingredients["photos"]
+    assert found.images == 1 and found.maxF is None and found.MAE is None and 0 < found.agree == found.agree_min < 1
+    with pytest.raises(UserError, match="photos="):
+        selection_score(Painter(6), duts, davis, dense=Painter(1), photos=tmp_path / "nowhere")
+
+
 def test_a_second_net_costs_its_own_runs(duts, davis, few):
     dense = Painter(2)
     selection_score(Painter(1), duts, davis, quick=True, dense=dense)

@@ -27,12 +27,14 @@ def main(cfg: DictConfig) -> None:
     check(cfg)
     runners = _runners(cfg)
     dense = opened(cfg.dense, cfg.runtime)
-    photos = selection_set(str(cfg.root), str(cfg.davis), cfg.seed, cfg.quick)
+    photos = selection_set(str(cfg.root), str(cfg.davis), cfg.seed, cfg.quick, cfg.photos)
     print(f"{len(photos)} photos; {cfg.dense} on them first, unless it is known already", flush=True)
     scores = {}
     for name, runner in runners.items():
-        options = {"dense": dense, "quick": cfg.quick, "seed": cfg.seed, "progress": _progress(name, len(photos))}
-        scores[name] = selection_score(runner, cfg.root, cfg.davis, **options)
+        progress = _progress(name, len(photos))
+        scores[name] = selection_score(
+            runner, cfg.root, cfg.davis, cfg.quick, cfg.seed, dense, photos=cfg.photos, progress=progress
+        )
     print_rows(rows(scores))
     if cfg.out is not None:
         write_json(Path(cfg.out), {name: asdict(score) for name, score in scores.items()})
@@ -72,7 +74,8 @@ def rows(scores: Mapping[str, SelectionScore]) -> list[list[str]]:
 
 
 def _cells(ingredient: Ingredient, numbers: Iterable[str]) -> list[str]:
-    return [f"{getattr(ingredient, number):.3f}".removeprefix("0") for number in numbers]
+    values = [getattr(ingredient, number) for number in numbers]
+    return ["-" if value is None else f"{value:.3f}".removeprefix("0") for value in values]
 
 
 def verdict(scores: Mapping[str, float]) -> str:

@@ -24,11 +24,11 @@ MIXTURE: dict[tuple[str, str], float] = {("duts", "maxF"): 0.5, ("davis", "maxF"
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A net on one sort of photos: accuracy by the masks, and the IoU with the dense net's masks."""
+    """A net on one sort of photos: accuracy by the masks, if there are any, and the IoU with the dense net's."""
 
     images: int
-    maxF: float
-    MAE: float
+    maxF: float | None
+    MAE: float | None
     agree: float
     agree_p5: float
     agree_min: float
@@ -50,7 +50,7 @@ class SelectionScore:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A net on one photo: mean absolute error, F at 256 thresholds, and the packed mask cut at 1/2."""
+    """A net on one photo: mean absolute error, F at 256 thresholds (NaN without a mask), and the packed mask at 1/2."""
 
     mae: float
     f_curve: np.ndarray
@@ -65,6 +65,7 @@ def selection_score(
     seed: int = 0,
     dense: Runner | str | Path = DENSE,
     runtime: str = RUNTIME,
+    photos: str | Path | None = None,
     progress: Callable[[Iterable[Shown]], Iterable[Shown]] = iter,
 ) -> SelectionScore:
     """How good a net is on the selection set, against the dense net on the same photos.
@@ -79,21 +80,22 @@ def selection_score(
         seed: draws the derived photos.
         dense: what the net is held against.
         runtime: runs nets that are given by name.
+        photos: a folder of further photos, without masks.
         progress: wraps the photos while the net looks at them.
 
     Raises:
         UserError: the photos or the net are not there, or a net gives no mask of a photo.
     """
-    photos = selection_set(str(root), str(davis), seed, quick)
-    theirs = _dense_answers(opened(dense, runtime), str(root), str(davis), seed, quick)
-    ours = _answers(net if isinstance(net, Runner) else open_net(net).runner(runtime), progress(photos))
-    found, reference = _ingredients(photos, ours, theirs), _ingredients(photos, theirs, theirs)
+    shown = selection_set(str(root), str(davis), seed, quick, None if photos is None else str(photos))
+    theirs = _dense_answers(opened(dense, runtime), shown)
+    ours = _answers(net if isinstance(net, Runner) else open_net(net).runner(runtime), progress(shown))
+    found, reference = _ingredients(shown, ours, theirs), _ingredients(shown, theirs, theirs)
     return SelectionScore(mixed(found) - mixed(reference), found)
 
 
 def mixed(found: Mapping[str, Ingredient], mixture: Mapping[tuple[str, str], float] | None = None) -> float:
     """The weighted sum of a net's numbers."""
-    return sum(w * getattr(found[name], number) for (name, number), w in (mixture or MIXTURE).items())
+    return sum(weight * getattr(found[name], number) for (name, number), weight in (mixture or MIXTURE).items())
 
 
 def opened(net: Runner | str | Path, runtime: str) -> Runner:
@@ -111,15 +113,17 @@ def _answers(runner: Runner, photos: Iterable[Shown]) -> list[_Answer]:
 
 
 def _answer(runner: Runner, shown: Shown) -> _Answer:
-    _, stretched = both_masks(runner.small_mask(shown.image), shown.mask.shape)
-    mae, f_curve, cut = f_and_mae(stretched, shown.mask)
+    shape = shown.image.shape[:2]
+    _, stretched = both_masks(runner.small_mask(shown.image), shape)
+    mae, f_curve, cut = f_and_mae(stretched, np.zeros(shape, np.uint8) if shown.mask is None else shown.mask)
+    if shown.mask is None:
+        mae, f_curve = np.nan, np.full_like(f_curve, np.nan)
     return _Answer(mae, f_curve, packed(cut))
 
 
 @lru_cache(maxsize=4)
-def _dense_answers(runner: Runner, root: str, davis: str, seed: int, quick: bool) -> list[_Answer]:
-    photos = selection_set(root, davis, seed, quick)
-    pixels = (part.tobytes() for shown in photos for part in (shown.image, shown.mask))
+def _dense_answers(runner: Runner, photos: tuple[Shown, ...]) -> list[_Answer]:
+    pixels = (part.tobytes() for shown in photos for part in (shown.image, shown.mask) if part is not None)
     key = digest(code_digest(), runner.fingerprint(), *pixels).hex()
     path = cache_dir() / "selection" / f"{key}.npz"
     if path.is_file():
@@ -157,7 +161,5 @@ def _ingredient(groups: Sequence[Sequence[int]], answers: Sequence[_Answer], iou
     mae = np.mean([np.mean([answers[index].mae for index in group]) for group in groups])
     f_curve = np.mean([np.mean([answers[index].f_curve for index in group], 0) for group in groups], 0)
     agreed = [float(np.mean([ious[index] for index in group])) for group in groups]
-    images = sum(map(len, groups))
-    return Ingredient(
-        images, float(f_curve.max()), float(mae), *over_images(agreed).values(), agree_mean=float(np.mean(agreed))
-    )
+    accuracy = (None, None) if np.isnan(mae) else (float(f_curve.max()), float(mae))
+    return Ingredient(sum(map(len, groups)), *accuracy, *over_images(agreed).values(), float(np.mean(agreed)))

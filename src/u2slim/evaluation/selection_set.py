@@ -15,6 +15,8 @@ from u2slim.data.pairs import Pair, expected_places, list_pairs, refuse
 from u2slim.data.sample import render
 from u2slim.data.unlabelled import held_out
 from u2slim.errors import UserError
+from u2slim.images.photos import find_photos
+from u2slim.images.read import read_image
 
 DERIVED = ("crops", "pasted", "colours", "generated")
 INGREDIENTS = ("duts", "davis", *DERIVED)
@@ -22,36 +24,40 @@ COUNTS = {"duts": 200, "davis": 60, "crops": 40, "pasted": 40, "colours": 40, "g
 QUICK = {"duts": 30, "davis": 20, "crops": 0, "pasted": 0, "colours": 10, "generated": 0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shown:
-    """One photo, RGB (H, W, 3), with its mask (H, W), both uint8; photos of one `group` count as one."""
+    """One photo, RGB (H, W, 3), with its mask (H, W), both uint8, if it has one; photos of a `group` count as one."""
 
     ingredient: str
     name: str
     group: str
     image: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray | None
 
 
 @lru_cache(maxsize=2)  # some 300 MB, which every net is shown
-def selection_set(root: str, davis: str | None, seed: int = 0, quick: bool = False) -> tuple[Shown, ...]:
+def selection_set(
+    root: str, davis: str, seed: int = 0, quick: bool = False, photos: str | None = None
+) -> tuple[Shown, ...]:
     """All photos, a function of the folders and the seed.
 
     Args:
         root: a folder with DUTS-TR, as its archive unpacks it or as shards; its held-out photos are taken.
-        davis: a folder whose `images` and `masks` are frames named SEQUENCE-NUMBER; None: without them.
+        davis: a folder whose `images` and `masks` are frames named SEQUENCE-NUMBER.
         seed: draws what is derived.
         quick: some 60 photos.
+        photos: a folder of further photos, which need no masks.
 
     Raises:
         UserError: a folder or its photos are not there, or one cannot be read.
     """
     counts = QUICK if quick else COUNTS
     shown = [Shown("duts", pair.name, pair.name, *load_pair(pair)) for pair in held_out_pairs(root)[: counts["duts"]]]
-    if davis is not None:
-        frames = _spread(frames_of(davis), counts["davis"])
-        shown += [Shown("davis", pair.name, _sequence(pair), *load_pair(pair)) for pair in frames]
-    return (*shown, *_derived(shown, seed, counts))
+    frames = _spread(frames_of(davis), counts["davis"])
+    shown += [Shown("davis", pair.name, _sequence(pair), *load_pair(pair)) for pair in frames]
+    own = find_photos(photos, setting="photos") if photos is not None else []
+    bare = (Shown("photos", str(name), str(name), read_image(path), None) for path, name in own)
+    return (*shown, *_derived(shown, seed, counts), *bare)
 
 
 def held_out_pairs(root: str | Path) -> list[Pair]:
@@ -99,6 +105,7 @@ def _derived(originals: list[Shown], seed: int, counts: dict[str, int]) -> Itera
         for index in range(counts[kind]):
             rng = np.random.default_rng([seed, number, index])
             one, other = (originals[at] for at in rng.choice(len(originals), 2, replace=len(originals) < 2))
+            assert one.mask is not None and other.mask is not None
             image, mask = one.image, one.mask
             if kind == "generated":
                 image, mask = render(seed, index)
