@@ -42,8 +42,8 @@ class Painter(Runner):
 @pytest.fixture
 def few(monkeypatch) -> None:
     """Few photos of each sort."""
-    monkeypatch.setattr(sets, "COUNTS", {"duts": 3, "davis": 4} | dict.fromkeys(sets.DERIVED, 2))
-    monkeypatch.setattr(sets, "QUICK", {"duts": 2, "davis": 2} | dict.fromkeys(sets.DERIVED, 1))
+    monkeypatch.setattr(sets, "COUNTS", {"duts": 3, "davis": 4})
+    monkeypatch.setattr(sets, "QUICK", {"duts": 2, "davis": 2})
     selection_set.cache_clear()
     scores._dense_answers.cache_clear()
 
@@ -72,7 +72,10 @@ def test_held_out_photos_are_none_that_a_fit_looks_at(duts):
 def test_what_is_derived_is_a_function_of_the_seed(duts, davis, few):
     def pixels(seed):
         selection_set.cache_clear()
-        return {(s.ingredient, s.name): (s.image.tobytes(), s.mask.tobytes()) for s in selection_set(duts, davis, seed)}
+        return {
+            (s.ingredient, s.name): (s.image.tobytes(), s.mask.tobytes())
+            for s in selection_set(duts, davis, seed, derived=2)
+        }
 
     once, again, other = pixels(0), pixels(0), pixels(1)
     assert once == again and once.keys() >= {("crops", "crops-1"), ("generated", "generated-0")}
@@ -99,10 +102,14 @@ def test_derived_photos_keep_their_subjects_and_their_masks_shape():
 
 
 def test_a_net_agrees_with_itself_and_scores_nothing_less(duts, davis, few):
-    found = selection_score(Painter(1), duts, davis, dense=Painter(1))
+    found = selection_score(Painter(1), duts, davis, dense=Painter(1), derived=2)
     assert found.score == 0 and list(found.ingredients) == list(sets.INGREDIENTS)
     for ingredient in found.ingredients.values():
         assert ingredient.agree == ingredient.agree_min == ingredient.agree_mean == 1
+    better = selection_score(Painter(1), duts, davis, dense=Painter(9))
+    worse = selection_score(Painter(9), duts, davis, dense=Painter(1))
+    gap = sum(better.ingredients[name].maxF - worse.ingredients[name].maxF for name in ("duts", "davis")) / 4
+    assert better.score - worse.score == pytest.approx(2 * gap), "both lose the same agreement"
     assert found.ingredients["duts"].images == 3 and found.ingredients["davis"].images == 4
 
 
@@ -147,7 +154,7 @@ def test_a_second_net_costs_its_own_runs(duts, davis, few):
     dense = Painter(2)
     selection_score(Painter(1), duts, davis, quick=True, dense=dense)
     seen = dense.photos
-    assert seen == 8
+    assert seen == 4
     again = selection_score(Painter(3), duts, davis, quick=True, dense=dense)
     scores._dense_answers.cache_clear()  # as in another process
     assert selection_score(Painter(3), duts, davis, quick=True, dense=Painter(2)) == again
@@ -168,7 +175,14 @@ def test_the_best_net_comes_first():
 def test_the_command_scores_nets_on_generated_data(tmp_path, duts, davis):
     for name, width in (("a", 64), ("b", 32)):
         write_onnx(random_net(), width, tmp_path / f"{name}.onnx")
-    options = ("models=[a.onnx,b.onnx]", "dense=a.onnx", "quick=true", "out=scores.json", "runtime=onnxruntime")
+    options = (
+        "models=[a.onnx,b.onnx]",
+        "dense=a.onnx",
+        "quick=true",
+        "out=scores.json",
+        "runtime=onnxruntime",
+        "derived=1",
+    )
     command = "u2slim.evaluation.selection"
     printed = run(command, *options, f"root={duts}", f"davis={davis}", cwd=tmp_path)
     found = json.loads((tmp_path / "scores.json").read_text())

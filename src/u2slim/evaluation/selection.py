@@ -27,14 +27,13 @@ def main(cfg: DictConfig) -> None:
     check(cfg)
     runners = _runners(cfg)
     dense = opened(cfg.dense, cfg.runtime)
-    photos = selection_set(str(cfg.root), str(cfg.davis), cfg.seed, cfg.quick, cfg.photos)
+    photos = selection_set(str(cfg.root), str(cfg.davis), cfg.seed, cfg.quick, cfg.photos, cfg.derived)
     print(f"{len(photos)} photos; {cfg.dense} on them first, unless it is known already", flush=True)
     scores = {}
     for name, runner in runners.items():
         progress = _progress(name, len(photos))
-        scores[name] = selection_score(
-            runner, cfg.root, cfg.davis, cfg.quick, cfg.seed, dense, photos=cfg.photos, progress=progress
-        )
+        further = {"photos": cfg.photos, "derived": cfg.derived, "progress": progress}
+        scores[name] = selection_score(runner, cfg.root, cfg.davis, cfg.quick, cfg.seed, dense, **further)
     print_rows(rows(scores))
     if cfg.out is not None:
         write_json(Path(cfg.out), {name: asdict(score) for name, score in scores.items()})
@@ -48,6 +47,7 @@ def check(cfg: DictConfig) -> None:
     if type(cfg.quick) is not bool:
         raise UserError(f"quick={cfg.quick}: give true or false.")
     check_whole_number(cfg, "seed", 0)
+    check_whole_number(cfg, "derived", 0)
 
 
 def _runners(cfg: DictConfig) -> dict[str, Runner]:

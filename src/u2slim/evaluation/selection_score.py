@@ -19,7 +19,7 @@ from u2slim.zoo import open_net
 DENSE = "u2netp"
 RUNTIME = "openvino"
 # The weights of what the score adds up, chosen in docs/selection.md.
-MIXTURE: dict[tuple[str, str], float] = {("duts", "maxF"): 0.5, ("davis", "maxF"): 0.5}
+MIXTURE = {(name, number): 0.25 for name in ("duts", "davis") for number in ("maxF", "agree_mean")}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class SelectionScore:
     """What to choose by.
 
     Args:
-        score: the higher the better: `MIXTURE` of the net's numbers, less that of the dense net's.
+        score: the higher the better, 0 for the dense net: maxF and mean agreement on `duts` and `davis`, their mean,
+            less the dense net's.
         ingredients: the numbers themselves, by the sort of photos.
     """
 
@@ -66,6 +67,7 @@ def selection_score(
     dense: Runner | str | Path = DENSE,
     runtime: str = RUNTIME,
     photos: str | Path | None = None,
+    derived: int = 0,
     progress: Callable[[Iterable[Shown]], Iterable[Shown]] = iter,
 ) -> SelectionScore:
     """How good a net is on the selection set, against the dense net on the same photos.
@@ -76,17 +78,18 @@ def selection_score(
         net: what runs it, or any name or file that `open_net` takes.
         root: a folder with DUTS-TR; see `selection_set`.
         davis: a folder with frames.
-        quick: some 60 photos instead of some 500.
+        quick: 60 photos instead of 260.
         seed: draws the derived photos.
         dense: what the net is held against.
         runtime: runs nets that are given by name.
-        photos: a folder of further photos, without masks.
+        photos: a folder of further photos, without masks; they are no part of the score.
+        derived: so many further photos of each derived sort, which are no part of the score either.
         progress: wraps the photos while the net looks at them.
 
     Raises:
         UserError: the photos or the net are not there, or a net gives no mask of a photo.
     """
-    shown = selection_set(str(root), str(davis), seed, quick, None if photos is None else str(photos))
+    shown = selection_set(str(root), str(davis), seed, quick, None if photos is None else str(photos), derived)
     theirs = _dense_answers(opened(dense, runtime), shown)
     ours = _answers(net if isinstance(net, Runner) else open_net(net).runner(runtime), progress(shown))
     found, reference = _ingredients(shown, ours, theirs), _ingredients(shown, theirs, theirs)

@@ -20,8 +20,8 @@ from u2slim.images.read import read_image
 
 DERIVED = ("crops", "pasted", "colours", "generated")
 INGREDIENTS = ("duts", "davis", *DERIVED)
-COUNTS = {"duts": 200, "davis": 60, "crops": 40, "pasted": 40, "colours": 40, "generated": 40}
-QUICK = {"duts": 30, "davis": 20, "crops": 0, "pasted": 0, "colours": 10, "generated": 0}
+COUNTS = {"duts": 200, "davis": 60}
+QUICK = {"duts": 30, "davis": 30}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +35,9 @@ class Shown:
     mask: np.ndarray | None
 
 
-@lru_cache(maxsize=2)  # some 300 MB, which every net is shown
+@lru_cache(maxsize=2)  # some 200 MB, which every net is shown
 def selection_set(
-    root: str, davis: str, seed: int = 0, quick: bool = False, photos: str | None = None
+    root: str, davis: str, seed: int = 0, quick: bool = False, photos: str | None = None, derived: int = 0
 ) -> tuple[Shown, ...]:
     """All photos, a function of the folders and the seed.
 
@@ -47,6 +47,7 @@ def selection_set(
         seed: draws what is derived.
         quick: some 60 photos.
         photos: a folder of further photos, which need no masks.
+        derived: so many further photos of each sort in `DERIVED`.
 
     Raises:
         UserError: a folder or its photos are not there, or one cannot be read.
@@ -57,7 +58,7 @@ def selection_set(
     shown += [Shown("davis", pair.name, _sequence(pair), *load_pair(pair)) for pair in frames]
     own = find_photos(photos, setting="photos") if photos is not None else []
     bare = (Shown("photos", str(name), str(name), read_image(path), None) for path, name in own)
-    return (*shown, *_derived(shown, seed, counts), *bare)
+    return (*shown, *_derived(shown, seed, derived), *bare)
 
 
 def held_out_pairs(root: str | Path) -> list[Pair]:
@@ -100,9 +101,9 @@ def _spread(pairs: list[Pair], count: int) -> list[Pair]:
     return [pairs[int(step)] for step in steps]
 
 
-def _derived(originals: list[Shown], seed: int, counts: dict[str, int]) -> Iterator[Shown]:
+def _derived(originals: list[Shown], seed: int, count: int) -> Iterator[Shown]:
     for number, kind in enumerate(DERIVED):
-        for index in range(counts[kind]):
+        for index in range(count):
             rng = np.random.default_rng([seed, number, index])
             one, other = (originals[at] for at in rng.choice(len(originals), 2, replace=len(originals) < 2))
             assert one.mask is not None and other.mask is not None
