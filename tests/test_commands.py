@@ -22,6 +22,7 @@ COMMANDS = {
     "workspace": "u2slim.report.workspace",
     "prune": "u2slim.compress.prune",
     "ranks": "u2slim.compress.ranks",
+    "selection": "u2slim.evaluation.selection",
     "report": "u2slim.report",
     "demo": "u2slim.report.demo",
     "showcase": "u2slim.report.showcase",

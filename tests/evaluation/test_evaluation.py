@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -202,6 +203,39 @@ def test_a_folder_of_masks_scores_as_pysodmetrics(ecssd, stretch):
             low, high = (prediction.min(), prediction.max()) if stretch else (0, 255)
             values.append(function((prediction - low) / (high - low) > 0.5, mask > 128))
         assert result.scores[name] == pytest.approx(np.mean(values)), name
+
+
+@pytest.mark.parametrize("stretch", [True, False])
+def test_agreement_is_the_iou_of_both_masks_cut_at_a_half(ecssd, stretch):
+    pairs, others = find_pairs(get_data_set("ecssd"), ecssd), ecssd / "others"
+    others.mkdir()
+    for number, pair in enumerate(pairs):
+        shown = (np.roll(read(pair.mask), 10, 0) // 2 + 40) if number else np.zeros_like(read(pair.mask))
+        Image.fromarray(shown).save(others / f"{pair.name}.png")
+    (others / f"{pairs[1].name}.png").unlink()
+    Image.fromarray(np.zeros_like(read(pairs[0].mask))).save(ecssd / "theirs" / f"{pairs[0].name}.png")
+    kept, models = Store(ecssd / "scores.sqlite"), {name: masks_of(ecssd / name) for name in ("theirs", "others")}
+    scored = score_all(models, {"ecssd": pairs}, kept, workers=1)
+    other = scored["others", "ecssd"]
+    found = summarise("theirs", scored["theirs", "ecssd"], kept, stretch, other).agreement
+
+    def cut(name, pair):
+        mask = read(ecssd / name / f"{pair.name}.png") / 255
+        low, high = (mask.min(), mask.max()) if stretch and mask.any() else (0, 1)
+        return (mask - low) / (high - low) > 0.5
+
+    ious = [1.0]  # both are empty
+    for pair in pairs[2:]:
+        one, two = cut("theirs", pair), cut("others", pair)
+        ious.append((one & two).sum() / max(1, (one | two).sum()) if (one | two).any() else 1)
+    expected = {"agree": np.median(ious), "agree_p5": np.percentile(ious, 5), "agree_min": min(ious)}
+    assert found == pytest.approx(expected) and 0 <= found["agree_min"] < 1
+    itself = summarise("others", other, kept, stretch, other).agreement
+    assert set(itself.values()) == {1.0}
+    theirs = {("theirs", "ecssd"): scored["theirs", "ecssd"]}
+    write_images(ecssd / "images.csv", theirs, kept, [stretch], {"ecssd": other})
+    rows = list(csv.DictReader((ecssd / "images.csv").open()))
+    assert [float(row["agree"]) for row in rows if row["agree"]] == pytest.approx(ious) and rows[1]["agree"] == ""
 
 
 def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
@@ -489,6 +523,19 @@ def test_tables_say_the_same_in_every_form():
     assert latex.count(r"\midrule") == 2 and r"\emph{DUTS-TE}" in latex
     widths = {line.count("&") for line in latex.splitlines() if "&" in line}
     assert widths == {len(columns) - 2}, "every row has every column"
+
+
+def test_tables_show_agreement_where_it_was_asked_for():
+    facts, rows = results()
+    assert "agree" not in as_csv(facts, rows) + as_markdown(facts, rows) + as_latex(facts, rows) + as_json(facts, rows)
+    agreed = {"agree": 0.9, "agree_p5": 0.5, "agree_min": 0.125}
+    rows[0] = replace(rows[0], agreement=agreed)
+    first, second, _ = csv.DictReader(as_csv(facts, rows).splitlines())
+    assert {name: float(first[name]) for name in agreed} == agreed and second["agree_min"] == ""
+    assert json.loads(as_json(facts, rows))["results"][0]["agree_min"] == 0.125
+    table = as_markdown(facts, rows).splitlines()
+    assert "| **.900** | **.500** | **.125** |" in table[2] and "| - | - | - |" in table[3]
+    assert r"agree\_p5" in as_latex(facts, rows)
 
 
 def test_the_worst_and_the_median_images_are_shown(ecssd):

@@ -1,8 +1,11 @@
 """What an evaluation found, as plain values that tables and pages are made from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from u2slim.evaluation.agreement import AGREEMENTS
 
 # Means over images unless said otherwise. maxF and maxE are the best point of the averaged curve, as `pysodmetrics`
 # and most tables since 2020 have it; maxF_set takes the best F of precision and recall averaged over the set first,
@@ -47,6 +50,7 @@ class Result:
         images: how many images the averages are over.
         left_out: image name -> why it is not in the averages.
         image_ious: the IoU of each image in the averages.
+        agreement: with another net's masks of the same images, by name, all of `AGREEMENTS`; empty if not asked for.
     """
 
     model: str
@@ -57,6 +61,17 @@ class Result:
     images: int
     left_out: dict[str, str] = field(default_factory=dict)
     image_ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    agreement: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Scores and agreement: what columns of tables may show."""
+        return self.scores | self.agreement
+
+
+def columns(results: Iterable[Result]) -> tuple[str, ...]:
+    """The numbers that tables of these results show: `SCORES`, and `AGREEMENTS` if any result has them."""
+    return SCORES + (AGREEMENTS if any(result.agreement for result in results) else ())
 
 
 @dataclass(frozen=True)

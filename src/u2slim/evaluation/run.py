@@ -16,7 +16,7 @@ from u2slim.evaluation.entries import Model, with_latencies
 from u2slim.evaluation.pictures import worst_and_median
 from u2slim.evaluation.results import ModelFacts, Picture, Result
 from u2slim.evaluation.score_sets import score_all, summarise
-from u2slim.evaluation.settings import checked, configured_models, fresh
+from u2slim.evaluation.settings import checked, configured_models, fresh, reference
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_terminal, write_images, write_tables
 from u2slim.terminal import print_rows, print_whole
@@ -54,6 +54,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> Evaluation:
     sets = data.test_pairs()
     models = configured_models(cfg)
     if isinstance(data, SemanticDataModule):
+        if cfg.agree_with is not None:
+            raise UserError(f"agree_with={cfg.agree_with}: only masks are held against each other, not classes.")
         return _evaluate_classes(models, sets, cfg.latency, folder)
     if telling := [name for name, model in models.items() if model.runner and model.runner.labels]:
         raise UserError(f"{telling[0]} tells classes apart; score it on data with classes: data=camvid or cityscapes.")
@@ -67,11 +69,16 @@ def _evaluate_masks(
     sets: Mapping[str, Sequence[Pair]],
     folder: Path,
 ) -> Evaluation:
+    other = reference(cfg)
     models = with_latencies(models, cfg.latency)
     store = Store(cfg.store or fresh(folder / "scores.sqlite"))
-    scored = score_all(models, sets, store, stretches, cfg.workers)
+    scored = score_all({**other, **models}, sets, store, stretches, cfg.workers)
+    agree_with = {data: scored.pop((name, data)) for name in other for data in sets}
     results = [
-        summarise(name, scored[name, data], store, stretch) for data in sets for name in models for stretch in stretches
+        summarise(name, scored[name, data], store, stretch, agree_with.get(data))
+        for data in sets
+        for name in models
+        for stretch in stretches
     ]
     facts = {name: model.facts for name, model in models.items()}
     # Too wide a line can be scrolled or piped into a file; a squeezed table cannot be read.
@@ -81,7 +88,7 @@ def _evaluate_masks(
             some = "; ".join(f"{image}: {reason}" for image, reason in list(result.left_out.items())[:3])
             log.warning("%s on %s: %d images left out: %s", result.model, result.data, len(result.left_out), some)
     write_tables(folder, facts, results)
-    write_images(folder / "images.csv", scored, store, stretches)
+    write_images(folder / "images.csv", scored, store, stretches, agree_with)
     pictures = worst_and_median(models, sets, scored, store, cfg.pictures, stretches[0]) if cfg.report else None
     files = "metrics.json, table.md, table.tex, table.csv and images.csv"
     return Evaluation(results[0].scores["maxF"], files, facts, results, pictures)

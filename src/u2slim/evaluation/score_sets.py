@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from u2slim.data.data_set import DataSet
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
+from u2slim.evaluation.agreement import agreement, over_images, unpacked
 from u2slim.evaluation.entries import Model
 from u2slim.evaluation.results import BETA2, CURVES, SCORES, Result
 from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image
@@ -43,6 +44,15 @@ class Scored:
         for name, key in self.keys.items():
             if name not in self.left_out:
                 yield name, store[key, stretch]
+
+    def agreements(self, other: "Scored", store: Store, stretch: bool) -> dict[str, float]:
+        """The IoU with another model's masks of the images that are in the averages and that both have masks of."""
+        theirs = {name: key for name, key in other.keys.items() if name not in other.left_out}
+        return {
+            name: agreement(unpacked(scores.cut), unpacked(store[theirs[name], stretch].cut))
+            for name, scores in self.finished(store, stretch)
+            if name in theirs and scores.note != ALL_BLACK
+        }
 
 
 def score_all(
@@ -95,8 +105,12 @@ def score_all(
     return result
 
 
-def summarise(name: str, scored: Scored, store: Store, stretch: bool) -> Result:
-    """A model's averages over a set; images whose truth is all black are left out of them and named."""
+def summarise(name: str, scored: Scored, store: Store, stretch: bool, agree_with: Scored | None = None) -> Result:
+    """A model's averages over a set; images whose truth is all black are left out of them and named.
+
+    Args:
+        agree_with: the same set by another model, whose masks those of this one are held against.
+    """
     count, ious = 0, []
     values, curves = np.zeros(len(IMAGE_SCORES)), np.zeros((len(CURVES), 256))
     left_out = dict(scored.left_out)
@@ -118,7 +132,9 @@ def summarise(name: str, scored: Scored, store: Store, stretch: bool) -> Result:
     means["maxF_set"] = np.divide((1 + BETA2) * precision * recall, weighted, where=weighted > 0, out=weighted).max()
     ordered = {score: float(means[score]) for score in SCORES}
     left_out = dict(sorted(left_out.items()))
-    return Result(name, scored.data_set.title, stretch, ordered, curve, count, left_out, np.array(ious))
+    agreed = list(scored.agreements(agree_with, store, stretch).values()) if agree_with else []
+    found = ordered, curve, count, left_out, np.array(ious), over_images(agreed)
+    return Result(name, scored.data_set.title, stretch, *found)
 
 
 def _keys(data_set: DataSet, made_by: bytes, contents: Mapping[str, bytes], files: Mapping[str, Path] | None) -> Scored:

@@ -14,6 +14,7 @@ import numpy as np
 import py_sod_metrics as sod
 
 from u2slim.errors import UserError
+from u2slim.evaluation.agreement import packed
 from u2slim.evaluation.boundary import boundary_iou, relaxed_boundary_f
 from u2slim.evaluation.results import BETA2, CURVES, SCORES
 from u2slim.images.masks import enlarge, minmax, to_8bit
@@ -26,11 +27,15 @@ ALL_BLACK = "all-black truth"
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Scores (IMAGE_SCORES,) float64 and curves (CURVES, 256) float32; `note` names an oddity."""
+    """Scores (IMAGE_SCORES,) float64 and curves (CURVES, 256) float32; `note` names an oddity.
+
+    `cut` is the prediction cut at 1/2, as `agreement.packed` packs it.
+    """
 
     values: np.ndarray
     curves: np.ndarray
     note: str = ""
+    cut: bytes = b""
 
 
 class _Binned(sod.FmeasureV2):
@@ -69,9 +74,7 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
 
     With `stretch`, the prediction is stretched to its own range first, as is the field's custom.
     """
-    predicted, actual = prediction / 255, mask > 128
-    if stretch and predicted.max() != predicted.min():
-        predicted = (predicted - predicted.min()) / (predicted.max() - predicted.min())
+    predicted, actual = _probability(prediction, stretch), mask > 128
     mae, s, weighted_f, e = sod.MAE(), sod.Smeasure(), _WeightedF(), sod.Emeasure()
     by_threshold = _Binned(handlers())
     with warnings.catch_warnings():
@@ -96,7 +99,27 @@ def score(prediction: np.ndarray, mask: np.ndarray, stretch: bool = True) -> Ima
         np.array([values[name] for name in IMAGE_SCORES], np.float64),
         np.array([curves[name] for name in CURVES], np.float32),
         "" if actual.any() else ALL_BLACK,
+        packed(predicted > 0.5),
     )
+
+
+def f_and_mae(prediction: np.ndarray, mask: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Of what `score` computes with stretching, soon: MAE, F at 256 thresholds, and the prediction cut at 1/2."""
+    predicted, actual = _probability(prediction, stretch=True), mask > 128
+    mae = sod.MAE()
+    by_threshold = _Binned({"f": handlers()["f"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in `score`
+        for metric in (mae, by_threshold):
+            metric.step(predicted, actual, normalize=False)
+    return mae.get_results()["mae"], by_threshold.get_results()["f"]["dynamic"], predicted > 0.5
+
+
+def _probability(prediction: np.ndarray, stretch: bool) -> np.ndarray:
+    predicted = prediction / 255
+    if stretch and predicted.max() != predicted.min():
+        predicted = (predicted - predicted.min()) / (predicted.max() - predicted.min())
+    return predicted
 
 
 def handlers() -> dict[str, object]:

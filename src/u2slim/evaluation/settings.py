@@ -22,6 +22,22 @@ def configured_models(cfg: DictConfig) -> dict[str, Model]:
     }
 
 
+def reference(cfg: DictConfig) -> dict[str, Model]:
+    """The net that `agree_with` names, by its name, with the masks refined as all are; nothing where it is null.
+
+    Raises:
+        UserError: there is no such net, or it tells classes apart.
+    """
+    if cfg.agree_with is None:
+        return {}
+    runtime = cfg.runtime[0] if OmegaConf.is_list(cfg.runtime) else cfg.runtime
+    name = f"agree_with={cfg.agree_with}"
+    model = open_models({name: str(cfg.agree_with)}, runtime)[name]
+    if model.runner and model.runner.labels:
+        raise UserError(f"{name} tells classes apart; name a net that makes masks.")
+    return {name: replace(model, refine=instantiate(cfg.refine)) if model.runner else model}
+
+
 def _named_models(cfg: DictConfig) -> dict[str, Model]:
     named = cfg.checkpoint if cfg.models is None else cfg.models
     if named is None:

@@ -20,6 +20,7 @@ MAKE_NUMBERS = (
     "models",
     "runtime",
     "sizes.py",
+    "evaluation/agreement.py",
     "evaluation/boundary.py",
     "evaluation/results.py",
     "evaluation/score_sets.py",
@@ -58,7 +59,7 @@ class Store:
                 self.connection.execute(f"PRAGMA user_version = {version}")
             self.connection.execute(
                 "CREATE TABLE IF NOT EXISTS images (key BLOB, stretch INTEGER, score BLOB, curve BLOB, note TEXT, "
-                "PRIMARY KEY (key, stretch))"
+                "cut BLOB, PRIMARY KEY (key, stretch))"
             )
         except (OSError, sqlite3.Error) as error:
             raise UserError(
@@ -70,13 +71,13 @@ class Store:
         return self._select("1", key) is not None
 
     def __setitem__(self, key: tuple[bytes, bool], scores: ImageScores) -> None:
-        row = *key, scores.values.tobytes(), scores.curves.tobytes(), scores.note
-        self.connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)", row)
+        row = *key, scores.values.tobytes(), scores.curves.tobytes(), scores.note, scores.cut
+        self.connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def __getitem__(self, key: tuple[bytes, bool]) -> ImageScores:
-        values, curves, note = self._select("score, curve, note", key)
+        values, curves, note, cut = self._select("score, curve, note, cut", key)
         curves = np.frombuffer(curves, np.float32).reshape(len(CURVES), 256)
-        return ImageScores(np.frombuffer(values, np.float64), curves, note)
+        return ImageScores(np.frombuffer(values, np.float64), curves, note, cut)
 
     def _select(self, columns: str, key: tuple[bytes, bool]) -> tuple | None:
         return self.connection.execute(f"SELECT {columns} FROM images WHERE key = ? AND stretch = ?", key).fetchone()

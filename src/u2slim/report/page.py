@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from u2slim.evaluation.results import LOWER_IS_BETTER, SCORES, ModelFacts, Picture, Result
+from u2slim.evaluation.results import LOWER_IS_BETTER, ModelFacts, Picture, Result, columns
 from u2slim.report.charts import charts
 from u2slim.report.html import COLOURS, write_html
 
@@ -43,7 +43,7 @@ def write_page(
     values = dict(
         title=title,
         notes=notes,
-        scores=SCORES,
+        scores=columns(results),
         lower_is_better=LOWER_IS_BETTER,
         colours=colours,
         facts={name: models.get(name, ModelFacts()) for name in names},
@@ -114,8 +114,9 @@ def _best(rows: list[Result]) -> dict[tuple[str, bool], str]:
     best = {}
     for stretch in (True, False):
         rivals = [row for row in rows if row.stretch == stretch]
-        for name in SCORES if len(rivals) > 1 else ():
-            values = [row.scores[name] for row in rivals if not math.isnan(row.scores[name])]
+        for name in columns(rows) if len(rivals) > 1 else ():
+            found = [row.numbers.get(name, math.nan) for row in rivals]
+            values = [number for number in found if not math.isnan(number)]
             if values:
                 best[name, stretch] = as_score(min(values) if name in LOWER_IS_BETTER else max(values))
     return best
