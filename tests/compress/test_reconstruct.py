@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import random_net, write_set
+from tests.conftest import random_net, run, write_set
 from u2slim.compress import init
 from u2slim.compress.reconstruct import reconstruct
 from u2slim.compress.sensitivity import metrics, square_root
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
-from u2slim.models import DepthwiseSeparableConv, GroupedConv, LowRankConv, U2Net
+from u2slim.models import ConvVariant, DepthwiseSeparableConv, GroupedConv, LowRankConv, StandardConv, U2Net
 from u2slim.models.least_squares import Goal, Regression
 from u2slim.models.normalise import Normalise
+from u2slim.zoo import open_net
 
 VARIANTS = {
     "grouped": GroupedConv,
@@ -308,3 +309,64 @@ def test_a_net_without_anything_to_refill_stays_as_it_is(published):
     net = U2Net("lite", partial(GroupedConv, groups=1))
     init.pretrained(net, published, photos=Photos([], 64), method="project")
     assert reconstruct(random_net(), net, photos(1)) == {}
+
+
+def test_with_fewer_positions_than_unknowns_what_nothing_tells_stays_dense():
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.nn.Conv2d(8, 4, 3)
+    weight_CO = dense.weight.detach().permute(2, 3, 1, 0).flatten(0, 2)
+    prior = torch.cat((weight_CO, dense.bias.detach()[None])).double()
+    patches, unseen = (torch.randn(50, 9, 8, generator=generator) for _ in range(2))
+
+    def error(prior_CO: torch.Tensor | None) -> float:
+        target = (patches.flatten(1) @ weight_CO + dense.bias).detach()
+        goal = Goal(target, torch.ones(4), torch.zeros(4), relu=False, prior_CO=prior_CO)
+        conv = StandardConv(8, 4)
+        with torch.no_grad():
+            conv.fit(patches, goal, 0.1, 0, True)
+            made = unseen.flatten(1) @ conv.weight.permute(2, 3, 1, 0).flatten(0, 2) + conv.bias
+            return float((made - unseen.flatten(1) @ weight_CO - dense.bias).square().mean())
+
+    assert error(prior) < 1e-6 < 1e-2 < error(None)
+
+
+def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path):
+    def filled(keep, **settings) -> dict[str, torch.Tensor]:
+        dense, net = random_net(), U2Net("lite", partial(LowRankConv, bits=6)).eval()
+        init.transfer(dense, net, "project")
+        reconstruct(dense, net, photos(), pixels=500, rounds=1, keep=keep, **settings)
+        return net.state_dict()
+
+    whole = filled(None)
+    first = filled(tmp_path / "kept")
+    kept = sorted((tmp_path / "kept").glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(kept) == 112
+    for path in kept[60:]:
+        path.unlink()
+    again = filled(tmp_path / "kept")
+    for name, tensor in whole.items():
+        assert torch.equal(first[name], tensor) and torch.equal(again[name], tensor), name
+    with pytest.raises(UserError, match="holds convolutions of another net, photos or settings"):
+        filled(tmp_path / "kept", ridge=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bits"),
+    [("model=standard model.width=lite model.conv.bits=5", 5), ("model=lite_half model.conv.bits=6", 6)],
+)
+def test_a_config_may_ask_for_bits_of_all_convolutions(tmp_path, published, settings, bits):
+    write_set(tmp_path, "photos", "masks", 2)
+    run(
+        "export.py",
+        *settings.split(),
+        *("init=pretrained", f"init.weights={published}", "init.folder=photos", "init.lstsq.pixels=200"),
+        *("init.lstsq.rounds=1", "size=64", "init.size=64", "export.precision=packed", "export.output=net.onnx"),
+        *("export.count=1", "export.weights=net.ckpt"),
+        cwd=tmp_path,
+    )
+    net = open_net(tmp_path / "net.ckpt").net()
+    convs = [conv for conv in net.modules() if isinstance(conv, ConvVariant)]
+    assert {conv.bits for conv in convs} == {bits}
+    weights = sum(p.numel() for conv in convs for p in conv.parameters() if p.ndim == 4)
+    least = weights * bits / 8
+    assert least < (tmp_path / "net.onnx").stat().st_size < least + 130_000

@@ -144,7 +144,8 @@ def pretrained(
         squares_N3HW = photos.squares(count, seed)
         _unfold(dense, squares_N3HW)
     transfer(dense, net, "project" if method == "lstsq" else method)
-    is_copy = all(isinstance(conv, StandardConv) for conv in net.modules() if isinstance(conv, ConvVariant))
+    variants = [conv for conv in net.modules() if isinstance(conv, ConvVariant)]
+    is_copy = all(isinstance(conv, StandardConv) and not conv.bits for conv in variants)
     if not is_copy and (method == "lstsq" or reestimate):
         if not photos:
             raise UserError(

@@ -1,6 +1,7 @@
 """Stand-ins for a 3x3 convolution, each of which can also take over a dense convolution's weights."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,10 @@ from torch import Tensor, nn
 
 from u2slim.errors import UserError
 from u2slim.models.least_squares import MIN_RIDGE, Goal, Narrowing, Regression, principal_directions, product
+from u2slim.models.rounding import BITS, rounded
+
+_RIDGE_TO_ZERO = 1e-3  # at most, where weights have no dense ones to go towards
+_BETWEEN_RIDGE = 1e-4  # of the last factor's weights, towards those before the others were rounded
 
 # Called with the convolution itself, and the dense weight (O, I, 3, 3) and bias (O) or None.
 Fill = Callable[[Any, Tensor, Tensor | None], None]
@@ -22,15 +27,19 @@ class ConvVariant(nn.Module):
     `fills` are its ways to start from nothing but the dense weights (O, I, 3, 3) and bias (O), or no bias, of the same
     channels, dilation and padding; each sets every parameter. `init.method` names one: `mean` averages the dense
     weights, the averaging baseline; `project` comes nearest to them. `fit` needs examples of what goes in and what
-    should come out.
+    should come out. With `bits` it leaves weights on a grid of so many bits (`models.rounding`): a factor is rounded,
+    and what follows it is solved for anew.
     """
 
     variant: ClassVar[str]
     fills: ClassVar[Mapping[str, Fill]]
     weighted_fit: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
+    bits: int | None = None
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         """Set every parameter by least squares; `alternate` says whether factors are solved for in turns.
+
+        `ridge` is as `Regression.for_goal` has it.
 
         Returns:
             what the goal's BatchNorm makes of the outcome, (P, O).
@@ -43,14 +52,29 @@ class StandardConv(ConvVariant, nn.Conv2d):
 
     variant = "standard"
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+        bits: int | None = None,
+    ):
         super().__init__(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=bias)
+        self.bits = _checked(bits)
 
     def fill_copy(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.weight.copy_(weight_OI33)
         _set_bias(self, bias_O)
 
     fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_copy, "project": fill_copy}
+
+    def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
+        regression = Regression(patches_P9I.flatten(1), ridge, goal.prior_CO)
+        coefficients, made = _fitted(regression, goal, rounds, self.bits)
+        _set(self, *goal.before_batchnorm(coefficients))
+        return made
 
 
 class GroupedConv(ConvVariant, nn.Conv2d):
@@ -77,6 +101,7 @@ class GroupedConv(ConvVariant, nn.Conv2d):
         bias: bool = True,
         groups: int = 2,
         shuffle: bool = False,
+        bits: int | None = None,
     ):
         if in_channels == 3:
             groups = 1
@@ -84,6 +109,7 @@ class GroupedConv(ConvVariant, nn.Conv2d):
             raise UserError(f"model.conv.groups={groups} does not divide {in_channels} -> {out_channels} channels.")
         super().__init__(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, groups=groups)
         self.shuffle = shuffle and groups > 1
+        self.bits = _checked(bits)
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
         if self.shuffle:
@@ -122,8 +148,8 @@ class GroupedConv(ConvVariant, nn.Conv2d):
         for group in range(self.groups):
             own = self.outputs_of(group)
             seen = patches_P9I[:, :, self.inputs_of(group)]
-            regression = Regression(seen.flatten(1), ridge)
-            coefficients, made[:, own] = regression.towards(goal[own], rounds)
+            regression = Regression(seen.flatten(1), min(ridge, _RIDGE_TO_ZERO))
+            coefficients, made[:, own] = _fitted(regression, goal[own], rounds, self.bits)
             weight, bias = goal[own].before_batchnorm(coefficients)
             self.weight[own] = weight.T.reshape(-1, 3, 3, seen.shape[2]).permute(0, 3, 1, 2).float()
             self.bias[own] = bias.float()
@@ -150,8 +176,17 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
     variant = "dwsep"
     weighted_fit = True
 
-    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1, stride: int = 1, bias: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dilation: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+        bits: int | None = None,
+    ):
         super().__init__()
+        self.bits = _checked(bits)
         self.depthwise = nn.Conv2d(
             in_channels, in_channels, 3, stride, padding=dilation, dilation=dilation, groups=in_channels
         )
@@ -173,6 +208,8 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
     fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_mean, "project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
+        ridge, alone = min(ridge, _RIDGE_TO_ZERO), goal
+
         def regression() -> Regression:
             return Regression((patches_P9I * kernels_9I).sum(1), ridge)
 
@@ -186,11 +223,16 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
                 target = goal.nearest(pointwise.predict(coefficients))
                 weighted = goal.weighted(target), goal.weighted(coefficients)
                 kernels_9I = _depthwise(patches_P9I, gram, *weighted, kernels_9I, ridge)
-            pointwise = regression()
-            coefficients = pointwise.solve(target)
-            made = pointwise.predict(coefficients)
-        else:
-            coefficients, made = regression().towards(goal, rounds)
+            alone, rounds = replace(goal, target_PO=target, relu=False), 0
+        if self.bits:
+            kernels_9I = torch.cat(
+                [
+                    _rounded_kernel(patches_P9I[:, :, [i]], kernels_9I[:, [i]], self.bits)
+                    for i in range(kernels_9I.shape[1])
+                ],
+                1,
+            )
+        coefficients, made = _fitted(regression(), alone, rounds, self.bits)
         weight, bias = goal.before_batchnorm(coefficients)
         self.depthwise.weight.copy_(kernels_9I.T.reshape(-1, 1, 3, 3))
         _set_bias(self.depthwise, None)
@@ -226,6 +268,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
         share: float = 0.5,
         rank: int | None = None,
         narrow: int | None = None,
+        bits: int | None = None,
     ):
         if not 0 < share <= 1:
             raise UserError(f"model.conv.share={share}: give a share of the dense weights, above 0 and at most 1.")
@@ -240,6 +283,7 @@ class LowRankConv(ConvVariant, nn.Sequential):
             self.narrow = nn.Conv2d(in_channels, narrow, 1, bias=False)
         self.reduce = nn.Conv2d(seen, rank, 3, stride, padding=dilation, dilation=dilation, bias=False)
         self.expand = nn.Conv2d(rank, out_channels, 1)
+        self.bits = _checked(bits)
 
     @property
     def narrows(self) -> bool:
@@ -261,14 +305,19 @@ class LowRankConv(ConvVariant, nn.Sequential):
     fills: ClassVar[Mapping[str, Fill]] = {"project": fill_project}
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
-        rank, in_channels = self.reduce.weight.shape[:2]
+        rank, seen = self.reduce.weight.shape[:2]
+        regression = Regression(patches_P9I.flatten(1), ridge, goal.prior_CO)
         if self.narrows:
-            wide = Regression(patches_P9I.flatten(1), ridge)
-            target = goal.nearest(wide.towards(goal, rounds)[1])
-            narrow_IN = Narrowing(wide, goal, target).solve(in_channels, rank)
-            self.narrow.weight.copy_(narrow_IN.T[:, :, None, None])
-            patches_P9I = patches_P9I @ narrow_IN.float()
-        regression = Regression(patches_P9I.flatten(1), ridge)
+            best_CO = regression.towards(goal, min(rounds, 4))[0]
+            narrowing = Narrowing(regression.spread, goal.weighted(best_CO[:-1]))
+            narrow_NI = narrowing.solve(seen, rank).T
+            if self.bits:
+                narrow_NI = rounded(narrow_NI, narrowing.spread_II, self.bits)
+            self.narrow.weight.copy_(narrow_NI[:, :, None, None])
+            patches_P9I = patches_P9I @ narrow_NI.T.float()
+            prior_CO = goal.unweighted(narrowing.behind(narrow_NI.T).flatten(0, 1))
+            share = float(regression.pull / (regression.gram.diagonal()[:-1].mean() - regression.pull))
+            regression = Regression(patches_P9I.flatten(1), share, torch.cat((prior_CO, best_CO[-1:])))
         target = goal.target_PO
         for _ in range(rounds + 1 if goal.relu else 1):
             coefficients = regression.solve(target)
@@ -277,18 +326,52 @@ class LowRankConv(ConvVariant, nn.Sequential):
             taking_OR, putting_OR = taking_OO[:, -rank:], putting_OO[:, -rank:]
             made = mean_O + (made - mean_O) @ (taking_OR @ putting_OR.T).float()
             target = goal.nearest(made)
-        reduce_IR = coefficients[:-1] @ taking_OR
         # Only the product of the two is given. With variance 1 between them both learn at usual rates; in the metric's
         # units one is thousands of times as large as the other, and Adam's steps wreck the smaller.
         deviation_R = (made.double() @ taking_OR).std(0)
         deviation_R.clamp_(min=1e-3 * deviation_R.max() + 1e-12)
+        reduce_RI = (coefficients[:-1] @ taking_OR / deviation_R).T
         # The constant moves what the rank takes from the mean.
         offset_O = mean_O + ((coefficients[-1] - mean_O) @ taking_OR) @ putting_OR.T
-        expand_RO, bias_O = goal.before_batchnorm(torch.cat(((putting_OR * deviation_R).T, offset_O[None])))
-        self.reduce.weight.copy_((reduce_IR / deviation_R).T.reshape(rank, 3, 3, in_channels).permute(0, 3, 1, 2))
-        self.expand.weight.copy_(expand_RO.T[:, :, None, None])
-        _set_bias(self.expand, bias_O)
+        expand_CO = torch.cat(((putting_OR * deviation_R).T, offset_O[None]))
+        if self.bits:
+            reduce_RI = rounded(reduce_RI, regression.spread, self.bits)
+            between = Regression(patches_P9I.flatten(1) @ reduce_RI.T.float(), _BETWEEN_RIDGE, expand_CO)
+            expand_CO, made = _fitted(between, goal, rounds, self.bits)
+        self.reduce.weight.copy_(reduce_RI.reshape(rank, 3, 3, seen).permute(0, 3, 1, 2))
+        _set(self.expand, *goal.before_batchnorm(expand_CO))
         return made
+
+
+def _fitted(regression: Regression, goal: Goal, rounds: int, bits: int | None) -> tuple[Tensor, Tensor]:
+    """Coefficients (I + 1, O) for a goal, and what they make; with `bits` on a grid, but for the constants."""
+    coefficients, made = regression.towards(goal, rounds)
+    if bits:
+        coefficients = coefficients.clone()
+        coefficients[:-1] = rounded(coefficients[:-1].T, regression.spread, bits).T
+        made = regression.predict(coefficients)
+        for _ in range(rounds + 1 if goal.relu else 1):
+            shift_O = (goal.nearest(made) - made).double().mean(0)
+            coefficients[-1] += shift_O
+            made = made + shift_O.float()
+    return coefficients, made
+
+
+def _rounded_kernel(patches_P91: Tensor, kernel_91: Tensor, bits: int) -> Tensor:
+    return rounded(kernel_91.T, Regression(patches_P91.flatten(1), 0).spread, bits).T.float()
+
+
+def _set(conv: nn.Conv2d, weight_CO: Tensor, bias_O: Tensor) -> None:
+    """Give a convolution weights whose window's places come first, and a bias."""
+    side = conv.kernel_size[0]
+    conv.weight.copy_(weight_CO.T.reshape(len(bias_O), side, side, -1).permute(0, 3, 1, 2))
+    _set_bias(conv, bias_O)
+
+
+def _checked(bits: int | None) -> int | None:
+    if bits is not None and bits not in BITS:
+        raise UserError(f"model.conv.bits={bits}: give a whole number from {BITS.start} to {BITS.stop - 1}.")
+    return bits
 
 
 def _set_bias(conv: nn.Conv2d, bias_O: Tensor | None) -> None:

@@ -41,10 +41,10 @@ class FCN(SemanticNet):
             score(feature) for score, feature in zip(self.scores, self.backbone(x_BCHW)[1:], strict=True)
         )
         for double, score in zip(self.doubling, (sixteenth, eighth), strict=True):
-            total = _cut(double(total), size_of(score)) + score
-        return [_cut(self.enlarge(total), size_of(x_BCHW))]
+            total = cut(double(total), size_of(score)) + score
+        return [cut(self.enlarge(total), size_of(x_BCHW))]
 
 
-def _cut(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    # Strides round up, so an enlarged map may be a little too large.
+def cut(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map without what is beyond that size (H, W): strides round up, so an enlarged one may be a little too large."""
     return x_BCHW if size_of(x_BCHW) == size else x_BCHW[:, :, : size[0], : size[1]]

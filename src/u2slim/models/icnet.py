@@ -71,8 +71,10 @@ class ICNet(SemanticNet):
         return self.backbone.layer2[0](self.backbone.layer1(self.backbone.stem(half_B3HW)))
 
     def _deep(self, x_BCHW: Tensor) -> Tensor:
-        x = self.backbone.layer2[1:](x_BCHW)
-        x = self.backbone.layer4(self.backbone.layer3(x))
+        _, *blocks = self.backbone.layer2.children()
+        for block in blocks:
+            x_BCHW = block(x_BCHW)
+        x = self.backbone.layer4(self.backbone.layer3(x_BCHW))
         return self.reduce(x + sum(context(x, bins) for bins in POOLED_SIDES))
 
 

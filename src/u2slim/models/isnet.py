@@ -1,12 +1,14 @@
 """IS-Net (Qin et al., ECCV 2022, arXiv 2203.03041), U2-Net's successor for large photos."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from u2slim.images.preprocess import ISNET_PREPROCESS
 from u2slim.models.conv import StandardConv
 from u2slim.models.net import ConvFactory
 from u2slim.models.resize import size_of, upsample
-from u2slim.models.rsu import RSUNet
+from u2slim.models.rsu import RSUNet, factories
 from u2slim.models.u2net import stages_of
 
 
@@ -16,6 +18,7 @@ class ISNet(RSUNet):
     Args:
         conv: makes each 3x3 convolution of the blocks, as in `U2Net`. The one before them has three input channels and
             neither BatchNorm nor ReLU, and is dense in every variant.
+        ranks: by stage and convolution what `rsu.factories` takes; `compress.ranks` chooses them.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 64, published for 1024 pixels. Output: a list of six logits
     `[side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` of the sizes at which they are made, from 1/2 down
@@ -26,10 +29,11 @@ class ISNet(RSUNet):
     preprocess = ISNET_PREPROCESS
     kind = "isnet"
 
-    def __init__(self, conv: ConvFactory = StandardConv):
+    def __init__(self, conv: ConvFactory = StandardConv, ranks: Mapping[str, Mapping[str, str | int]] | None = None):
         encoder, decoder = stages_of("full")
         encoder[0] = (7, False, (64, 32, 64))
-        super().__init__(encoder, decoder, conv)
+        named = None if ranks is None else factories(ranks, conv, "model.ranks")
+        super().__init__(encoder, decoder, conv, named)
         self.halve = nn.Conv2d(3, 64, 3, stride=2, padding=1)
 
     @classmethod

@@ -1,11 +1,15 @@
 """Residual U-blocks, and the U that U2-Net and IS-Net make of them."""
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from u2slim.errors import UserError
 from u2slim.models.conv import ConvVariant, StandardConv
 from u2slim.models.net import ConvFactory, Net
 from u2slim.models.resize import size_of, upsample
@@ -159,3 +163,47 @@ class RSUNet(Net):
             x = stage(torch.cat((upsample(x, size_of(skip)), skip), 1))
             features.append(x)
         return [head(feature) for head, feature in zip(self.sides, reversed(features), strict=True)]
+
+
+def convolutions() -> dict[str, list[str]]:
+    """The names of the 3x3 convolutions in each stage of all these nets, in the order in which images reach them."""
+    names = {}
+    for part, depths in (("encoder", (7, 6, 5, 4, 4, 4)), ("decoder", (4, 4, 5, 6, 7))):
+        for number, depth in enumerate(depths):
+            levels = range(depth - 1)
+            own = ["stem", *(f"encoder.{i}" for i in levels), "bottom", *(f"decoder.{i}" for i in levels)]
+            names[f"{part}.{number}"] = own
+    return names
+
+
+def factories(
+    forms: Mapping[str, Mapping[str, str | int]], conv: ConvFactory, setting: str
+) -> dict[str, dict[str, ConvFactory]]:
+    """What makes each convolution, by stage (`encoder.0`, ..., `decoder.4`) and name (as `RSU` names them).
+
+    Args:
+        forms: likewise: `10` calls `conv` with that `rank=`, `24-10` with `narrow=24`, too; 0 is a dense convolution.
+            With `@6` behind it is to be filled with weights of 6 bits, whatever `conv` says.
+        setting: what errors call them.
+    """
+    given = {f"{stage}.{name}": form for stage, own in forms.items() for name, form in own.items()}
+    known = {f"{stage}.{name}" for stage, names in convolutions().items() for name in names}
+    if given.keys() != known:
+        name = min(given.keys() ^ known)
+        fault = f"does not say {name}" if name in known else f"says {name}, which the net does not have"
+        raise UserError(f"{setting} {fault}; compress.ranks writes them all.")
+    return {
+        stage: {name: _factory(form, conv, f"{setting}.{stage}.{name}") for name, form in own.items()}
+        for stage, own in forms.items()
+    }
+
+
+def _factory(form: str | int, conv: ConvFactory, setting: str) -> ConvFactory:
+    if not re.fullmatch(r"(\d+-)?\d+(@\d)?", str(form)):
+        raise UserError(f"{setting}={form}: give a whole number from 0, or two as in 24-10, and bits as in 24-10@6.")
+    ranks, _, bits = str(form).partition("@")
+    narrow, _, rank = ranks.rpartition("-")
+    settings: dict[str, Any] = {"bits": int(bits) if bits else getattr(conv, "keywords", {}).get("bits")}
+    if narrow:
+        return partial(conv, narrow=int(narrow), rank=int(rank), **settings)
+    return partial(conv, rank=int(rank), **settings) if int(rank) else partial(StandardConv, **settings)

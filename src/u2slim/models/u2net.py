@@ -1,8 +1,6 @@
 """U2-Net (Qin et al., Pattern Recognition 2020, arXiv 2005.09007) with exchangeable 3x3 convolutions."""
 
-import re
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from u2slim.errors import UserError
 from u2slim.models.conv import StandardConv
 from u2slim.models.net import ConvFactory
 from u2slim.models.resize import size_of, upsample
-from u2slim.models.rsu import RSUNet, Stage
+from u2slim.models.rsu import RSUNet, Stage, convolutions, factories
 
 # Each stage: (RSU depth, dilated, (in, mid, out) channels for each width).
 _ENCODER = (
@@ -47,9 +45,7 @@ class U2Net(RSUNet):
         conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
             `u2slim.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
-        ranks: by width, by stage (`encoder.0`, ..., `decoder.4`), by convolution (as `RSU` names them): `conv` is
-            called with `rank=` that number, and where there are two, `24-10`, with `narrow=` the first; 0: a dense one.
-            `compress.ranks` chooses them.
+        ranks: by width, by stage and convolution what `rsu.factories` takes; `compress.ranks` chooses them.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
     `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
@@ -63,12 +59,19 @@ class U2Net(RSUNet):
         width: str = "full",
         conv: ConvFactory = StandardConv,
         stem: ConvFactory | None = None,
-        ranks: Mapping[str, str] | None = None,
+        ranks: Mapping[str, Mapping[str, Mapping[str, str | int]]] | None = None,
     ):
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
 
-        named = None if ranks is None else _factories(ranks, width, conv)
+        named = None
+        if ranks is not None:
+            if not isinstance(ranks, Mapping) or ranks.get(width) is None:
+                raise UserError(
+                    f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks "
+                    f"width={width}."
+                )
+            named = factories(ranks[width], conv, f"model.ranks.{width}")
         super().__init__(*stages_of(width), conv, named, stem)
         self.width, self.kind = width, f"u2net-{width}"
         self.fuse = nn.Conv2d(len(self.sides), 1, 1)
@@ -96,17 +99,6 @@ class U2Net(RSUNet):
         return [sum(parts, self.fuse.bias), *sides]
 
 
-def convolutions() -> dict[str, list[str]]:
-    """The names of the 3x3 convolutions in each stage, in the order in which images reach them."""
-    names = {}
-    for part, shapes in (("encoder", _ENCODER), ("decoder", _DECODER)):
-        for number, (depth, *_) in enumerate(shapes):
-            levels = range(depth - 1)
-            own = ["stem", *(f"encoder.{i}" for i in levels), "bottom", *(f"decoder.{i}" for i in levels)]
-            names[f"{part}.{number}"] = own
-    return names
-
-
 def ranks_by_name(words: str) -> dict[str, dict[str, str | int]]:
     """Ranks as configs had them before they had names: `0 24:10 16`, one word a convolution, in their order."""
     left = iter(words.split())
@@ -121,30 +113,3 @@ def ranks_by_name(words: str) -> dict[str, dict[str, str | int]]:
 
 def _form(word: str) -> str | int:
     return word.replace(":", "-") if ":" in word else int(word)
-
-
-def _factories(ranks: Mapping, width: str, conv: ConvFactory) -> dict[str, dict[str, ConvFactory]]:
-    """What makes each convolution, by stage and name."""
-    if not isinstance(ranks, Mapping) or ranks.get(width) is None:
-        raise UserError(
-            f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks width={width}."
-        )
-    given = {f"{stage}.{name}": form for stage, forms in ranks[width].items() for name, form in forms.items()}
-    known = {f"{stage}.{name}" for stage, names in convolutions().items() for name in names}
-    if given.keys() != known:
-        name = min(given.keys() ^ known)
-        fault = f"does not say {name}" if name in known else f"says {name}, which the net does not have"
-        raise UserError(f"model.ranks.{width} {fault}; compress.ranks writes them all.")
-    return {
-        stage: {name: _factory(form, conv, f"model.ranks.{width}.{stage}.{name}") for name, form in forms.items()}
-        for stage, forms in ranks[width].items()
-    }
-
-
-def _factory(form: str | int, conv: ConvFactory, setting: str) -> ConvFactory:
-    if not re.fullmatch(r"(\d+-)?\d+", str(form)):
-        raise UserError(f"{setting}={form}: give a whole number from 0, or two as in 24-10.")
-    narrow, _, rank = str(form).rpartition("-")
-    if narrow:
-        return partial(conv, narrow=int(narrow), rank=int(rank))
-    return partial(conv, rank=int(rank)) if int(rank) else StandardConv
