@@ -1,15 +1,19 @@
-"""Choose ranks for each convolution, so that a low-rank net of a given size loses least: a config for `model=`.
+"""Choose ranks and bits for each convolution, so that a net of a given size loses least: a config for `model=`.
 
-    python -m u2slim.compress.ranks config=conf/model/NAME.yaml photos=DIR share=0.5 weights=u2netp.pth
+    python -m u2slim.compress.ranks config=conf/model/NAME.yaml photos=DIR share=0.5 weights=u2netp
+    python -m u2slim.compress.ranks config=conf/model/NAME.yaml photos=DIR megabytes=0.5 gmac=6 weights=u2netp
 
 Of some of the dense net's convolutions a few directions span the outputs, or all of the inputs that matter, of others
-not, and on some the mask hardly depends: one share for all wastes on these what the others lack. Masks are not
-looked at.
+not, and on some the mask hardly depends: one share for all wastes on these what the others lack. The same holds for
+bits. So every form of every convolution, narrow and rank and bits, has its bytes and what it costs, on one price list.
+Masks are not looked at.
 """
 
 import heapq
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,77 +21,141 @@ from omegaconf import DictConfig
 from torch import nn
 
 from u2slim.cli import check_whole_number, research_command
-from u2slim.compress.reconstruct import Form, errors_by_form
+from u2slim.compress.reconstruct import Form, FormErrors, errors_by_form
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.models.normalise import Normalise
-from u2slim.models.rsu import ConvBNReLU
-from u2slim.models.u2net import WIDTHS, U2Net, convolutions
+from u2slim.models.rounding import BITS, noise
+from u2slim.models.rsu import ConvBNReLU, RSUNet, convolutions
+from u2slim.models.u2net import WIDTHS, U2Net
+from u2slim.sizes import Size
 from u2slim.zoo import open_net
 from u2slim.zoo.records import u2net_of
 
 DENSE: Form = (None, 0)
+FLOAT_BITS = 16  # of a weight that is not rounded, as files have it
+# What rounding by the inputs' covariance leaves of nearest rounding's error, and a later layer's fit of that.
+ROUNDING_LEFT = 0.4
+OVERHEAD = 600  # bytes of a packed file for each convolution that are no weights: nodes, names, shapes
+
+
+def factors(form: Form, inputs: int, outputs: int) -> list[tuple[int, int]]:
+    """(rows, weights a row) of each of its convolutions."""
+    narrow, rank = form
+    if form == DENSE:
+        return [(outputs, 9 * inputs)]
+    seen = inputs if narrow is None else narrow
+    return [*([(narrow, inputs)] if narrow else []), (rank, 9 * seen), (outputs, rank)]
 
 
 def weights(form: Form, inputs: int, outputs: int) -> int:
     """How many a convolution of that form has, biases not counted."""
-    narrow, rank = form
-    if form == DENSE:
-        return 9 * inputs * outputs
-    seen = inputs if narrow is None else narrow
-    return inputs * (narrow or 0) + 9 * seen * rank + rank * outputs
+    return sum(rows * each for rows, each in factors(form, inputs, outputs))
 
 
-def choose_ranks(
-    errors: Mapping[str, Mapping[Form, float]], channels: Mapping[str, tuple[int, int]], share: float
-) -> dict[str, Form]:
-    """The forms whose errors have about the least sum with that share of the dense weights.
+@dataclass(frozen=True)
+class Offer:
+    """A form of a convolution in so many bits (None: not rounded), with what it takes and what it costs."""
 
-    Starting at the fewest weights, always the step is taken that lowers an error most for each weight that it adds.
+    form: Form
+    bits: int | None
+    size: float
+    macs: float
+    error: float
 
-    Args:
-        errors: of each convolution by its form, such as add up: squares. That of the dense one is 0.
-        channels: (in, out) of each.
+
+def offers_of(measured: FormErrors, bits: Collection[int | None] = (None,), in_bytes: bool = False) -> list[Offer]:
+    """All forms of one convolution in all bits, with their weights, or bytes, as size.
+
+    Rounding adds to a form's error, for each of its factors, its share of what the whole convolution does.
+    """
+    offers = []
+    channels = measured.inputs, measured.outputs
+    for form, error in {**measured.errors, DENSE: 0.0}.items():
+        count = weights(form, *channels)
+        if count > 9 * math.prod(channels):
+            continue
+        for each in bits:
+            rows = sum(rows for rows, _ in factors(form, *channels))
+            size = count * (each or FLOAT_BITS) / 8 + (2 * rows if each else 0) if in_bytes else count
+            added = ROUNDING_LEFT * len(factors(form, *channels)) * noise(each) * measured.whole if each else 0
+            offers.append(Offer(form, each, size, count * measured.places, error + added))
+    return offers
+
+
+def choose(offers: Mapping[str, list[Offer]], size: float, macs: float = math.inf) -> dict[str, Offer]:
+    """The offers whose errors have about the least sum within a size and a number of multiplications.
+
+    Starting at the smallest, always the step is taken that lowers an error most for what it adds. Where there are two
+    bounds, what it adds is a mixture of both; of several mixtures the best is taken.
 
     Raises:
-        UserError: the share is above 1 or below what the smallest forms take.
+        UserError: not even the smallest forms keep within the bounds.
     """
-    offers: dict[str, list[tuple[int, float, Form]]] = {}  # (weights, error, form), the more weights the less error
-    for name, (inputs, outputs) in channels.items():
-        known = [(weights(form, inputs, outputs), error, form) for form, error in {**errors[name], DENSE: 0.0}.items()]
-        offers[name] = []
-        for offer in sorted(known, key=lambda offer: offer[:2]):
-            if offer[0] <= 9 * inputs * outputs and (not offers[name] or offer[1] < offers[name][-1][1]):
-                offers[name].append(offer)
-    min_weights = sum(offer[0][0] for offer in offers.values())
-    max_weights = sum(9 * inputs * outputs for inputs, outputs in channels.values())
-    if not min_weights / max_weights <= share <= 1:
-        bound = math.ceil(1000 * min_weights / max_weights) / 1000
-        raise UserError(f"share={share:g}: give a share from {bound} (the lowest ranks everywhere) to 1.")
-    taken, left = dict.fromkeys(offers, 0), share * max_weights - min_weights
+    mixtures = (0.0,) if math.isinf(macs) else (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
+    found = [_choose(offers, size, macs, mixture) for mixture in mixtures]
+    kept = [choice for choice in found if choice is not None]
+    if not kept:
+        raise _too_little(offers, size, macs)
+    return min(kept, key=lambda choice: sum(offer.error for offer in choice.values()))
+
+
+def _choose(offers: Mapping[str, list[Offer]], size: float, macs: float, mixture: float) -> dict[str, Offer] | None:
+    def price(offer: Offer) -> float:
+        return offer.size / size + (mixture * offer.macs / macs if mixture else 0)
+
+    listed: dict[str, list[Offer]] = {}  # the dearer, the better
+    for name, own in offers.items():
+        listed[name] = []
+        for offer in sorted(own, key=lambda offer: (price(offer), offer.error)):
+            if not listed[name] or offer.error < listed[name][-1].error:
+                listed[name].append(offer)
+    taken = dict.fromkeys(listed, 0)
+    left = [bound - sum(part(own[0]) for own in listed.values()) for bound, part in ((size, _size), (macs, _macs))]
+    if min(left) < 0:
+        return None
+
+    def fits(further: Offer, now: Offer) -> bool:
+        return further.size - now.size <= left[0] and further.macs - now.macs <= left[1]
 
     def best_step(name: str) -> tuple[float, str, int]:
-        at = taken[name]
-        size, error, _ = offers[name][at]
-        steps = [
-            ((further - error) / (more - size), name, index)
-            for index, (more, further, _) in enumerate(offers[name][at + 1 :], at + 1)
-            if more - size <= left
-        ]
+        now = listed[name][taken[name]]
+        steps = (
+            ((further.error - now.error) / (price(further) - price(now)), name, index)
+            for index, further in enumerate(listed[name][taken[name] + 1 :], taken[name] + 1)
+            if fits(further, now)
+        )
         return min(steps, default=(0.0, name, -1))
 
-    queue = [best_step(name) for name in offers]
+    queue = [best_step(name) for name in listed]
     heapq.heapify(queue)
     while queue:
         _, name, index = heapq.heappop(queue)
         if index < 0:
             continue
-        added = offers[name][index][0] - offers[name][taken[name]][0]
-        if added <= left:
-            taken[name], left = index, left - added
+        now, further = listed[name][taken[name]], listed[name][index]
+        if fits(further, now):
+            taken[name] = index
+            left = [left[0] - further.size + now.size, left[1] - further.macs + now.macs]
         heapq.heappush(queue, best_step(name))
-    return {name: offers[name][index][2] for name, index in taken.items()}
+    return {name: listed[name][index] for name, index in taken.items()}
+
+
+def _size(offer: Offer) -> float:
+    return offer.size
+
+
+def _macs(offer: Offer) -> float:
+    return offer.macs
+
+
+def _too_little(offers: Mapping[str, list[Offer]], size: float, macs: float) -> UserError:
+    least, fewest = (sum(min(map(part, own)) for own in offers.values()) for part in (_size, _macs))
+    return UserError(
+        f"No forms are so small: the lowest ranks in the fewest bits have {least / size:.3f} of the size that is "
+        f"asked for, and {fewest / macs:.3f} of the multiplications. Raise share, megabytes or gmac."
+    )
 
 
 @research_command("ranks")
@@ -95,31 +163,68 @@ def main(cfg: DictConfig) -> None:
     check(cfg)
     path = Path(cfg.config)
     dense = open_net(cfg.weights or u2net_of(cfg.width)).net()
-    if not isinstance(dense, U2Net) or dense.width != cfg.width:
+    if not isinstance(dense, RSUNet):
+        raise UserError(f"{cfg.weights} holds {dense.name}; ranks are for nets of U2-Net's stages.")
+    if isinstance(dense, U2Net) and dense.width != cfg.width:
         raise UserError(f"{cfg.weights} holds {dense.name}, not U2-Net of width={cfg.width}; give its width.")
-    photos = Photos.below(cfg.photos, cfg.size, "photos").squares(cfg.count, seed=0)
-    normalised = Normalise(dense.preprocess)(photos).contiguous(memory_format=torch.channels_last)
-    errors = errors_by_form(dense, normalised)
-    blocks = {name: block.conv for name, block in dense.named_modules() if isinstance(block, ConvBNReLU)}
-    channels = {
-        name: (conv.in_channels, conv.out_channels)
-        for name, conv in blocks.items()
-        if name in errors and isinstance(conv, nn.Conv2d)
-    }
-    ranks = choose_ranks(errors, channels, cfg.share)
-    error = sum(errors[name].get(form, 0) for name, form in ranks.items()) ** 0.5
-    how = f"width={cfg.width} share={cfg.share:g} count={len(photos)} size={cfg.size}"
-    text = f"""# Low rank, each convolution its own: u2slim.compress.ranks {how}
-_target_: u2slim.models.U2Net
-width: {cfg.width}
-conv:
-  _target_: u2slim.models.LowRankConv
-  _partial_: true
-ranks:
-  {cfg.width}:
-{_lines(ranks)}"""
+    size = cfg.size or dense.preprocess.size
+    measured = _measured(cfg, dense, size)
+    chosen = _chosen(cfg, dense, measured)
+    error = sum(offer.error for offer in chosen.values()) ** 0.5
+    gmac = sum(offer.macs for offer in chosen.values()) / 1e9
+    count = sum(weights(offer.form, measured[name].inputs, measured[name].outputs) for name, offer in chosen.items())
+    what = {"share": cfg.share, "megabytes": cfg.megabytes, "gmac": cfg.gmac, "bits": cfg.bits}
+    given = " ".join(f"{key}={value}".replace(" ", "") for key, value in what.items() if value is not None)
+    text = f"# Each convolution its own ranks: u2slim.compress.ranks {given} count={cfg.count} size={size}\n"
+    text += f"_target_: u2slim.models.{type(dense).__name__}\n"
+    if isinstance(dense, U2Net):
+        text += f"width: {dense.width}\n"
+    text += "conv:\n  _target_: u2slim.models.LowRankConv\n  _partial_: true\nranks:\n"
+    if isinstance(dense, U2Net):
+        text += f"  {dense.width}:\n"
+    text += _lines(chosen, "    " if isinstance(dense, U2Net) else "  ")
     write_whole(path, lambda partial: partial.write_text(text))
-    print(f"{len(ranks)} convolutions, the mask's logits {error:.2f} off by estimate: {path}")
+    print(
+        f"{len(chosen)} convolutions, {count / 1e6:.2f} M weights, {gmac:.1f} GMAC, the mask's logits {error:.2f} off "
+        f"by estimate: {path}"
+    )
+
+
+def _measured(cfg: DictConfig, dense: RSUNet, size: Size) -> dict[str, FormErrors]:
+    """What each form costs; from the file `measured=` if it is there, and else written to it."""
+    note = Path(cfg.measured) if cfg.measured else None
+    if note is not None and note.is_file():
+        kept = json.loads(note.read_text())
+        return {
+            name: FormErrors(**own, errors={(narrow, rank): error for narrow, rank, error in errors})
+            for name, (own, errors) in kept.items()
+        }
+    photos = Photos.below(cfg.photos, size, "photos").squares(cfg.count, seed=0)
+    normalised = Normalise(dense.preprocess)(photos).contiguous(memory_format=torch.channels_last)
+    measured = errors_by_form(dense, normalised, cfg.pixels)
+    if note is not None:
+        fields = ("inputs", "outputs", "places", "whole")
+        kept = {
+            name: (
+                {field: getattr(own, field) for field in fields},
+                [(*form, error) for form, error in own.errors.items()],
+            )
+            for name, own in measured.items()
+        }
+        write_whole(note, lambda partial: partial.write_text(json.dumps(kept)))
+    return measured
+
+
+def _chosen(cfg: DictConfig, dense: nn.Module, measured: Mapping[str, FormErrors]) -> dict[str, Offer]:
+    macs = cfg.gmac * 1e9 if cfg.gmac else math.inf
+    if cfg.megabytes is None:
+        offers = {name: offers_of(own) for name, own in measured.items()}
+        return choose(offers, cfg.share * sum(9 * own.inputs * own.outputs for own in measured.values()), macs)
+    offers = {name: offers_of(own, cfg.bits, in_bytes=True) for name, own in measured.items()}
+    blocks = [block for block in dense.modules() if isinstance(block, ConvBNReLU)]
+    others = sum(p.numel() for p in dense.parameters()) - sum(p.numel() for b in blocks for p in b.parameters())
+    fixed = 2 * others + sum(4 * block.bn.num_features for block in blocks)  # heads in float16, biases in float32
+    return choose(offers, cfg.megabytes * 1e6 - fixed - OVERHEAD * len(blocks), macs)
 
 
 def check(cfg: DictConfig) -> None:
@@ -128,26 +233,35 @@ def check(cfg: DictConfig) -> None:
         raise UserError("Say config=FILE, the config to write, and photos=DIR, a folder of photos.")
     if cfg.width not in WIDTHS:
         raise UserError(f"width={cfg.width} is not known; choose one of: {', '.join(WIDTHS)}.")
-    if type(cfg.share) not in (int, float):
-        raise UserError(f"share={cfg.share}: give a number up to 1.")
+    for name in ("share", "megabytes", "gmac"):
+        value = cfg[name]
+        if not (type(value) in (int, float) and value > 0) and not (value is None and name != "share"):
+            raise UserError(f"{name}={value}: give a number above 0.")
+    if not cfg.bits or not all(type(each) is int and each in BITS for each in cfg.bits):
+        raise UserError(f"bits={cfg.bits}: give a list of whole numbers from {BITS.start} to {BITS.stop - 1}.")
     check_whole_number(cfg, "count", 1)
-    check_whole_number(cfg, "size", 32)
+    check_whole_number(cfg, "pixels", 1)
+    if cfg.size is not None:
+        check_whole_number(cfg, "size", 32)
     if Path(cfg.config).exists():
         raise UserError(f"{cfg.config} is there already, and nets may have been trained with it: name another file.")
 
 
-def _lines(ranks: Mapping[str, Form]) -> str:
+def _lines(chosen: Mapping[str, Offer], indent: str) -> str:
     """The ranks as YAML, a line a stage; what has none is dense."""
+    most = max((offer.bits for offer in chosen.values() if offer.bits), default=None)
+    dense = Offer(DENSE, most, 0, 0, 0)
     lines = []
     for stage, names in convolutions().items():
-        forms = (f"{name}: {_word(ranks.get(f'{stage}.{name}', DENSE))}" for name in names)
-        lines.append(f"    {stage}: {{{', '.join(forms)}}}\n")
+        forms = (f"{name}: {_word(chosen.get(f'{stage}.{name}', dense))}" for name in names)
+        lines.append(f"{indent}{stage}: {{{', '.join(forms)}}}\n")
     return "".join(lines)
 
 
-def _word(form: Form) -> str:
-    narrow, rank = form
-    return str(rank) if narrow is None else f"{narrow}-{rank}"
+def _word(offer: Offer) -> str:
+    narrow, rank = offer.form
+    word = str(rank) if narrow is None else f"{narrow}-{rank}"
+    return f"{word}@{offer.bits}" if offer.bits else word
 
 
 if __name__ == "__main__":
