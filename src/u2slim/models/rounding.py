@@ -7,6 +7,8 @@ weights that are still free: by the inverse's Cholesky factor, as in Optimal Bra
 al., arXiv 2208.11580 and 2210.17323).
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,7 @@ def rounded(weight_OI: Tensor, covariance_II: Tensor, bits: int) -> Tensor:
     return made_OI[:, order.argsort()]
 
 
+@cache
 def noise(bits: int) -> float:
     """The mean squared error of nearest rounding, relative to the squares of normally distributed weights."""
     generator = torch.Generator().manual_seed(0)
