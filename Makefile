@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo train eval export test test-all lint format clean cpp cpp-bundle cpp-fuzz
+.PHONY: help setup setup-dev demo train eval export nets test test-all lint format clean cpp cpp-bundle cpp-fuzz
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
@@ -49,6 +49,16 @@ eval: setup ## Evaluate the newest checkpoint: make eval ARGS="data=ecssd data.r
 
 export: setup ## Export the newest checkpoint to ONNX in every precision: make export ARGS="checkpoint=lite-half"
 	$(BIN)/python export.py checkpoint=last 'export.precision=[fp32,fp16,packed,fp16_compute,int8]' 'export.preprocess=[embedded,external]' $(ARGS)
+
+# Photos without masks, such as DUTS-TR-Image.
+PHOTOS ?= PHOTOS
+nets: setup ## Make the packed nets anew, bit for bit on one machine: make nets PHOTOS=DUTS-TR-Image (half an hour)
+	for size in l m s; do \
+		$(BIN)/python export.py model=lite_$$size init=pretrained init.weights=u2netp init.folder=$(PHOTOS) init.count=96 \
+			init.lstsq.pixels=80000 export.precision=packed export.output=outputs/nets/lite-$$size.onnx \
+			hydra.run.dir=outputs/nets/lite-$$size || exit 1; \
+	done
+	@ls -l outputs/nets/*.onnx
 
 test: setup-dev ## Run the quick tests
 	$(PYTEST)

@@ -301,6 +301,19 @@ def test_the_shipped_files_are_those_of_the_checksums_and_agree_with_each_other(
         assert net.config == OmegaConf.to_container(OmegaConf.load(REPO / f"conf/model/{name.replace('-', '_')}.yaml"))
 
 
+@pytest.mark.parametrize("name", ["lite-l", "lite-m", "lite-s"])
+def test_packed_nets_come_nearer_to_the_dense_net_than_those_before(name):
+    """On a generated scene, in both runtimes that compute them; the configs are those that the files were filled by."""
+    photo = render(0, 1)[0]
+    dense, made = (open_net(net).runner("opencv")(photo) for net in ("u2netp", name))
+    assert np.abs(made - open_net(name).runner("onnxruntime")(photo)).max() < 1e-3
+    assert ((made > 0.5) & (dense > 0.5)).sum() > 0.9 * ((made > 0.5) | (dense > 0.5)).sum()
+    net = build_net(OmegaConf.to_container(OmegaConf.load(REPO / f"conf/model/{name.replace('-', '_')}.yaml")))
+    convs = [conv for conv in net.modules() if isinstance(conv, ConvVariant)]
+    least = sum(p.numel() * conv.bits / 8 for conv in convs for p in conv.parameters() if p.ndim == 4)
+    assert least < SHIPPED[name].onnx.stat().st_size < least + 110_000
+
+
 def test_a_shipped_net_goes_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
     monkeypatch.setitem(SHIPPED, "lite-test", Shipped("lite-test", "for this test", (0.9, 0.1)))

@@ -173,9 +173,10 @@ def main(cfg: DictConfig) -> None:
     error = sum(offer.error for offer in chosen.values()) ** 0.5
     gmac = sum(offer.macs for offer in chosen.values()) / 1e9
     count = sum(weights(offer.form, measured[name].inputs, measured[name].outputs) for name, offer in chosen.items())
-    what = {"share": cfg.share, "megabytes": cfg.megabytes, "gmac": cfg.gmac, "bits": cfg.bits}
+    what = {"megabytes": cfg.megabytes, "bits": cfg.bits} if cfg.megabytes else {"share": cfg.share}
+    what |= {"gmac": cfg.gmac, "count": cfg.count, "size": size, "pixels": cfg.pixels}
     given = " ".join(f"{key}={value}".replace(" ", "") for key, value in what.items() if value is not None)
-    text = f"# Each convolution its own ranks: u2slim.compress.ranks {given} count={cfg.count} size={size}\n"
+    text = f"# Each convolution its own ranks: u2slim.compress.ranks {given}\n"
     text += f"_target_: u2slim.models.{type(dense).__name__}\n"
     if isinstance(dense, U2Net):
         text += f"width: {dense.width}\n"

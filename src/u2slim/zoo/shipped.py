@@ -20,7 +20,7 @@ class Shipped:
     Args:
         name: by which every command knows it.
         about: in a few words.
-        ecssd: maxF and MAE on ECSSD 0001-0200 (docs/compression.md), by which the net was chosen.
+        ecssd: maxF and MAE on ECSSD 0001-0200 (docs/compression.md), by which those before `lite-l` were chosen.
         checkpoint: whether `weights/` has it for training, in float32.
         precision: of the file.
         side: in pixels, of the square that it takes.
@@ -52,6 +52,7 @@ class Shipped:
 
 
 _INT8 = "in 8 bits, for OpenCV 4, OpenVINO and onnxruntime"
+_PACKED = "of the published lite net's weights, in {} bits, computed in float32"
 SHIPPED = {
     net.name: net
     for net in (
@@ -63,6 +64,9 @@ SHIPPED = {
         ),
         Shipped("lite-half", "half of its weights, in float32", (0.943, 0.031)),
         Shipped("lite-dwsep", "depthwise-separable, in float32, for 256 pixels", (0.892, 0.057), side=256),
+        Shipped("lite-l", "five sixths " + _PACKED.format("8"), (0.943, 0.031), False, "packed"),
+        Shipped("lite-m", "four fifths " + _PACKED.format("4 to 8"), (0.940, 0.032), False, "packed"),
+        Shipped("lite-s", "two thirds " + _PACKED.format("4 to 6"), (0.927, 0.035), False, "packed"),
         Shipped("lite-two-thirds-int8", f"the first {_INT8}", (0.942, 0.032), False, "int8"),
         Shipped("lite-half-int8", f"the second {_INT8}", (0.939, 0.031), False, "int8"),
     )
