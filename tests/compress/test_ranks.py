@@ -246,6 +246,7 @@ def test_the_command_writes_a_config_of_the_size_asked_for(tmp_path, published):
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_bits_for_a_file_of_so_many_megabytes(tmp_path, published):
     write_set(tmp_path, "photos", "masks", 4)
     options = ("photos=photos", f"weights={published}", "size=32", "megabytes=0.5", "gmac=0.3", "config=half.yaml")

@@ -352,7 +352,10 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "bits"),
-    [("model=standard model.width=lite model.conv.bits=5", 5), ("model=lite_half +model.conv.bits=6", 6)],
+    [
+        pytest.param("model=standard model.width=lite model.conv.bits=5", 5, marks=pytest.mark.slow),
+        ("model=lite_half +model.conv.bits=6", 6),
+    ],
 )
 def test_a_config_may_ask_for_bits_of_all_convolutions(tmp_path, published, settings, bits):
     write_set(tmp_path, "photos", "masks", 2)

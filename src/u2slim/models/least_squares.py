@@ -31,8 +31,8 @@ smaller convolution sees other inputs there, X (P, I), since the layers before i
 6. Depthwise-separable. Kernels K and pointwise weights P are solved for in turns, too; `models.conv` has the normal
    equations, in which the rows of positions times outputs are never built.
 
-P positions, I inputs, O outputs, N channels of narrowed inputs. Sums over positions and solutions are float64:
-neighbouring pixels are so alike that a Gram matrix of float32 sums need not be positive definite.
+P positions, I inputs, O outputs, N channels of narrowed inputs. Gram matrices and solutions are float64: neighbouring
+pixels are so alike that a Gram matrix of float32 sums need not be positive definite.
 """
 
 from dataclasses import dataclass, replace
@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 MIN_RIDGE = 1e-9  # lets channels that repeat each other pass
+QUICK_RIDGE = 1e-4  # outweighs the rounding of `quick_product`
 SPREAD_RIDGE = 1e-4  # of covariances by which weights are rounded and channels joined, relative to their mean diagonal
 
 
@@ -108,10 +109,11 @@ class Regression:
         self.gram.diagonal()[:-1] += self.pull
         self.factor = torch.linalg.cholesky(self.gram)
         self.prior_CO = prior_CO
+        self.product = quick_product if ridge >= QUICK_RIDGE else product
 
     def solve(self, target_PO: Tensor) -> Tensor:
         """Coefficients (I + 1, O), the constant's last."""
-        right_CO = quick_product(self.rows, target_PO)
+        right_CO = self.product(self.rows, target_PO)
         if self.prior_CO is not None:
             right_CO[:-1] += self.pull * self.prior_CO[:-1]
         return torch.cholesky_solve(right_CO, self.factor)
@@ -148,7 +150,7 @@ def product(a_PI: Tensor, b_PO: Tensor) -> Tensor:
 
 
 def quick_product(a_PI: Tensor, b_PO: Tensor) -> Tensor:
-    """The same, summed in float32 over a few positions and in float64 over all: near enough for right-hand sides."""
+    """The same, summed in float32 over a few positions: near enough for right-hand sides, where there is a ridge."""
     return sum((a.T @ b).double() for a, b in zip(a_PI.split(1024), b_PO.split(1024), strict=True))
 
 
