@@ -331,8 +331,8 @@ def test_with_fewer_positions_than_unknowns_what_nothing_tells_stays_dense():
 
 
 def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path):
-    def filled(keep, **settings) -> dict[str, torch.Tensor]:
-        dense, net = random_net(), U2Net("lite", partial(LowRankConv, bits=6)).eval()
+    def filled(keep, bits=6, **settings) -> dict[str, torch.Tensor]:
+        dense, net = random_net(), U2Net("lite", partial(LowRankConv, bits=bits)).eval()
         init.transfer(dense, net, "project")
         reconstruct(dense, net, photos(), pixels=500, rounds=1, keep=keep, **settings)
         return net.state_dict()
@@ -346,8 +346,9 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     again = filled(tmp_path / "kept")
     for name, tensor in whole.items():
         assert torch.equal(first[name], tensor) and torch.equal(again[name], tensor), name
-    with pytest.raises(UserError, match="holds convolutions of another net, photos or settings"):
-        filled(tmp_path / "kept", ridge=0.5)
+    for other in ({"ridge": 0.5}, {"bits": 5}):
+        with pytest.raises(UserError, match="holds convolutions of another net, photos or settings"):
+            filled(tmp_path / "kept", **other)
 
 
 @pytest.mark.parametrize(

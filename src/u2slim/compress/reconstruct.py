@@ -97,7 +97,8 @@ def reconstruct(
     }
     if not blocks:
         return {}
-    settings = pixels, ridge, rounds, relu, alternate, order, weigh, seed
+    bits = [block.conv.bits for block in blocks.values()]
+    settings = pixels, ridge, rounds, relu, alternate, order, weigh, seed, bits
     kept = None if keep is None else _Kept(Path(keep), (settings, repr(net), dense, input_N3HW))
     positions = {name: _Positions(pixels, len(input_N3HW), seed, i) for i, name in enumerate(blocks)}
     dense, net = dense.eval(), net.eval()
