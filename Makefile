@@ -31,8 +31,8 @@ $(BIN)/.ready-dev: requirements-dev.txt $(BIN)/.ready
 demo: setup ## From the published net to a smaller one to cut-outs; then a short training: minutes on two CPU cores, no download
 	rm -rf $(DEMO)
 	$(BIN)/python -m u2slim.report.demo_photos out=$(DEMO)/photos
-	$(BIN)/python export.py model=lite_two_thirds init=pretrained init.folder=$(DEMO)/photos/learnt_from init.count=16 \
-		init.lstsq.pixels=8000 init.lstsq.rounds=2 export.precision=fp16 export.images=$(DEMO)/photos/shown \
+	$(BIN)/python export.py model=lite_l init=pretrained init.folder=$(DEMO)/photos/learnt_from init.count=16 \
+		init.lstsq.pixels=8000 init.lstsq.rounds=2 export.precision=packed export.images=$(DEMO)/photos/shown \
 		export.output=$(DEMO)/small.onnx hydra.run.dir=$(DEMO)/export
 	$(BIN)/u2slim cut $(DEMO)/photos/shown --net u2netp -o $(DEMO)/dense
 	$(BIN)/u2slim cut $(DEMO)/photos/shown --net $(DEMO)/small.onnx -o $(DEMO)/small
