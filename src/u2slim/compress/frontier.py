@@ -6,7 +6,7 @@ photo by photo. What convolutions and sums make is kept on disk in float16, ever
 """
 
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,14 @@ class Frontier:
         (node,) = self.order[conv].all_input_nodes
         for part in range(len(self.parts)):
             yield self._value(node, part, {})
+
+    def visit(self, convs: Mapping[str, nn.Module]) -> Iterator[str]:
+        """The names of convolutions in the order in which photos reach them; what no later one needs is dropped."""
+        places = list(self.order)
+        names = sorted(convs, key=lambda name: places.index(convs[name]))
+        for number, name in enumerate(names):
+            yield name
+            self.forget([convs[later] for later in names[number:]])
 
     def forget(self, to_come: Collection[nn.Module]) -> None:
         """Drop from disk what none of the convolutions that are still to come needs."""

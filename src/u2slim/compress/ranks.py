@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -112,7 +113,10 @@ def _choose(offers: Mapping[str, list[Offer]], size: float, macs: float, mixture
             if not listed[name] or offer.error < listed[name][-1].error:
                 listed[name].append(offer)
     taken = dict.fromkeys(listed, 0)
-    left = [bound - sum(part(own[0]) for own in listed.values()) for bound, part in ((size, _size), (macs, _macs))]
+    left = [
+        bound - sum(part(own[0]) for own in listed.values())
+        for bound, part in ((size, attrgetter("size")), (macs, attrgetter("macs")))
+    ]
     if min(left) < 0:
         return None
 
@@ -142,16 +146,10 @@ def _choose(offers: Mapping[str, list[Offer]], size: float, macs: float, mixture
     return {name: listed[name][index] for name, index in taken.items()}
 
 
-def _size(offer: Offer) -> float:
-    return offer.size
-
-
-def _macs(offer: Offer) -> float:
-    return offer.macs
-
-
 def _too_little(offers: Mapping[str, list[Offer]], size: float, macs: float) -> UserError:
-    least, fewest = (sum(min(map(part, own)) for own in offers.values()) for part in (_size, _macs))
+    least, fewest = (
+        sum(min(map(part, own)) for own in offers.values()) for part in (attrgetter("size"), attrgetter("macs"))
+    )
     return UserError(
         f"No forms are so small: the lowest ranks in the fewest bits have {least / size:.3f} of the size that is "
         f"asked for, and {fewest / macs:.3f} of the multiplications. Raise share, megabytes or gmac."

@@ -109,23 +109,19 @@ def reconstruct(
         outputs = _outputs(dense, dense_blocks, input_N3HW, positions)
         task = bar.add_task("least squares", total=len(blocks))
         frontier = Frontier(dense if order == "independent" else net, input_N3HW, Path(folder), _run_of(input_N3HW))
-        seen_by = dense_blocks if order == "independent" else blocks
-        places = list(frontier.order)
-        to_come = sorted(blocks, key=lambda name: places.index(seen_by[name].conv))
-        while to_come:
-            name, *to_come = to_come
+        seen_by = {name: (dense_blocks if order == "independent" else blocks)[name].conv for name in blocks}
+        for name in frontier.visit(seen_by):
             block, dense_block = blocks[name], dense_blocks[name]
             output_PO = outputs.pop(name)
             if kept is None or not kept.restore(name, block, errors):
                 goal = _goal(dense_block, output_PO, relu and dense_block.relu, roots.get(name))
-                patches_P9I = _gathered(frontier, seen_by[name].conv, positions[name], _dense(dense_block))
+                patches_P9I = _gathered(frontier, seen_by[name], positions[name], _dense(dense_block))
                 made_PO = block.conv.fit(patches_P9I, goal, ridge, rounds, alternate)
                 del patches_P9I
                 _settle(block.bn, goal, made_PO)
                 errors[name] = _error(goal, made_PO)
                 if kept is not None:
                     kept.save(name, block, errors)
-            frontier.forget([seen_by[name].conv, *(seen_by[later].conv for later in to_come)])
             bar.advance(task)
     log.info("least squares over %d convolutions: mean error %.3f", len(errors), sum(errors.values()) / len(errors))
     return errors
@@ -161,13 +157,9 @@ def errors_by_form(
         roots = _roots(dense, {name: block.bn for name, block in blocks.items()}, input_N3HW, seed)
         task = bar.add_task("what each rank costs", total=len(blocks))
         frontier = Frontier(dense, input_N3HW, Path(folder), _run_of(input_N3HW))
-        places = list(frontier.order)
-        to_come = sorted(blocks, key=lambda name: places.index(blocks[name].conv))
-        while to_come:
-            name, *to_come = to_come
+        for name in frontier.visit({name: block.conv for name, block in blocks.items()}):
             conv = _dense(blocks[name])
             patches_P9I = _gathered(frontier, conv, positions[name], conv)
-            frontier.forget([conv, *(blocks[later].conv for later in to_come)])
             weight_CO = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)
             output_PO = patches_P9I.flatten(1) @ weight_CO
             if conv.bias is not None:
