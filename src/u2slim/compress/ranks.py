@@ -28,8 +28,8 @@ from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.models.normalise import Normalise
 from u2slim.models.rounding import BITS, noise
-from u2slim.models.rsu import ConvBNReLU, RSUNet, convolutions
-from u2slim.models.u2net import WIDTHS, U2Net
+from u2slim.models.rsu import ConvBNReLU, RSUNet
+from u2slim.models.u2net import WIDTHS, U2Net, convolutions
 from u2slim.sizes import Size
 from u2slim.zoo import open_net
 from u2slim.zoo.records import u2net_of

@@ -9,7 +9,7 @@ from u2slim.models.conv import StandardConv
 from u2slim.models.net import ConvFactory
 from u2slim.models.resize import size_of, upsample
 from u2slim.models.rsu import RSUNet, factories
-from u2slim.models.u2net import stages_of
+from u2slim.models.u2net import convolutions, stages_of
 
 
 class ISNet(RSUNet):
@@ -32,7 +32,7 @@ class ISNet(RSUNet):
     def __init__(self, conv: ConvFactory = StandardConv, ranks: Mapping[str, Mapping[str, str | int]] | None = None):
         encoder, decoder = stages_of("full")
         encoder[0] = (7, False, (64, 32, 64))
-        named = None if ranks is None else factories(ranks, conv, "model.ranks")
+        named = None if ranks is None else factories(ranks, convolutions(), conv, "model.ranks")
         super().__init__(encoder, decoder, conv, named)
         self.halve = nn.Conv2d(3, 64, 3, stride=2, padding=1)
 

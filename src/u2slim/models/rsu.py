@@ -165,29 +165,19 @@ class RSUNet(Net):
         return [head(feature) for head, feature in zip(self.sides, reversed(features), strict=True)]
 
 
-def convolutions() -> dict[str, list[str]]:
-    """The names of the 3x3 convolutions in each stage of all these nets, in the order in which images reach them."""
-    names = {}
-    for part, depths in (("encoder", (7, 6, 5, 4, 4, 4)), ("decoder", (4, 4, 5, 6, 7))):
-        for number, depth in enumerate(depths):
-            levels = range(depth - 1)
-            own = ["stem", *(f"encoder.{i}" for i in levels), "bottom", *(f"decoder.{i}" for i in levels)]
-            names[f"{part}.{number}"] = own
-    return names
-
-
 def factories(
-    forms: Mapping[str, Mapping[str, str | int]], conv: ConvFactory, setting: str
+    forms: Mapping[str, Mapping[str, str | int]], names: Mapping[str, Sequence[str]], conv: ConvFactory, setting: str
 ) -> dict[str, dict[str, ConvFactory]]:
     """What makes each convolution, by stage (`encoder.0`, ..., `decoder.4`) and name (as `RSU` names them).
 
     Args:
         forms: likewise: `10` calls `conv` with that `rank=`, `24-10` with `narrow=24`, too; 0 is a dense convolution.
             With `@6` behind it is to be filled with weights of 6 bits, whatever `conv` says.
+        names: of all the convolutions, by stage.
         setting: what errors call them.
     """
     given = {f"{stage}.{name}": form for stage, own in forms.items() for name, form in own.items()}
-    known = {f"{stage}.{name}" for stage, names in convolutions().items() for name in names}
+    known = {f"{stage}.{name}" for stage, own in names.items() for name in own}
     if given.keys() != known:
         name = min(given.keys() ^ known)
         fault = f"does not say {name}" if name in known else f"says {name}, which the net does not have"

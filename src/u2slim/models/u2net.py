@@ -9,7 +9,7 @@ from u2slim.errors import UserError
 from u2slim.models.conv import StandardConv
 from u2slim.models.net import ConvFactory
 from u2slim.models.resize import size_of, upsample
-from u2slim.models.rsu import RSUNet, Stage, convolutions, factories
+from u2slim.models.rsu import RSUNet, Stage, factories
 
 # Each stage: (RSU depth, dilated, (in, mid, out) channels for each width).
 _ENCODER = (
@@ -71,7 +71,7 @@ class U2Net(RSUNet):
                     f"model.ranks has no {width}: ranks suit one width; make them with u2slim.compress.ranks "
                     f"width={width}."
                 )
-            named = factories(ranks[width], conv, f"model.ranks.{width}")
+            named = factories(ranks[width], convolutions(), conv, f"model.ranks.{width}")
         super().__init__(*stages_of(width), conv, named, stem)
         self.width, self.kind = width, f"u2net-{width}"
         self.fuse = nn.Conv2d(len(self.sides), 1, 1)
@@ -97,6 +97,17 @@ class U2Net(RSUNet):
         )
         assert self.fuse.bias is not None
         return [sum(parts, self.fuse.bias), *sides]
+
+
+def convolutions() -> dict[str, list[str]]:
+    """The names of the 3x3 convolutions in each stage, in the order in which images reach them."""
+    names = {}
+    for part, shapes in (("encoder", _ENCODER), ("decoder", _DECODER)):
+        for number, (depth, *_) in enumerate(shapes):
+            levels = range(depth - 1)
+            own = ["stem", *(f"encoder.{i}" for i in levels), "bottom", *(f"decoder.{i}" for i in levels)]
+            names[f"{part}.{number}"] = own
+    return names
 
 
 def ranks_by_name(words: str) -> dict[str, dict[str, str | int]]:
