@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from u2slim.data.data_set import DataSet
 from u2slim.errors import UserError
 from u2slim.evaluation.results import ModelFacts
+from u2slim.files import user_path
 from u2slim.images.read import EXTENSIONS
 from u2slim.images.refine import Refine
 from u2slim.models import Net
@@ -128,7 +129,7 @@ def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model
 
 
 def _open(item: str, runtime: str) -> Model:
-    if (folder := Path(item).expanduser()).is_dir():
+    if (folder := user_path(item)).is_dir():
         return Model(ModelFacts(runtime="masks"), folder=folder)
     try:
         handle = open_net(item)
@@ -148,7 +149,7 @@ def _with(facts: ModelFacts, runner: Runner) -> Model:
 
 def _short_names(items: Sequence[str]) -> list[str]:
     """The ends of paths, without endings and `checkpoints` folders, as long as it takes to tell them apart."""
-    paths = [Path(item).expanduser() for item in items]
+    paths = [user_path(item) for item in items]
     bare = [path if path.is_dir() else path.with_suffix("") for path in paths]
     # a.ckpt and a.onnx keep their endings.
     ends = [short if bare.count(short) == 1 else path for short, path in zip(bare, paths, strict=True)]

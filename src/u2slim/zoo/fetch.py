@@ -8,7 +8,7 @@ from pathlib import Path
 import u2slim.nets
 from u2slim.download import download
 from u2slim.errors import UserError
-from u2slim.files import cache_dir, file_digest, is_web_page
+from u2slim.files import cache_dir, file_digest, is_web_page, user_path
 from u2slim.zoo.records import PUBLISHED, Published, PublishedFile
 
 NETS = Path(u2slim.nets.__file__).parent  # package data
@@ -17,7 +17,7 @@ NETS = Path(u2slim.nets.__file__).parent  # package data
 def rembg_dir() -> Path:
     """Where rembg keeps the same files: `$U2NET_HOME`, or `.u2net` in the user's home folder."""
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home())
-    return Path(os.environ.get("U2NET_HOME") or home / ".u2net").expanduser()
+    return user_path(os.environ.get("U2NET_HOME") or home / ".u2net")
 
 
 def find(published: Published, onnx: bool = False) -> Path | None:
