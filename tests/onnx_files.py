@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from u2slim.images.preprocess import Preprocess
 from u2slim.models import Net
 from u2slim.models.rsu import ConvBNReLU
 from u2slim.runtime.onnx_writer import DeployedNet
@@ -96,3 +97,22 @@ def folded(net: nn.Module) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def set_weights(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
     """Replace a constant by other values."""
     constants(model)[name].CopyFrom(numpy_helper.from_array(values, name))
+
+
+def write_plain_net(path: Path, height: int, width: int) -> Path:
+    """A net whose mask is the photo's red channel."""
+    node = helper.make_node("Conv", ["image", "red"], ["mask"], "conv", kernel_shape=[1, 1])
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, height, width])],
+        [helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, height, width])],
+        [helper.make_tensor("red", TensorProto.FLOAT, [1, 3, 1, 1], [1.0, 0.0, 0.0])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    plain = Preprocess(height, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), own_maximum=False).to_metadata()
+    helper.set_model_props(
+        model, {"u2slim.preprocess": "external"} | {f"u2slim.{key}": value for key, value in plain.items()}
+    )
+    onnx.save(model, path)
+    return path

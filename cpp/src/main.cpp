@@ -194,6 +194,8 @@ void segment(u2slim::Segmenter& segmenter, const u2slim::Job& job, const Setting
     if (settings.time) std::printf("%s: %.1f ms\n", job.photo.c_str(), clock.milliseconds());
     cv::Mat mask;
     found.convertTo(mask, CV_8U, has_classes ? 1 : 255);
+    if (!has_classes && cv::countNonZero(mask) == 0)
+        std::fprintf(stderr, "no subject in %s: the mask is empty\n", job.photo.c_str());
     if (settings.largest) mask = u2slim::largest_part(mask);
     if (settings.threshold) mask = u2slim::hard(mask, *settings.threshold);
     u2slim::write_png(output / (has_classes ? "classes" : "masks") / file, mask);

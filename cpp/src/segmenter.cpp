@@ -110,10 +110,14 @@ cv::Mat planes(const cv::Mat& rgb) {
     return blob;
 }
 
+// To 0..1, or to nothing where the net sees no subject: what is there then is of rounding's size, and not to be stretched.
 void stretch(cv::Mat& mask) {
+    constexpr double nothing = .3;  // as in src/u2slim/images/masks.py
     double low = 0, high = 0;
     cv::minMaxLoc(mask, &low, &high);
-    if (high - low > 1e-6) mask.convertTo(mask, CV_32F, 1 / (high - low), -low / (high - low));
+    if (high < nothing)
+        mask.setTo(0);
+    else if (high - low > 1e-6) mask.convertTo(mask, CV_32F, 1 / (high - low), -low / (high - low));
 }
 
 }  // namespace

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +16,8 @@ from PIL import Image, ImageCms
 
 import u2slim
 from tests.conftest import REPO, THREADS
-from u2slim.app.main import main
+from tests.onnx_files import write_plain_net
+from u2slim.app.main import main, main_parser
 from u2slim.data.sample import render
 from u2slim.images.masks import hard, largest_part, subject_box, to_8bit
 from u2slim.runtime.onnx_reader import read_graph
@@ -476,3 +479,154 @@ def test_words_alone(photo, capsys):
     photo.rename("2024_1.jpg")
     cut("--crop", "2024_1.jpg")
     assert Path("2024_1-cut.png").is_file()
+
+
+def test_names_that_look_like_something_else(photo, tmp_path):
+    for name in (
+        "~draft.jpg",
+        "-lead.jpg",
+        "2024",
+        "a=b,c&d#e$f 'g'.jpg",
+        "Zürich (1).jpg",
+        "写真.jpg",
+        "new\nline.jpg",
+    ):
+        Path(name).write_bytes(photo.read_bytes())
+        cut(name, "-o", "out/")
+        stem = name.removesuffix(".jpg")
+        assert Path(f"out/masks/{stem}.png").is_file(), name
+        assert u2slim.cut_out(name, "lite-dwsep").share > 0
+    assert sorted(path.name for path in tmp_path.glob("*-cut.png")) == []
+    cut("-lead.jpg")
+    assert Path("-lead-cut.png").is_file()
+
+
+def test_what_is_no_photo_is_counted_and_named(photo, capsys):
+    Path("album/video.jpg").mkdir(parents=True)  # as Synology makes such
+    Path("album/one.jpg").write_bytes(photo.read_bytes())
+    for name in ("a.mov", "b.MOV", "c.cr2", "note", ".hidden"):
+        Path(f"album/{name}").touch()
+    os.mkfifo("album/pipe.jpg")
+    cut("album", "-o", "out")
+    printed = capsys.readouterr()
+    assert "1 of 1 photo done" in printed.out
+    assert "passed over, as no photos: 2 .mov, 1 .cr2, 1 without an ending, 1 pipe, socket or device" in printed.err
+    Path("album/one.jpg").unlink()
+    cut("album", "-o", "out", status=1)
+    assert "there is 2 .mov" in capsys.readouterr().err
+    cut("/dev/null", "-o", "out", status=1)
+    assert "/dev/null is a device or a socket, not a photo." in capsys.readouterr().err
+
+
+def test_a_pipe_of_a_shell_is_a_photo(photo):
+    command = f"{sys.executable} -m u2slim.app.main cut <(cat photo.jpg) -o out.png --net lite-dwsep --runtime opencv"
+    env = os.environ | THREADS | {"PYTHONPATH": str(REPO / "src")}
+    subprocess.run(["bash", "-c", command], env=env, check=True)
+    cut("photo.jpg", "-o", "same.png")
+    np.testing.assert_array_equal(pixels("out.png"), pixels("same.png"))
+
+
+@cache
+def wide_profile() -> bytes:
+    """sRGB's primaries in another order, so that its colours cannot be taken for sRGB's."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    return bytes(profile).replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
+
+
+def test_over_a_background_colours_are_srgbs(photo):
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[15:45, 20:60] = (230, 20, 20)
+    Image.fromarray(image).save("wide.png", icc_profile=wide_profile())
+    cut("wide.png", "-o", "plain.png", "--threshold", "0")
+    with Image.open("plain.png") as plain:
+        assert plain.info["icc_profile"] == wide_profile()  # and the photo's own numbers
+        assert plain.getpixel((40, 30))[:3] == (230, 20, 20)
+    cut("wide.png", "-o", "over.png", "--threshold", "0", "--background", "#808080")
+    with Image.open("over.png") as over:
+        assert "icc_profile" not in over.info
+        red, green, blue = over.getpixel((40, 30))
+        assert green > 200 > 60 > red and abs(red - blue) < 40
+    u2slim.cut_out("wide.png", "lite-dwsep", threshold=0).save("api.png", "#808080")
+    np.testing.assert_array_equal(pixels("api.png"), pixels("over.png"))
+    Image.fromarray(image).save("ground.png", icc_profile=wide_profile())
+    cut("photo.jpg", "-o", "ground-over.png", "--background", "ground.png", "--threshold", "1")
+    assert pixels("ground-over.png")[190, 200, 1] > 200
+
+
+def wall() -> np.ndarray:
+    """A plain wall with a camera's noise."""
+    noise = np.random.default_rng(0).normal(0, 3, (300, 400, 3))
+    return (180 + noise).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("net", ["lite-two-thirds", "lite-l", "lite-dwsep", "u2netp"])
+def test_a_wall_has_no_subject(photo, capsys, net):
+    Path("album").mkdir()
+    Image.fromarray(wall()).save("album/wall.png")
+    Image.fromarray(pixels(photo)).save("album/subject.png")
+    assert main(["cut", "album", "-o", "out", "--net", net, "--runtime", "opencv"]) == 0
+    assert pixels("out/masks/wall.png").max() == 0 < 200 < np.ptp(pixels("out/masks/subject.png"))
+    assert "no subject in album/wall.png: the mask is empty" in capsys.readouterr().err
+    result = u2slim.cut_out("album/wall.png", net)
+    assert (result.box, result.share, result.confidence) == (None, 0, 0)
+    assert u2slim.Segmenter(net)("album/wall.png").max() == 0
+    assert u2slim.Segmenter(net, stretch=False)("album/wall.png").max() > 0
+
+
+def test_a_white_logo_on_transparency_is_kept(photo):
+    mask = render(3, 1)[1]
+    logo = np.full((*mask.shape, 4), 255, np.uint8)
+    logo[..., 3] = mask
+    Image.fromarray(logo).save("logo.png")
+    opaque = mask > 127
+    for net in ("lite-two-thirds", "lite-l"):
+        kept = u2slim.cut_out("logo.png", net).alpha[opaque] > 127
+        assert kept.mean() > 0.9, net  # over white .13 of it was
+
+
+# What changes nothing on purpose: how fast it runs, what is printed, and what is done again.
+NO_CHANGE = {"--runtime", "--device", "--threads", "--workers", "--json", "--redo", "--help", "--output"}
+OTHER_VALUES = {
+    "--mask": ["only"], "--background": ["red"], "--format": ["webp"], "--crop": ["3"], "--keep": ["exif"],
+    "--srgb": [], "--border": ["20"], "--refine": ["guided"], "--largest": [], "--threshold": ["0.5"],
+    "--colours": ["ml"], "--no-stretch": [], "--net": ["lite-half"], "--size": ["64"],
+}  # fmt: skip
+
+
+def two_subjects() -> np.ndarray:
+    """A gray picture with a red and a less red spot, the second one soft, far from its edges."""
+    image = np.full((60, 80, 3), 60, np.uint8)
+    image[20:40, 10:30] = (240, 20, 20)
+    image[25:32, 50:58] = (200, 20, 20)
+    return cv2.GaussianBlur(image, (0, 0), 1.5)
+
+
+@pytest.mark.parametrize("base", [[], ["--mask", "only"], ["--background", "blue"], ["--format", "jpeg"], ["--srgb"]])
+def test_every_option_changes_the_results_or_is_refused(photo, tmp_path, capsys, base):
+    """None is ignored in silence, whatever it is combined with."""
+    commands: Any = main_parser()._subparsers
+    actions = commands._group_actions[0].choices["cut"]._actions
+    options = {word for action in actions for word in action.option_strings if word.startswith("--")}
+    assert options == NO_CHANGE | set(OTHER_VALUES)
+    pytest.importorskip("pymatting")
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    Image.fromarray(two_subjects()).save("photo.jpg", exif=exif, icc_profile=wide_profile())
+
+    def results(*words: str) -> dict[str, bytes] | None:
+        folder = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        try:
+            status = main(["cut", "photo.jpg", "-o", str(folder), "--net", str(net), "--runtime", "opencv", *words])
+        except SystemExit as refused:
+            status = refused.code
+        if status:
+            assert len(capsys.readouterr().err.split()) > 5
+            return None
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+
+    net = write_plain_net(tmp_path / "red.onnx", 60, 80)
+    plain = results(*base)
+    assert plain
+    for option, values in OTHER_VALUES.items():
+        if option not in base:
+            assert results(*base, option, *values) != plain, option

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.conftest import REPO
+from tests.onnx_files import write_plain_net
 from u2slim.cutout.batch import Outcome, cut_all
 from u2slim.cutout.cutter import Cutter
 from u2slim.data.sample import render
@@ -150,6 +151,8 @@ def write_kinds(folder: Path) -> None:
     photo.convert("1").save(folder / "bits.png")
     clear.convert("LA").save(folder / "gray_clear.png")
     cv2.imwrite(str(folder / "deep_clear.png"), np.asarray(clear)[..., [2, 1, 0, 3]].astype(np.uint16) * 257)
+    noise = np.random.default_rng(0).normal(0, 3, pixels.shape)
+    Image.fromarray((180 + noise).clip(0, 255).astype(np.uint8)).save(folder / "wall.png")
     logo = np.full((*mask.shape, 4), 255, np.uint8)
     logo[..., 3] = mask
     Image.fromarray(logo).save(folder / "logo.png")
@@ -167,14 +170,17 @@ def agree(ours: Path, python: Path) -> bool:
 def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, exported, tmp_path):
     write_kinds(tmp_path / "photos")
     outcome = cut_out(open_net("lite-dwsep").runner("torch"), tmp_path / "photos", tmp_path / "python")
-    assert (outcome.done, outcome.failed) == (20, {})
+    assert (outcome.done, outcome.failed) == (21, {}) and f"{tmp_path}/photos/wall.png" in outcome.empty
     arguments = (tmp_path / "photos", "--net", exported, "-o", tmp_path / "ours")
     status, out, err = program(*arguments, "--time", "--compare", tmp_path / "python" / "masks")
-    assert status == 0 and "20 of 20 photos done with OpenCV" in out and "loaded: " in out, out + err
+    assert status == 0 and "21 of 21 photos done with OpenCV" in out and "loaded: " in out, out + err
     written = sorted(path.relative_to(tmp_path / "python") for path in (tmp_path / "python").rglob("*.png"))
-    assert len(written) == 40
+    assert len(written) == 42
     assert written == sorted(path.relative_to(tmp_path / "ours") for path in (tmp_path / "ours").rglob("*.*"))
     assert [str(path) for path in written if not agree(tmp_path / "ours" / path, tmp_path / "python" / path)] == []
+
+    assert f"no subject in {tmp_path}/photos/wall.png" in err
+    assert np.asarray(Image.open(tmp_path / "ours/masks/wall.png")).max() == 0
 
     # OpenCV turns inks into colours with another rounding, which the net passes on to the mask.
     Image.fromarray(render(7, 3)[0]).convert("CMYK").save(tmp_path / "cmyk.jpg")
@@ -191,24 +197,6 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
     assert status == 1 and "the mask differs from" in err
     status, out, _ = program(tmp_path / "ours", "--net", exported, "-o", tmp_path / "ours")
     assert status == 1 and "0 of 1 photos done" in out
-
-
-def write_plain_net(path: Path, height: int, width: int) -> None:
-    """A net whose mask is the photo's red channel."""
-    node = helper.make_node("Conv", ["image", "red"], ["mask"], "conv", kernel_shape=[1, 1])
-    graph = helper.make_graph(
-        [node],
-        "net",
-        [value_info("image", [1, 3, height, width])],
-        [value_info("mask", [1, 1, height, width])],
-        [helper.make_tensor("red", TensorProto.FLOAT, [1, 3, 1, 1], [1.0, 0.0, 0.0])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    plain = Preprocess(height, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), own_maximum=False).to_metadata()
-    helper.set_model_props(
-        model, {"u2slim.preprocess": "external"} | {f"u2slim.{key}": value for key, value in plain.items()}
-    )
-    onnx.save(model, path)
 
 
 def largest_part(mask: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +19,8 @@ from PIL import Image
 from torch import nn
 
 from tests.conftest import REPO, THREADS, cut, random_net, wait_for
-from u2slim.cutout.batch import cut_all
-from u2slim.cutout.cutter import Cutter
+from u2slim.cutout.batch import Memory, cut_all
+from u2slim.cutout.cutter import Cutter, Made
 from u2slim.cutout.single import Style
 from u2slim.data.sample import render
 from u2slim.errors import UserError
@@ -26,6 +28,7 @@ from u2slim.images.masks import to_8bit
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.images.refine import ForegroundML, GuidedFilter
+from u2slim.processes import cpu_share, free_memory
 from u2slim.runtime import net_runner, onnx_runner
 from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
@@ -353,18 +356,84 @@ def test_a_photo_that_makes_a_runtime_throw_is_one_line(nets, tmp_path):
 
     def run_or_throw(blob):
         if np.array_equal(blob, runner.blob(runner.resized(read_image(source / "1.jpg")))):
-            raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION :\n out of memory")
+            raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION :\n no kernel")
         return infer(blob)
 
     runner.run = run_or_throw
     outcome = cut_all(Cutter(runner, tmp_path / "cut"), str(source), find_photos(source), workers=2)
     assert outcome.done == 2
     assert outcome.failed == {
-        str(
-            source / "1.jpg"
-        ): f"{source}/1.jpg: RuntimeError: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : out of memory"
+        str(source / "1.jpg"): f"{source}/1.jpg: RuntimeError: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : no kernel"
     }
     assert sorted(written(tmp_path / "cut")) == ["cutouts/0.png", "cutouts/2.png", "masks/0.png", "masks/2.png"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("CUDA out of memory")])
+def test_what_ran_out_of_memory_is_done_alone_at_the_end(nets, tmp_path, error):
+    source = photos_in(tmp_path / "photos", 6)
+    runner = nets["opencv"]("opencv", streams=3)
+    infer, running, told = runner.run, [], []
+
+    def run_or_throw(blob):
+        running.append(None)
+        try:
+            time.sleep(0.05)
+            if len(running) > 1:
+                raise error
+            return infer(blob)
+        finally:
+            running.pop()
+
+    runner.run = run_or_throw
+    report = lambda photo, paths, made: told.append((photo.name, isinstance(made, Made)))  # noqa: E731
+    outcome = cut_all(Cutter(runner, tmp_path / "cut"), str(source), find_photos(source), 3, report=report)
+    assert (outcome.done, outcome.failed) == (6, {}) and len(written(tmp_path / "cut")) == 12
+    assert sorted(told) == [(f"{index}.jpg", True) for index in range(6)]
+
+    def throw(blob):
+        raise error
+
+    runner.run = throw
+    outcome = cut_all(Cutter(runner, tmp_path / "none"), str(source), find_photos(source), 3)
+    assert outcome.done == 0 and all("not enough memory" in reason for reason in outcome.failed.values())
+
+
+def test_photos_wait_for_memory_and_one_goes_however_large_it_is(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (100, 100)).save(path)
+    for free, most in ((1, 1), (10_000 * 24 * 2, 2), (10**9, 4)):
+        memory, inside, seen = Memory(free), [], []
+
+        def work(memory=memory, inside=inside, seen=seen):
+            with memory.for_photo(path, 24):
+                inside.append(None)
+                time.sleep(0.1)
+                seen.append(len(inside))
+                inside.pop()
+
+        with ThreadPoolExecutor(4) as pool:
+            for future in [pool.submit(work) for _ in range(4)]:
+                future.result(timeout=10)
+        assert max(seen) == most and memory.taken == 0
+
+
+def test_a_containers_share_bounds_threads_and_memory(tmp_path):
+    assert cpu_share(tmp_path) is None and free_memory(tmp_path, tmp_path / "absent") is None
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cpu_share(tmp_path) is None
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:      500 kB\n")
+    assert cpu_share(tmp_path) == 2
+    assert free_memory(tmp_path, tmp_path / "meminfo") == 512_000
+    assert free_memory(tmp_path, tmp_path / "absent") == 600_000
+    (tmp_path / "old/cpu").mkdir(parents=True)
+    (tmp_path / "old/cpu/cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "old/cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert cpu_share(tmp_path / "old") is None
+    (tmp_path / "old/cpu/cpu.cfs_quota_us").write_text("50000\n")
+    assert cpu_share(tmp_path / "old") == 1
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):

@@ -36,6 +36,7 @@ from u2slim.images.masks import enlarge, to_8bit
 from u2slim.images.preprocess import Preprocess
 from u2slim.images.refine import GuidedFilter
 from u2slim.models import DepthwiseSeparableConv, GroupedConv, StandardConv
+from u2slim.report.page import write_page
 from u2slim.runtime import Runner, net_runner, onnx_runner
 from u2slim.runtime.onnx_writer import write_onnx
 
@@ -256,16 +257,15 @@ def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
     kept = Store(ecssd / "scores.sqlite")
     scored = score_all({"theirs": masks_of(theirs)}, {"ecssd": pairs}, kept, workers=1)
     result = summarise("theirs", scored["theirs", "ecssd"], kept, True)
-    assert list(result.left_out) == names[:7]
+    assert list(result.left_out) == names[:3] + names[4:7] and result.negatives == 1
     reasons = list(result.left_out.values())
     height, width = read(pairs[1].mask).shape
     assert reasons[0] == "no prediction"
     assert reasons[1] == f"the prediction is {width}x{height - 3}, its truth {width}x{height}; resize it"
     assert "cannot be read" in reasons[2]
-    assert reasons[3] == "all-black truth"
-    assert "floating-point pixels" in reasons[4]
-    assert "a picture with transparency, not a mask" in reasons[5]
-    assert reasons[6] == "no prediction"
+    assert "floating-point pixels" in reasons[3]
+    assert "a picture with transparency, not a mask" in reasons[4]
+    assert reasons[5] == "no prediction"
     good = [(read(theirs / f"{pair.name}.png"), read(pair.mask)) for pair in pairs[7:]]
     expected = by_pysodmetrics(good)
     assert result.images == 3
@@ -276,8 +276,30 @@ def test_bad_predictions_are_named_and_left_out_of_the_averages(ecssd):
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert len(rows) == 10
     assert rows[names[0]]["note"] == "no prediction" and rows[names[0]]["IoU"] == ""
-    assert rows[names[3]]["note"] == "all-black truth: not in the averages" and rows[names[3]]["S"]
+    note = "all-black truth, where a subject is seen: not in the averages"
+    assert rows[names[3]]["note"] == note and rows[names[3]]["S"]
     assert [float(rows[name]["IoU"]) for name in names[7:]] == pytest.approx(list(result.image_ious))
+
+
+def test_images_without_a_subject_measure_false_alarms(ecssd):
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
+    for pair in pairs[:4]:
+        Image.fromarray(np.zeros_like(read(pair.mask))).save(pair.mask)
+        level = 90 if pair is pairs[0] else 60  # of 255: a subject from .3 on
+        Image.fromarray(np.full_like(read(pair.mask), level)).save(ecssd / "theirs" / f"{pair.name}.png")
+    results = []
+    for some in (pairs, pairs[:4], pairs[4:]):
+        kept = Store(ecssd / "scores.sqlite")
+        scored = score_all({"theirs": masks_of(ecssd / "theirs")}, {"ecssd": some}, kept, workers=1)
+        results.append(summarise("theirs", scored["theirs", "ecssd"], kept, True))
+    whole, black, rest = results
+    assert whole.alarms == black.alarms == {"alarms": 0.25} and rest.alarms == {}
+    assert whole.scores == rest.scores and black.scores == {} and not whole.left_out
+    facts = {"theirs": ModelFacts()}
+    assert "| 6/10 |" in as_markdown(facts, [whole]) and "| alarms |" in as_markdown(facts, [whole])
+    assert "alarms" not in as_markdown(facts, [rest]) and "| .250 |" in as_markdown(facts, [black])
+    write_page(ecssd / "page.html", "title", facts, [whole, black], [])
+    assert ".250" in (ecssd / "page.html").read_text()
 
 
 def test_a_folder_without_any_usable_prediction_is_refused(ecssd):

@@ -24,7 +24,7 @@ enum class Device { cpu, cuda };
 
 struct Options {
     Device device = Device::cpu;
-    // Stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does.
+    // Stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does; 0 where the net sees no subject.
     bool stretch = true;
 };
 

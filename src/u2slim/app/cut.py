@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from u2slim.cutout.cutter import Cutter, Made
 
 PIPE = "-"
+SHOWN = 5  # names of photos without a subject
 EXAMPLES = """\
   u2slim cut photo.jpg                            photo-cut.png beside the photo
   u2slim cut photo.jpg -o cut.webp --crop 20      the format by the ending
@@ -77,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
     outcome = cut_all(cutter, source, photos, workers, options.redo, report, progress=not options.json)
     for reason in outcome.failed.values():
         print(f"u2slim: {reason}", file=sys.stderr)
+    if outcome.empty:
+        more = f" and {len(outcome.empty) - SHOWN} more" if len(outcome.empty) > SHOWN else ""
+        print(f"no subject in {', '.join(sorted(outcome.empty)[:SHOWN])}{more}: the mask is empty", file=sys.stderr)
     before = f" ({outcome.before} skipped, already done; --redo makes them again)" if outcome.before else ""
     where = f": {_where(cutter, photos)}" if outcome.done else ""
     print(
@@ -129,6 +133,8 @@ def _pipe(options: argparse.Namespace) -> int:
     made = attempt(cutter, photo)
     if isinstance(made, str):
         raise UserError(made)
+    if made.is_empty:
+        print(f"no subject in {photo.name}: the mask is empty", file=sys.stderr)
     if output is None:
         sys.stdout.buffer.write(made.files[0])
         sys.stdout.buffer.flush()

@@ -27,11 +27,15 @@ Report = Callable[[Path, list[Path], Made | str | None], object]
 
 @dataclass
 class Outcome:
-    """How many photos were done, how many of them by an earlier run, and for the others the reason by path."""
+    """How many photos were done, how many of them by an earlier run, and for the others the reason by path.
+
+    `empty` are those of them done now in which no subject was found.
+    """
 
     done: int = 0
     before: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
 
 
 def cut_all(
@@ -85,6 +89,8 @@ def cut_all(
                     outcome.failed[str(photo)] = made
                 else:
                     outcome.done += 1
+                    if made.is_empty:
+                        outcome.empty.append(str(photo))
                 if report:
                     report(photo, cutter.paths(photo, name), made)
                 advance()
@@ -153,8 +159,9 @@ class Memory:
     def for_photo(self, photo: Path, bytes_a_pixel: int) -> Iterator[None]:
         """Wait until there is room for it, and keep that."""
         wanted = 0
-        with suppress(UserError):  # which reading it brings up again
-            wanted = math.prod(image_size(photo)) * bytes_a_pixel
+        if photo.is_file():  # a pipe can be read only once
+            with suppress(UserError):  # which reading it brings up again
+                wanted = math.prod(image_size(photo)) * bytes_a_pixel
         with self.change:
             self.change.wait_for(lambda: not self.taken or self.free is None or self.taken + wanted <= self.free)
             self.taken += wanted

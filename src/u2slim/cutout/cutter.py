@@ -40,12 +40,18 @@ class Made:
     seconds: float
 
     def facts(self) -> dict[str, object]:
-        """The subject's box, its share of the picture, the net's confidence (see `Cutout`), and the seconds."""
+        """Whether there is a subject, its box, its share of the picture, the net's confidence, and the seconds."""
         told: dict[str, object] = {"seconds": round(self.seconds, 3)}
         if self.result is None:
             return told
         share, confidence = round(self.result.share, 4), round(self.result.confidence, 4)
-        return {"box": self.result.box, "share": share, "confidence": confidence, **told}
+        subject = "none" if self.is_empty else "found"
+        return {"subject": subject, "box": self.result.box, "share": share, "confidence": confidence, **told}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is a mask and nothing in it."""
+        return self.result is not None and self.result.box is None
 
 
 @dataclass(frozen=True)

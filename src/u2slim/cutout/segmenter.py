@@ -37,7 +37,7 @@ class Segmenter:
         size: side of the square, or [height, width], to run the net at; None: its own.
         device: `cpu`, or another by the runtime's own name for it.
         streams: how many threads will call it at once, among which `threads` are shared.
-        stretch: stretch each mask to 0..1, as U2-Net's own test script does.
+        stretch: stretch each mask to 0..1, as U2-Net's own test script does; it is all 0 where there is no subject.
 
     Raises:
         UserError: there is no such net, or the runtime is not installed or cannot run it.

@@ -9,7 +9,7 @@ import numpy as np
 from u2slim.cutout.backgrounds import Background, open_background
 from u2slim.errors import UserError
 from u2slim.files import user_path
-from u2slim.images.masks import hard, largest_part, minmax, subject_box, to_8bit
+from u2slim.images.masks import hard, largest_part, stretched, subject_box, to_8bit
 from u2slim.images.metadata import Metadata, pixels_to_srgb
 from u2slim.images.refine import Foreground, Refine
 from u2slim.images.write import ENDINGS, format_of, over, write_image
@@ -177,6 +177,6 @@ def _soft_mask(runner: Runner, image_HW3: np.ndarray, border: float) -> tuple[np
         colour = edge.mean(0).round().tolist()
         image_HW3 = cv2.copyMakeBorder(image_HW3, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=colour)
     small = runner.small_mask(image_HW3)
-    inside = minmax(small) >= 0.5
+    inside = stretched(small) >= 0.5
     confidence = float(small[inside].mean()) if inside.any() else 0.0
     return runner.enlarged(small, image_HW3.shape[:2])[pad : pad + height, pad : pad + width], confidence

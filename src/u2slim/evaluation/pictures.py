@@ -10,7 +10,7 @@ from u2slim.errors import UserError
 from u2slim.evaluation.entries import Model
 from u2slim.evaluation.results import Picture
 from u2slim.evaluation.score_sets import Scored
-from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, both_masks
+from u2slim.evaluation.scoring import IMAGE_SCORES, both_masks
 from u2slim.evaluation.store import Store
 from u2slim.images.masks import minmax, to_8bit
 from u2slim.images.read import read_image, read_mask
@@ -47,7 +47,7 @@ def _ious(scored: Mapping[str, Scored], store: Store, stretch: bool) -> dict[str
     ious = {}
     for model, one in scored.items():
         for image, scores in one.finished(store, stretch):
-            if scores.note != ALL_BLACK:
+            if scores.has_subject:
                 ious.setdefault(image, {})[model] = float(scores.values[IOU_INDEX])
     return ious
 

@@ -15,7 +15,7 @@ SCORES = (
     "MAE", "maxF", "maxF_set", "meanF", "adpF", "wF", "S", "maxE", "meanE", "adpE", "mIoU", "IoU", "relaxF", "bIoU",
 )  # fmt: skip
 BETA2 = 0.3  # the weight that the field gives to precision in the F-measure
-LOWER_IS_BETTER = ("MAE",)
+LOWER_IS_BETTER = ("MAE", "alarms")
 CURVES = ("precision", "recall", "F", "E")
 # What tables call the fields of `ModelFacts`.
 COSTS = {"params": "M params", "megabytes": "MB", "gmac": "GMAC", "milliseconds": "ms", "runtime": "runtime"}
@@ -51,6 +51,8 @@ class Result:
         left_out: image name -> why it is not in the averages.
         image_ious: the IoU of each image in the averages.
         agreement: with another net's masks of the same images, by name, all of `AGREEMENTS`; empty if not asked for.
+        negatives: how many images have no subject; they are in none of the averages.
+        alarms: under that name, in how many of them, of 1, the model sees one all the same; empty if there are none.
     """
 
     model: str
@@ -62,16 +64,19 @@ class Result:
     left_out: dict[str, str] = field(default_factory=dict)
     image_ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
     agreement: dict[str, float] = field(default_factory=dict)
+    negatives: int = 0
+    alarms: dict[str, float] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Scores and agreement: what columns of tables may show."""
-        return self.scores | self.agreement
+        """Scores, agreement and false alarms: what columns of tables may show."""
+        return self.scores | self.agreement | self.alarms
 
 
 def columns(results: Iterable[Result]) -> tuple[str, ...]:
-    """The numbers that tables of these results show: `SCORES`, and `AGREEMENTS` if any result has them."""
-    return SCORES + (AGREEMENTS if any(result.agreement for result in results) else ())
+    """The numbers that tables of these results show: `SCORES`, and what else any of them has."""
+    found = {name for result in results for name in result.numbers}
+    return SCORES + tuple(name for name in (*AGREEMENTS, "alarms") if name in found)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class Evaluation:
     """What was found, and written into the folder.
 
     Args:
-        score: of the first model on the first set: maxF, or mIoU of nets that tell classes apart.
+        score: of the first model on the first set: maxF, the share of images without a false alarm where none has a
+            subject, or mIoU of nets that tell classes apart.
         files: the names of what was written, in words.
         models: what each model costs.
         results: of masks; empty for classes.
@@ -91,7 +92,9 @@ def _evaluate_masks(
     write_images(folder / "images.csv", scored, store, stretches, agree_with)
     pictures = worst_and_median(models, sets, scored, store, cfg.pictures, stretches[0]) if cfg.report else None
     files = "metrics.json, table.md, table.tex, table.csv and images.csv"
-    return Evaluation(results[0].scores["maxF"], files, facts, results, pictures)
+    first = results[0]
+    score = first.scores["maxF"] if first.images else 1 - first.alarms["alarms"]
+    return Evaluation(score, files, facts, results, pictures)
 
 
 def _evaluate_classes(

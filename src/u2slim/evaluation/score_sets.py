@@ -20,7 +20,7 @@ from u2slim.errors import UserError
 from u2slim.evaluation.agreement import agreement, over_images, unpacked
 from u2slim.evaluation.entries import Model
 from u2slim.evaluation.results import BETA2, CURVES, SCORES, Result
-from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES, ImageScores, score_image
+from u2slim.evaluation.scoring import FALSE_ALARM, IMAGE_SCORES, ImageScores, score_image
 from u2slim.evaluation.store import Store, digest
 from u2slim.images.read import read_image
 from u2slim.processes import start_worker
@@ -51,7 +51,7 @@ class Scored:
         return {
             name: agreement(unpacked(scores.cut), unpacked(store[theirs[name], stretch].cut))
             for name, scores in self.finished(store, stretch)
-            if name in theirs and scores.note != ALL_BLACK
+            if name in theirs and scores.has_subject
         }
 
 
@@ -106,24 +106,26 @@ def score_all(
 
 
 def summarise(name: str, scored: Scored, store: Store, stretch: bool, agree_with: Scored | None = None) -> Result:
-    """A model's averages over a set; images whose truth is all black are left out of them and named.
+    """A model's averages over a set, and its false alarms on the images whose truth is all black.
 
     Args:
         agree_with: the same set by another model, whose masks those of this one are held against.
     """
-    count, ious = 0, []
+    count, negatives, alarms, ious = 0, 0, 0, []
     values, curves = np.zeros(len(IMAGE_SCORES)), np.zeros((len(CURVES), 256))
-    left_out = dict(scored.left_out)
-    for image, scores in scored.finished(store, stretch):
-        if scores.note == ALL_BLACK:
-            left_out[image] = scores.note
+    for _, scores in scored.finished(store, stretch):
+        if not scores.has_subject:
+            negatives += 1
+            alarms += scores.note == FALSE_ALARM
             continue
         values += scores.values
         curves += scores.curves
         ious.append(scores.values[IMAGE_SCORES.index("IoU")])
         count += 1
+    left_out = dict(sorted(scored.left_out.items()))
+    seen = {"alarms": alarms / negatives} if negatives else {}
     if not count:
-        raise UserError(f"{name} on {scored.data_set.title}: every truth is all black.")
+        return Result(name, scored.data_set.title, stretch, {}, {}, 0, left_out, negatives=negatives, alarms=seen)
     means = dict(zip(IMAGE_SCORES, values / count, strict=True))
     curve = dict(zip(CURVES, curves / count, strict=True))
     precision, recall = curve["precision"], curve["recall"]
@@ -131,10 +133,9 @@ def summarise(name: str, scored: Scored, store: Store, stretch: bool, agree_with
     means["maxF"], means["maxE"] = curve["F"].max(), curve["E"].max()
     means["maxF_set"] = np.divide((1 + BETA2) * precision * recall, weighted, where=weighted > 0, out=weighted).max()
     ordered = {score: float(means[score]) for score in SCORES}
-    left_out = dict(sorted(left_out.items()))
     agreed = list(scored.agreements(agree_with, store, stretch).values()) if agree_with else []
     found = ordered, curve, count, left_out, np.array(ious), over_images(agreed)
-    return Result(name, scored.data_set.title, stretch, *found)
+    return Result(name, scored.data_set.title, stretch, *found, negatives, seen)
 
 
 def _keys(data_set: DataSet, made_by: bytes, contents: Mapping[str, bytes], files: Mapping[str, Path] | None) -> Scored:

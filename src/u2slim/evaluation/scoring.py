@@ -5,7 +5,7 @@ Imported by every scoring process, so nothing here may need torch.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from u2slim.errors import UserError
 from u2slim.evaluation.agreement import packed
 from u2slim.evaluation.boundary import boundary_iou, relaxed_boundary_f
 from u2slim.evaluation.results import BETA2, CURVES, SCORES
-from u2slim.images.masks import enlarge, minmax, to_8bit
+from u2slim.images.masks import NOTHING, enlarge, minmax, to_8bit
 from u2slim.images.read import read_gray, read_image, read_mask
 from u2slim.images.refine import Refine
 
 IMAGE_SCORES = tuple(name for name in SCORES if name != "maxF_set")  # what an image by itself has
 ALL_BLACK = "all-black truth"
+FALSE_ALARM = f"{ALL_BLACK}, where a subject is seen"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class ImageScores:
     curves: np.ndarray
     note: str = ""
     cut: bytes = b""
+
+    @property
+    def has_subject(self) -> bool:
+        """Whether there is one in truth, without which most scores mean nothing."""
+        return not self.note.startswith(ALL_BLACK)
 
 
 class _Binned(sod.FmeasureV2):
@@ -192,6 +198,8 @@ def score_image(
         scores = dict.fromkeys(stretches, score(plain, truth))
     else:
         scores = {stretch: score(stretched if stretch else plain, truth, stretch) for stretch in stretches}
+    if plain.max() >= NOTHING * 255:  # as `u2slim cut` tells a subject from none
+        scores = {s: one if one.has_subject else replace(one, note=FALSE_ALARM) for s, one in scores.items()}
     for one in scores.values():
         if wrong := [name for name, value in zip(IMAGE_SCORES, one.values, strict=True) if not np.isfinite(value)]:
             return f"{', '.join(wrong)} cannot be computed for it"

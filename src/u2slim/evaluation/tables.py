@@ -14,7 +14,7 @@ from rich.table import Table
 
 from u2slim.evaluation.results import COSTS, LOWER_IS_BETTER, ModelFacts, Result, columns
 from u2slim.evaluation.score_sets import Scored
-from u2slim.evaluation.scoring import ALL_BLACK, IMAGE_SCORES
+from u2slim.evaluation.scoring import IMAGE_SCORES
 from u2slim.evaluation.store import Store
 from u2slim.files import write_whole
 
@@ -87,6 +87,7 @@ def as_json(models: Mapping[str, ModelFacts], results: Sequence[Result]) -> str:
             "stretch": result.stretch,
             "images": result.images,
             "left_out": result.left_out,
+            "negatives": result.negatives,
             **result.numbers,
         }
         for result in results
@@ -118,7 +119,7 @@ def write_images(
                 for stretch in stretches:
                     ious = one.agreements(agree_with[data], store, stretch) if agree_with else {}
                     for image, scores in one.finished(store, stretch):
-                        note = f"{scores.note}: not in the averages" if scores.note == ALL_BLACK else ""
+                        note = scores.note and f"{scores.note}: not in the averages"
                         writer.writerow(
                             [data, image, model, stretch, *scores.values, *(ious.get(image) for _ in agree), note]
                         )
@@ -134,7 +135,8 @@ def _rows(
     """The cells of each result, and which of them are the best of their column, with and without min-max apart."""
     for result in group:
         rivals = [other for other in group if other.stretch == result.stretch]
-        images = f"{result.images}/{result.images + len(result.left_out)}" if result.left_out else str(result.images)
+        given = result.images + len(result.left_out) + result.negatives
+        images = str(given) if given == result.images else f"{result.images}/{given}"
         head = [result.model, "yes" if result.stretch else "no", images]
         scores = [_score(result.numbers.get(name)) for name in shown]
         facts = models[result.model]

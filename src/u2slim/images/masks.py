@@ -6,6 +6,14 @@ import numpy as np
 VISIBLE = 26  # of 255: a tenth; fainter pixels count for no subject's box
 
 
+NOTHING = 0.3  # a net whose mask is nowhere so high sees no subject (docs/cut-measured.md)
+
+
+def stretched(mask: np.ndarray) -> np.ndarray:
+    """A net's mask stretched to 0..1; all 0 where the net sees no subject, whose rounding would be stretched else."""
+    return minmax(mask) if mask.max() >= NOTHING else np.zeros_like(mask)
+
+
 def minmax(mask: np.ndarray) -> np.ndarray:
     """Stretch a mask to 0..1, as U2-Net's own test script does; a constant mask stays as it is."""
     low, high = mask.min(), mask.max()

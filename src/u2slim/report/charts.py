@@ -19,6 +19,7 @@ TEXT_COLOUR = "#010203"  # stands for the page's text colour, light or dark, unt
 
 def charts(rows: list[Result], colours: dict[str, str], salt: str) -> dict[str, Markup]:
     """Drawings by caption, one line a result in each."""
+    rows = [row for row in rows if row.images]
     looks = [{"color": colours[row.model], "linestyle": "-" if row.stretch else (0, (3, 1.5))} for row in rows]
 
     def precision_recall(axes: Axes) -> None:

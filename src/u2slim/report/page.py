@@ -98,7 +98,7 @@ def _section(index: int, data: str, colours: dict[str, str], results: list[Resul
         "data": data,
         "results": rows,
         "best": _best(rows),
-        "images": sorted({row.images + len(row.left_out) for row in rows}),
+        "images": sorted({row.images + len(row.left_out) + row.negatives for row in rows}),
         "left_out": {(row.model, *row.left_out.items()): row for row in rows if row.left_out}.values(),
         "charts": charts(rows, colours, f"data-{index}"),
         "models": [name for name in colours if any(name in card["cells"] for card in cards)],

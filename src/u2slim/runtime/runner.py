@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from u2slim.errors import UserError
-from u2slim.images.masks import enlarge, minmax
+from u2slim.images.masks import enlarge, stretched
 from u2slim.images.preprocess import resized
 from u2slim.processes import cpu_share
 
@@ -23,7 +23,8 @@ class Runner(ABC):
 
     Args:
         size: (height, width) that the net takes.
-        stretch: stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does.
+        stretch: stretch each mask to 0..1 at the net's resolution, as U2-Net's own test script does, unless the net
+            sees no subject.
         labels: the `names` and `palette` of what a semantic net tells apart; it makes class maps instead of masks.
     """
 
@@ -39,7 +40,7 @@ class Runner(ABC):
 
     def enlarged(self, small_HW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """The net's own mask, stretched if asked for, at the photo's (height, width)."""
-        return enlarge(minmax(small_HW) if self.stretch else small_HW, shape)
+        return enlarge(stretched(small_HW) if self.stretch else small_HW, shape)
 
     def small_mask(self, image_HW3: np.ndarray) -> np.ndarray:
         """The net's own mask (h, w) float32 of a photo, at the net's resolution and not stretched.
