@@ -67,7 +67,7 @@ def rgb_profile(image: Image.Image) -> bytes | None:
 def has_foreign_profile(image: Image.Image) -> bool:
     """Whether it has a colour profile of its own, and one that no RGB file can carry: of CMYK or gray."""
     profile = image.info.get("icc_profile")
-    return bool(profile) and profile[16:20] in (b"CMYK", b"GRAY")
+    return profile is not None and profile[16:20] in (b"CMYK", b"GRAY")
 
 
 def _exif(image: Image.Image) -> bytes | None:

@@ -131,7 +131,8 @@ def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> tuple[l
     if not source.is_dir():
         raise UserError(f"{named} is a device or a socket, not a photo.")
     skipped = [folder.resolve() for folder in exclude]
-    photos, others = [], []
+    photos: list[Path] = []
+    others: list[Path] = []
     for path in sorted(source.rglob("*")):
         is_dangling = path.is_symlink() and not path.exists()
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(source).parts):
