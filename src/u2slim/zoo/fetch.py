@@ -14,10 +14,15 @@ from u2slim.zoo.records import PUBLISHED, Published, PublishedFile
 NETS = Path(u2slim.nets.__file__).parent  # package data
 
 
-def rembg_dir() -> Path:
-    """Where rembg keeps the same files: `$U2NET_HOME`, or `.u2net` in the user's home folder."""
-    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home())
-    return Path(os.environ.get("U2NET_HOME") or home / ".u2net").expanduser()
+def rembg_dirs(name: str) -> tuple[Path, ...]:
+    """Where rembg keeps the file of a net: a folder for each net, and that of its versions before, for all.
+
+    They are below `$U2NET_HOME`; without that `$REMBG_HOME`, or `.rembg`, and `.u2net` in the user's home folder.
+    """
+    own, data, fallback = (os.environ.get(variable) for variable in ("U2NET_HOME", "XDG_DATA_HOME", "REMBG_HOME"))
+    before = Path(own or Path(data or Path.home()) / ".u2net").expanduser()
+    now = Path(own or fallback or (Path(data) / "rembg" if data else Path.home() / ".rembg")).expanduser()
+    return now / "models" / name, before
 
 
 def find(published: Published, onnx: bool = False) -> Path | None:
@@ -30,7 +35,7 @@ def find(published: Published, onnx: bool = False) -> Path | None:
         UserError: the file in the cache folder is damaged.
     """
     for file in published.files:
-        for folder in (NETS, cache_dir(), rembg_dir()):
+        for folder in (NETS, cache_dir(), *rembg_dirs(published.name)):
             path = folder / file.name
             if (onnx and not file.is_onnx) or not path.is_file():
                 continue
