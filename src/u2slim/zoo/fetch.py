@@ -43,7 +43,7 @@ def find(published: Published, onnx: bool = False) -> Path | None:
                 return path
             if folder == cache_dir():
                 raise UserError(f"{_wrong(path, file)}. Delete it to download it again.")
-            _note(f"{_wrong(path, file)}; it is not used.")
+            note(f"{_wrong(path, file)}; it is not used.")
     return None
 
 
@@ -83,7 +83,7 @@ def record_of(path: Path) -> Published | None:
 
 
 @cache
-def _note(text: str) -> None:
+def note(text: str) -> None:
     """Say it once."""
     print(f"u2slim: {text}", file=sys.stderr)
 
