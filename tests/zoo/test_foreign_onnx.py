@@ -111,6 +111,8 @@ def test_a_file_that_says_nothing_and_looks_like_nothing_is_not_guessed(theirs, 
     assert "does not say how" in cut(*settings, cwd=tmp_path, ok=False)
     said = cut(*settings, *ASKED, cwd=tmp_path)
     assert "takes mean 0.5,0.4,0.3 and deviation 0.2,0.2,0.2 after a division by 255, as given" in said
+    made = [open_net(theirs, Preprocess.given(*asked)).runner("opencv") for asked in ((0, 1, 255), (0, 1, "maximum"))]
+    assert made[0].fingerprint() != made[1].fingerprint(), "or photos of the one would be passed over for the other"
     expected = Segmenter(open_net(theirs, Preprocess.given("0.5,0.4,0.3", "0.2", 255)))(PHOTO)
     written = np.asarray(Image.open(tmp_path / "mask.png"))
     assert np.abs(written - np.rint(expected * 255)).max() <= 1

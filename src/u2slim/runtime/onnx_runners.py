@@ -84,7 +84,7 @@ class OnnxRunner(Runner):
         self._check_range(str(path), mask)
 
     def fingerprint(self) -> str:
-        return f"{self.runtime} {self.digest}"
+        return f"{self.runtime} {self.digest} {self.size} {self.preprocess}"
 
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
         return self.infer_group([image_HW3])[0]
