@@ -376,3 +376,12 @@ def test_code_in_a_file_of_torchs_does_not_run(tmp_path, monkeypatch, ending):
             torch.save(content, path)
             with pytest.raises(UserError):
                 open_net(path).net()
+
+
+def test_a_file_that_may_not_be_read_is_named(theirs, monkeypatch):
+    def refused(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match="theirs.onnx cannot be read .Permission denied.; check its permissions"):
+        open_net(theirs)

@@ -184,6 +184,10 @@ def open_net(name: "str | Path | NetHandle", preprocess: Preprocess | None = Non
             f"No net at {asked}: give a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, `last` for the newest run's "
             f"checkpoint, a shipped net ({', '.join(SHIPPED)}), or a published one ({', '.join(PUBLISHED)})."
         )
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{text} cannot be read ({error.strerror or error}); check its permissions.") from error
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"{text} is no net: a net's file ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
     if path.suffix.lower() == ".onnx":
