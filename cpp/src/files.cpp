@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <map>
@@ -19,7 +20,8 @@ namespace {
 namespace fs = std::filesystem;
 
 bool is_photo(const fs::path& path) {
-    static const std::vector<std::string> endings = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"};
+    static const std::vector<std::string> endings = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png",
+                                                     ".webp", ".bmp", ".tif", ".tiff"};
     std::string ending = path.extension().string();
     std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
     return path.filename().string()[0] != '.' && std::find(endings.begin(), endings.end(), ending) != endings.end();
@@ -27,18 +29,25 @@ bool is_photo(const fs::path& path) {
 
 std::vector<Job> below(const fs::path& folder, const std::vector<fs::path>& but) {
     std::vector<fs::path> photos;
+    std::size_t others = 0;
     std::error_code code;
     fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, code), end;
     for (; !code && entry != end; entry.increment(code)) {
         const fs::path canonical = fs::weakly_canonical(entry->path(), code);
         if (std::find(but.begin(), but.end(), canonical) != but.end())
             entry.disable_recursion_pending();
-        else if (is_photo(entry->path()))
+        else if (entry->is_directory(code) || entry->path().filename().string()[0] == '.')
+            continue;
+        else if (is_photo(entry->path()) && (entry->is_regular_file(code) || !fs::exists(entry->path(), code)))
             photos.push_back(entry->path());
+        else
+            ++others;
     }
     if (code) return {{folder, {}, folder.string() + " cannot be read (" + code.message() + ")."}};
     if (photos.empty())
         return {{folder, {}, "No photos under " + folder.string() + " (looked for JPEG, PNG, WebP, BMP and TIFF)."}};
+    if (others > 0)
+        std::fprintf(stderr, "%s: passed over %zu files that are none of these.\n", folder.c_str(), others);
     std::sort(photos.begin(), photos.end());
     std::vector<Job> jobs;
     for (const fs::path& photo : photos) jobs.push_back({photo, photo.lexically_relative(folder), {}});

@@ -5,7 +5,7 @@
 namespace u2slim {
 namespace {
 
-constexpr std::int64_t max_pixels = 2 * 89478485LL;  // where Pillow refuses
+constexpr std::int64_t max_pixels = 1LL << 29;  // as in Python; phones take photos of 200 megapixels
 constexpr int orientation_tag = 0x0112;
 
 // The numbers of a TIFF's first directory, of which EXIF data are one, too.

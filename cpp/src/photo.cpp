@@ -5,6 +5,8 @@
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
+#include <algorithm>
+#include <cstdlib>
 #include <fstream>
 
 namespace u2slim {
@@ -35,13 +37,35 @@ cv::Mat to_8bit(const cv::Mat& image) {
     return small;
 }
 
-cv::Mat over_white(const cv::Mat& bgra) {
+// The gray value to lay transparency over: white, unless that is the colour of much that is opaque, as of a white logo.
+int ground(const cv::Mat& bgra) {
+    constexpr int grays[] = {255, 0, 128}, near = 48;
+    constexpr double max_vanishing = .2;
+    const int step = std::max(1, std::max(bgra.rows, bgra.cols) / 512);
+    double vanishing[3] = {}, opaque = 0;
+    for (int y = 0; y < bgra.rows; y += step)
+        for (int x = 0; x < bgra.cols; x += step) {
+            const cv::Vec4b& pixel = bgra.at<cv::Vec4b>(y, x);
+            if (pixel[3] < 128) continue;
+            ++opaque;
+            for (int gray = 0; gray < 3; ++gray) {
+                int most = 0;
+                for (int i = 0; i < 3; ++i) most = std::max(most, std::abs(pixel[i] - grays[gray]));
+                vanishing[gray] += most < near;
+            }
+        }
+    if (vanishing[0] <= max_vanishing * opaque) return grays[0];
+    return grays[std::min_element(vanishing, vanishing + 3) - vanishing];
+}
+
+cv::Mat over_ground(const cv::Mat& bgra) {
+    const int gray = ground(bgra);
     cv::Mat bgr(bgra.size(), CV_8UC3);
     for (int y = 0; y < bgra.rows; ++y)
         for (int x = 0; x < bgra.cols; ++x) {
             const cv::Vec4b& from = bgra.at<cv::Vec4b>(y, x);
             for (int i = 0; i < 3; ++i)
-                bgr.at<cv::Vec3b>(y, x)[i] = std::uint8_t((from[i] * from[3] + 255 * (255 - from[3]) + 127) / 255);
+                bgr.at<cv::Vec3b>(y, x)[i] = std::uint8_t((from[i] * from[3] + gray * (255 - from[3]) + 127) / 255);
         }
     return bgr;
 }
@@ -81,7 +105,7 @@ Photo decode_photo(const std::vector<std::uint8_t>& bytes) {
     switch (image.channels()) {
         case 1: cv::cvtColor(image, image, cv::COLOR_GRAY2BGR); return {image, {}};
         case 3: return {image, {}};
-        case 4: return {over_white(image), image};
+        case 4: return {over_ground(image), image};
         default: throw Error(std::to_string(image.channels()) + " channels");
     }
 }

@@ -1,4 +1,4 @@
-// Reading photos of any kind into 8 bits, as src/images.py does.
+// Reading photos of any kind into 8 bits, as src/u2slim/images/read.py does.
 #pragma once
 
 #include <opencv2/core.hpp>
@@ -10,7 +10,7 @@
 namespace u2slim {
 
 struct Photo {
-    cv::Mat bgr;   // upright by its EXIF orientation, transparency laid over white
+    cv::Mat bgr;   // upright by its EXIF orientation, transparency laid over white, or a gray that it stands out from
     cv::Mat bgra;  // the photo's own colours and transparency, where it has any; else empty
 };
 

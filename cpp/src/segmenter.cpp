@@ -80,6 +80,26 @@ void normalise(cv::Mat& rgb, const Preprocess& preprocess) {
     cv::divide(rgb, cv::Scalar(deviation[0], deviation[1], deviation[2]), rgb);
 }
 
+// In float and without antialiasing, as U2-Net's own test script resizes. That is cv::resize of the photo in float, but
+// only the rows that the few of the net are made of are turned to float.
+cv::Mat resized(const cv::Mat& bgr8, cv::Size size) {
+    cv::Mat rows(2 * size.height, bgr8.cols, CV_8UC3), both;
+    std::vector<float> below(size.height);
+    for (int y = 0; y < size.height; ++y) {
+        const float at = float((y + .5) * (double(bgr8.rows) / size.height) - .5);
+        const int above = cvFloor(at);
+        below[y] = at - float(above);
+        bgr8.row(std::clamp(above, 0, bgr8.rows - 1)).copyTo(rows.row(y));
+        bgr8.row(std::clamp(above + 1, 0, bgr8.rows - 1)).copyTo(rows.row(size.height + y));
+    }
+    rows.convertTo(rows, CV_32F);
+    cv::resize(rows, both, {size.width, 2 * size.height}, 0, 0, cv::INTER_LINEAR);
+    cv::Mat image(size, CV_32FC3);
+    for (int y = 0; y < size.height; ++y)
+        cv::addWeighted(both.row(y), 1 - below[y], both.row(size.height + y), below[y], 0, image.row(y));
+    return image;
+}
+
 // (H, W) of three channels as the net's (1, 3, H, W).
 cv::Mat planes(const cv::Mat& rgb) {
     const int shape[] = {1, 3, rgb.rows, rgb.cols};
@@ -109,10 +129,7 @@ struct Segmenter::Net {
     // What the net takes of a photo.
     cv::Mat input(const cv::Mat& bgr8) const {
         if (bgr8.empty() || bgr8.dims != 2 || bgr8.type() != CV_8UC3) throw Error("not a photo of 8 bits in BGR, CV_8UC3.");
-        // In float and without antialiasing, as U2-Net's own test script resizes.
-        cv::Mat image;
-        bgr8.convertTo(image, CV_32F);
-        cv::resize(image, image, {file.width, file.height}, 0, 0, cv::INTER_LINEAR);
+        cv::Mat image = resized(bgr8, {file.width, file.height});
         cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
         if (!file.embedded) normalise(image, file.preprocess);
         return u2slim::planes(image);

@@ -11,6 +11,14 @@ from zlib import crc32
 from u2slim.errors import UserError
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as users give it: `~` is their home, but the file `~draft.jpg` is called so."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no user of the name
+        return Path(path)
+
+
 def cache_dir() -> Path:
     """`$U2SLIM_CACHE`, or `u2slim` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "u2slim"

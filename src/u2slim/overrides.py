@@ -26,6 +26,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from u2slim.errors import UserError
+from u2slim.files import user_path
 
 # The last part of a path setting's name.
 _PATH_NAME = re.compile(
@@ -196,7 +197,7 @@ def _read(text: str) -> Any:
 
 
 def _expanded(path: str) -> str:
-    return str(Path(path).expanduser()) if path == "~" or path.startswith("~/") else path
+    return str(user_path(path)) if path == "~" or path.startswith("~/") else path
 
 
 def _strings(config: DictConfig | ListConfig, prefix: str = "") -> Iterator[tuple[Any, str | int, str, str]]:

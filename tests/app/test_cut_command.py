@@ -431,11 +431,11 @@ def test_a_reader_that_has_had_enough_is_no_fault(photo):
 
 def test_a_runtime_that_throws_ends_a_pipe_in_a_sentence(photo, monkeypatch, capfdbinary):
     def throw(self, blob):
-        raise RuntimeError("out of memory")
+        raise RuntimeError("no such kernel")
 
     monkeypatch.setattr("u2slim.runtime.OpenCVRunner.run", throw)
     cut("photo.jpg", "-o", "-", status=1)
-    assert capfdbinary.readouterr() == (b"", b"u2slim: photo.jpg: RuntimeError: out of memory\n")
+    assert capfdbinary.readouterr() == (b"", b"u2slim: photo.jpg: RuntimeError: no such kernel\n")
 
 
 def test_another_picture_of_the_same_name_is_another_background(photo, capsys):

@@ -1,5 +1,10 @@
 """Images of every kind become what a person sees in them, or an error that names the file."""
 
+import itertools
+import struct
+import sys
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +12,7 @@ from PIL import Image
 
 from tests.conftest import gray
 from u2slim.errors import UserError
+from u2slim.images.preprocess import resized
 from u2slim.images.read import image_size, read_image, read_mask, read_photo
 from u2slim.images.write import write_image
 
@@ -37,6 +43,88 @@ def test_transparency_lies_over_white(tmp_path):
     assert image[0, 0].tolist() == [10, 20, 30]
     assert image[1, 1].tolist() == [255, 255, 255]
     np.testing.assert_array_equal(rgba, pixels)
+
+
+@pytest.mark.parametrize(
+    ("colours", "ground"),
+    [((255, 255), 0), ((0, 0), 255), ((250, 5), 128), ((130, 130), 255), ((255, 90, 90, 90, 90, 90), 255)],
+)
+def test_transparency_lies_over_what_the_opaque_stands_out_from(tmp_path, colours, ground):
+    pixels = np.zeros((40, 60, 4), np.uint8)
+    for column, colour in enumerate(colours):
+        pixels[10:30, 5 + column] = (colour, colour, colour, 255)
+    image, _ = read_photo(save(tmp_path / "logo.png", Image.fromarray(pixels)))
+    assert image[0, 0].tolist() == [ground] * 3
+    for column, colour in enumerate(colours):
+        assert image[20, 5 + column].tolist() == [colour] * 3
+
+
+def profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile, version 2, of a device whose colours are in such a space."""
+    head = bytearray(128)
+    head[8:12], head[12:16], head[16:20], head[20:24], head[36:40] = b"\2\x20\0\0", b"prtr", space, b"Lab ", b"acsp"
+    head[68:80] = struct.pack(">3i", 0xF6D6, 0x10000, 0xD32D)
+    table, body, start = b"", b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        table += struct.pack(">4s2I", name, start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    whole = head + struct.pack(">I", len(tags)) + table + body
+    whole[:4] = struct.pack(">I", len(whole))
+    return bytes(whole)
+
+
+def inks() -> bytes:
+    """Inks of which only the black one shows, as nothing else than a grey."""
+    grid = b"".join(bytes([0 if black else 255, 128, 128]) for *_, black in itertools.product((0, 1), repeat=4))
+    identity = struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 0x10000)
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + bytes(range(256)) * 4 + grid + bytes(range(256)) * 3
+    return profile(b"CMYK", {b"A2B0": table})
+
+
+def test_inks_become_colours_by_their_own_profile(tmp_path):
+    """No file in RGB can carry the profile, so it must be used up."""
+    image = Image.new("CMYK", (8, 8), (255, 0, 0, 102))
+    plain = read_image(save(tmp_path / "plain.jpg", image))[4, 4].astype(int)
+    own = read_image(save(tmp_path / "own.jpg", image, icc_profile=inks()))[4, 4].astype(int)
+    assert plain[0] < 30 < 120 < plain[2]  # cyan
+    assert np.ptp(own) < 4 and 120 < own[0] < 170  # 60 % of white's lightness
+    damaged = read_image(save(tmp_path / "damaged.jpg", image, icc_profile=inks()[:150]))[4, 4]
+    np.testing.assert_array_equal(damaged, plain)
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:, :48] = (200, 40, 90)
+    path = tmp_path / "photo.heic"
+    heif.from_pillow(Image.fromarray(pixels)).save(path)
+    assert image_size(path) == (64, 96)
+    assert abs(read_image(path)[32, 20].astype(int) - (200, 40, 90)).max() < 12
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in ("ID", "OPEN", "MIME", "EXTENSION"):  # as in a process that has not met any yet
+        known = getattr(Image, name)
+        monkeypatch.setattr(Image, name, [k for k in known if k != "HEIF"] if name == "ID" else {**known})
+    Image.OPEN.pop("HEIF", None)
+    with pytest.raises(UserError, match="pip install 'u2slim.heif.'"):
+        read_image(path)
+
+
+def test_a_photo_of_200_megapixels_is_resized_without_a_copy_in_float():
+    photo = np.broadcast_to(np.arange(3, dtype=np.uint8), (12_240, 16_320, 3))
+    tracemalloc.start()
+    small = resized(photo, (320, 320))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(small, np.broadcast_to(np.arange(3, dtype=np.float32), (320, 320, 3)))
+    assert peak < photo.size // 2
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (640, 640), (33, 900), (1, 1), (1, 50), (900, 700), (320, 321)])
+@pytest.mark.parametrize("size", [(320, 320), (96, 160)])
+def test_resizing_is_opencvs_of_the_photo_in_float(shape, size):
+    photo = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    whole = cv2.resize(photo.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(resized(photo, size), whole, atol=1e-2)
 
 
 def test_cmyk_and_palette_are_read_in_colour(tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.images.write import ENDINGS, format_of
 
 if TYPE_CHECKING:
@@ -49,27 +50,29 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; 1 if any photo failed."""
     if options.output == "":
         raise UserError("-o has no name: give a folder, or a file for one photo.")
-    from u2slim.images.photos import expanded, find_all_photos
+    from u2slim.images.photos import expanded, find_all_photos, others_named
 
     options.inputs = expanded(options.inputs)
     if PIPE in options.inputs or options.output == PIPE:
         return _pipe(options)
     from u2slim.cutout.batch import cut_all, default_workers, earlier_results
 
-    output = Path(options.output).expanduser() if options.output else None
+    output = user_path(options.output) if options.output else None
     is_file = output is not None and _is_file(options, output)
     if output is not None and output.is_file() and not is_file:
         raise UserError(f"-o {options.output} is a file that is no picture: give a folder, or a picture's name.")
     earlier = earlier_results(options.inputs, output)
-    photos, results = find_all_photos(options.inputs, earlier, output is None)
+    photos, results, no_photos = find_all_photos(options.inputs, earlier, output is None)
     if results:
         others = f" and {len(results) - 1} more" if len(results) > 1 else ""
         print(f"passed over, as results of photos beside them: {results[0]}{others}", file=sys.stderr)
+    if no_photos:
+        print(f"passed over, as no photos: {others_named(no_photos)}", file=sys.stderr)
     if is_file and len(photos) > 1:
         raise UserError(f"-o {options.output} is one file for {len(photos)} photos; give a folder.")
     workers = min(options.workers or default_workers(len(photos)), len(photos))
     cutter = open_cutter(options, output, is_file, len(photos), workers)
-    source = "\n".join(str(Path(given).expanduser().resolve()) for given in options.inputs)
+    source = "\n".join(str(user_path(given).resolve()) for given in options.inputs)
     report = _print_facts if options.json else None
     outcome = cut_all(cutter, source, photos, workers, options.redo, report, progress=not options.json)
     for reason in outcome.failed.values():
@@ -90,7 +93,7 @@ def _is_file(options: argparse.Namespace, output: Path) -> bool:
     if output.is_dir() or options.output.endswith(("/", "\\")) or not output.suffix:
         return False
     if (kind := format_of(output)) is None:
-        if len(options.inputs) > 1 or not Path(options.inputs[0]).expanduser().is_file():
+        if len(options.inputs) > 1 or not user_path(options.inputs[0]).is_file():
             return False  # which it can only be for several
         raise UserError(
             f"-o {options.output} could be a file or a folder: end it in {', '.join(ENDINGS)} for a file, in / for a "
@@ -109,7 +112,7 @@ def _pipe(options: argparse.Namespace) -> int:
 
     if len(options.inputs) > 1 or Path(options.inputs[0]).is_dir():
         raise UserError("A pipe takes one photo: leave out the others, or have no - among inputs and outputs.")
-    output = Path(options.output).expanduser() if options.output not in (None, PIPE) else None
+    output = user_path(options.output) if options.output not in (None, PIPE) else None
     if output is not None and not _is_file(options, output):
         raise UserError(f"-o {options.output} is no name of a picture: say which file the photo of the pipe becomes.")
     if output is None and options.mask == "also":
@@ -121,7 +124,7 @@ def _pipe(options: argparse.Namespace) -> int:
     given = options.inputs[0]
     if given == PIPE and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("Nothing is piped in: give a photo's name instead of -, or write cat photo.jpg | u2slim cut -")
-    photo = Loaded("standard input", sys.stdin.buffer.read()) if given == PIPE else load(str(Path(given).expanduser()))
+    photo = Loaded("standard input", sys.stdin.buffer.read()) if given == PIPE else load(str(user_path(given)))
     cutter = open_cutter(options, output or Path(PIPE), True, 1, 1)
     made = attempt(cutter, photo)
     if isinstance(made, str):

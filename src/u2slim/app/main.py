@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from u2slim import __version__
 from u2slim.errors import UserError
@@ -17,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in no encoding
     try:
-        options = main_parser().parse_args(_with_margins(sys.argv[1:] if arguments is None else arguments))
+        words = sys.argv[1:] if arguments is None else arguments
+        options = main_parser().parse_args(_with_margins(_with_folders(words)))
         status: int = options.run(options)
         if sys.stdout:
             sys.stdout.flush()
@@ -48,6 +50,11 @@ def main_parser() -> argparse.ArgumentParser:
     for command in (cut, watch, nets, completion):
         command.add_to(commands)
     return parser
+
+
+def _with_folders(arguments: Sequence[str]) -> list[str]:
+    """`-photo.jpg`, as a pattern of the shell's may bring it, is a file where there is one."""
+    return [f"./{word}" if re.match(r"-.*\.\w+$", word) and Path(word).is_file() else word for word in arguments]
 
 
 def _with_margins(arguments: Sequence[str]) -> list[str]:

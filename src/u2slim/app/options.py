@@ -38,7 +38,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which net, how it runs, and what becomes of a photo."""
     add = parser.add_argument_group("what is written").add_argument
     add("--mask", choices=("also", "only"), help="write the mask, too, or nothing else; a folder gets both by default")
-    add("--background", metavar="COLOUR|FILE|blur", help="lay the subject over it instead of leaving transparency")
+    add(
+        "--background",
+        metavar="COLOUR|FILE|blur",
+        help="lay the subject over it, in sRGB; default: transparency",
+    )
     add("--format", choices=FORMATS, help="default: png, or the ending of OUT; jpeg is over white without --background")
     add(
         "--crop",
@@ -140,6 +144,8 @@ def _check(options: argparse.Namespace, has_dpi: bool) -> None:
             raise UserError(f"{given[0]} is for cut-outs, and --mask only writes none: leave one of them out.")
     if options.srgb and "icc" in (options.keep or ()):
         raise UserError("--srgb turns the colours into those of no profile: leave icc out of --keep, or leave it out.")
+    if options.background is not None and "icc" in (options.keep or ()):
+        raise UserError("Over a --background everything is in sRGB: leave icc out of --keep, or leave it out.")
     if "dpi" in (options.keep or ()) and not has_dpi:
         raise UserError(f"{options.format} files have no place for dpi: leave it out of --keep, or choose png.")
 

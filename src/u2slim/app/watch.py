@@ -8,6 +8,7 @@ from pathlib import Path
 
 from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
+from u2slim.files import user_path
 
 AT_ONCE = 8  # photos that may come, by which the runtime and the workers are chosen
 EXAMPLES = """\
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from u2slim.cutout.batch import default_workers
     from u2slim.cutout.watching import watch
 
-    folder, output = Path(options.folder).expanduser(), Path(options.output or ".").expanduser()
+    folder, output = user_path(options.folder), user_path(options.output or ".")
     if not options.folder or not folder.is_dir():
         raise UserError(f"There is no folder {options.folder} to watch.")
     if options.output == "" or output.is_file() or output.resolve() == folder.resolve():

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import ImageColor
 
 from u2slim.errors import UserError
-from u2slim.files import file_digest
-from u2slim.images.read import read_image
+from u2slim.files import file_digest, user_path
+from u2slim.images.read import read_photo
 
 # From an RGB photo (H, W, 3) uint8 and the cut-out's alpha (H, W) uint8: the ground, RGB of the photo's size.
 Background = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -41,7 +41,7 @@ class Picture:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        return read_image(self.path)
+        return read_photo(self.path, srgb=True)[0]
 
     def __call__(self, photo_HW3: np.ndarray, alpha_HW: np.ndarray) -> np.ndarray:
         (height, width), (own_height, own_width) = photo_HW3.shape[:2], self.pixels.shape[:2]
@@ -75,8 +75,8 @@ class Blur:
         share = share + np.float32(1e-3)
         both = cv2.GaussianBlur(np.dstack([colours * share, share]), (0, 0), sigma)
         blurred = both[..., :3] / both[..., 3:]
-        large = cv2.resize(blurred.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        return np.rint(large).clip(0, 255).astype(np.uint8)
+        levels = np.rint(blurred).clip(0, 255).astype(np.uint8)
+        return cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def open_background(text: str | Path) -> Background:
@@ -87,7 +87,7 @@ def open_background(text: str | Path) -> Background:
     """
     if str(text) == "blur":
         return Blur()
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_file():
         picture = Picture(path, file_digest(path, "sha256"))
         _ = picture.pixels  # so that a broken one is told before the first photo

@@ -1,17 +1,20 @@
 """Masks and cut-outs of a photo or a folder of photos, several at a time."""
 
 import errno
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Lock
 
-from u2slim.cutout.cutter import RESULTS, Cutter, Made, attempt, write_files
+from u2slim.cutout.cutter import RESULTS, Cutter, Made, OutOfMemory, attempt, write_files
 from u2slim.errors import UserError
-from u2slim.files import write_whole
+from u2slim.files import user_path, write_whole
+from u2slim.images.read import image_size
+from u2slim.processes import free_memory
 
 MAX_WORKERS = 8  # by default: each holds a photo and a net's activations
 NOTE = ".made_by"  # names what made the results beside it, and is older than they are
@@ -42,7 +45,8 @@ def cut_all(
 ) -> Outcome:
     """Cut out the photos (file, name) that were found at `source`, `workers` at a time in as many threads.
 
-    Decoding, nets, and encoding all leave Python's lock to the other threads. Where results go into a folder, photos
+    Decoding, nets, and encoding all leave Python's lock to the other threads. Large photos wait for each other where
+    memory is short, and what ran out of it is tried once more alone. Where results go into a folder, photos
     whose results are newer, and made with the same settings, are passed over unless `redo`. Whatever goes wrong with
     one photo is its line among the failures.
 
@@ -61,7 +65,8 @@ def cut_all(
     """
     _spare(cutter, photos)
     todo = [*photos] if redo or not cutter.into_folder else _not_done(cutter, source, photos)
-    outcome, lock = Outcome(len(photos) - len(todo), len(photos) - len(todo)), Lock()
+    outcome, lock, memory = Outcome(len(photos) - len(todo), len(photos) - len(todo)), Lock(), Memory()
+    again: list[Named] = []
     if report:
         left = {photo for photo, _ in todo}
         for photo, name in photos:
@@ -69,9 +74,13 @@ def cut_all(
                 report(photo, cutter.paths(photo, name), None)
     with _advance(len(todo) if progress else 0) as advance, ThreadPoolExecutor(workers) as pool:
 
-        def work(photo: Path, name: Path) -> None:
-            made = _one(cutter, photo, name)
+        def work(photo: Path, name: Path, alone: bool = False) -> None:
+            with memory.for_photo(photo, cutter.bytes_a_pixel):
+                made = _one(cutter, photo, name)
             with lock:
+                if isinstance(made, OutOfMemory) and not alone and workers > 1:
+                    again.append((photo, name))
+                    return
                 if isinstance(made, str):
                     outcome.failed[str(photo)] = made
                 else:
@@ -88,6 +97,8 @@ def cut_all(
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     _ = [future.result() for future in finished]  # which raises what ended one
             _ = [future.result() for future in running]
+            for photo, name in again:  # one after the other there may be room
+                work(photo, name, alone=True)
         except BaseException as error:
             pool.shutdown(cancel_futures=True)
             if not isinstance(error, KeyboardInterrupt):
@@ -99,7 +110,7 @@ def cut_all(
 
 def earlier_results(sources: Sequence[str | Path], output: Path | None = None) -> list[Path]:
     """The folders of results, of this command and of earlier ones, that are below the folders to look for photos in."""
-    made = {note.parent for source in sources for note in Path(source).expanduser().rglob(NOTE)}
+    made = {note.parent for source in sources for note in user_path(source).rglob(NOTE)}
     return [folder / kind for folder in sorted(made | {output} if output else made) for kind in RESULTS]
 
 
@@ -124,6 +135,35 @@ def _one(cutter: Cutter, photo: Path, name: Path) -> Made | str:
             raise  # what one cannot write, others cannot, either
         return f"{photo}: its name is too long for those of its results; rename it."
     return made
+
+
+class Memory:
+    """Lets so many photos be worked on at once as there is memory for, and one however large it is.
+
+    Args:
+        free: bytes that all together may take; None: four fifths of what is free now, or any where nobody knows.
+    """
+
+    def __init__(self, free: int | None = None):
+        if free is None and (now := free_memory()) is not None:
+            free = now * 4 // 5
+        self.free, self.taken, self.change = free, 0, Condition()
+
+    @contextmanager
+    def for_photo(self, photo: Path, bytes_a_pixel: int) -> Iterator[None]:
+        """Wait until there is room for it, and keep that."""
+        wanted = 0
+        with suppress(UserError):  # which reading it brings up again
+            wanted = math.prod(image_size(photo)) * bytes_a_pixel
+        with self.change:
+            self.change.wait_for(lambda: not self.taken or self.free is None or self.taken + wanted <= self.free)
+            self.taken += wanted
+        try:
+            yield
+        finally:
+            with self.change:
+                self.taken -= wanted
+                self.change.notify_all()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from PIL import Image
 
 from u2slim.cutout.single import Cutout, Style, cut
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.images.metadata import read_metadata, rgb_profile
 from u2slim.images.read import Loaded, load, photo_pixels, read_photo
 from u2slim.images.refine import Foreground, ForegroundML, GuidedFilter, Refine
@@ -143,7 +144,7 @@ def _loaded(photo: Photo) -> Loaded | Image.Image | np.ndarray:
         UserError: there is no such file, or it is no photo of any form.
     """
     if isinstance(photo, str | Path):
-        return load(Path(photo).expanduser())
+        return load(user_path(photo))
     if isinstance(photo, bytes):
         return Loaded("the photo", photo)
     if not isinstance(photo, Loaded | Image.Image | np.ndarray):

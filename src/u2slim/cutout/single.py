@@ -8,8 +8,9 @@ import numpy as np
 
 from u2slim.cutout.backgrounds import Background, open_background
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.images.masks import hard, largest_part, minmax, subject_box, to_8bit
-from u2slim.images.metadata import Metadata
+from u2slim.images.metadata import Metadata, pixels_to_srgb
 from u2slim.images.refine import Foreground, Refine
 from u2slim.images.write import ENDINGS, format_of, over, write_image
 from u2slim.runtime import Runner
@@ -57,7 +58,7 @@ class Cutout:
         mask: (H, W) uint8, 255 where the net sees the subject.
         alpha: the cut-out's transparency (H, W) uint8: the mask, less what is transparent in the photo itself.
         confidence: the net's own mean probability, not stretched, where the mask is at least a half; 0: no subject.
-        icc: the colour profile of the photo, which files of the cut-out carry.
+        icc: the colour profile of the photo, which files of the cut-out carry; one over a background is sRGB.
     """
 
     photo: np.ndarray
@@ -89,7 +90,7 @@ class Cutout:
         return float(self.alpha.mean()) / 255
 
     def on(self, background: str | Path | Background) -> np.ndarray:
-        """The subject over a background, RGB (H, W, 3) uint8.
+        """The subject over a background, sRGB (H, W, 3) uint8; its colours are turned into that by the photo's profile.
 
         Args:
             background: a colour (`white`, `#00ff80`), a picture's file, or `blur`, the photo's own out of focus.
@@ -100,7 +101,9 @@ class Cutout:
         ground = open_background(background) if isinstance(background, str | Path) else background
         if not callable(ground):
             raise UserError(f"{ground!r} is no background: give a colour's name, a picture's file, or blur.")
-        return over(self.colours, self.alpha, ground(self.photo, self.alpha))
+        photo = pixels_to_srgb(self.photo, self.icc)
+        colours = photo if self.colours is self.photo else pixels_to_srgb(self.colours, self.icc)
+        return over(colours, self.alpha, ground(photo, self.alpha))
 
     def window(self, margin: int | float = 0) -> tuple[slice, slice]:
         """The rows and columns around the subject, to crop pixels by; all of them where there is no subject.
@@ -132,10 +135,13 @@ class Cutout:
         Raises:
             UserError: another ending, or the folder cannot be written.
         """
-        path = Path(path).expanduser()
+        path = user_path(path)
         if (kind := format_of(path)) is None:
             raise UserError(f"{path}: the ending names the format; give one of {', '.join(ENDINGS)}.")
-        write_image(path, self.rgba if background is None else self.on(background), kind, Metadata(icc=self.icc))
+        if background is None:
+            write_image(path, self.rgba, kind, Metadata(icc=self.icc))
+        else:
+            write_image(path, self.on(background), kind)
 
 
 def cut(runner: Runner, image_HW3: np.ndarray, own_HW4: np.ndarray | None = None, style: Style | None = None) -> Cutout:

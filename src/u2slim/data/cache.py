@@ -9,6 +9,7 @@ import lmdb
 import numpy as np
 
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.sizes import Size, sides
 
 CACHE_VERSION = 1  # raise it whenever a pair's square would have other pixels
@@ -43,7 +44,7 @@ class SquareCache:
     def __init__(self, folder: str | Path, size: Size, gigabytes: float):
         if not gigabytes > 0:
             raise UserError(f"data.cache_gb={gigabytes}: give a size above 0, or data.cache=null for no cache.")
-        self.folder, self.bytes = Path(folder).expanduser().resolve(), int(gigabytes * 1e9)
+        self.folder, self.bytes = user_path(folder).resolve(), int(gigabytes * 1e9)
         self.size, self.shape = size, sides(size)
         # A square's key is older than other shapes.
         self._shape_key = str(self.shape[0]) if self.shape[0] == self.shape[1] else "{}x{}".format(*self.shape)

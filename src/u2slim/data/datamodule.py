@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -32,6 +31,7 @@ from u2slim.data.pairs import (
 from u2slim.data.transforms import Augment
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.sizes import DEFAULT_SIDE, Size, sides
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class PairsDataModule(pl.LightningDataModule):
             raise UserError(f"data.on_bad={on_bad} is not known; choose stop or skip.")
         if type(val_count) is not int or val_count < 1:
             raise UserError(f"data.val_count={val_count}: give a whole number of images, from 1 on.")
-        self.root = root if "://" in str(root) else Path(root).expanduser()
+        self.root = root if "://" in str(root) else user_path(root)
         own = own_sets(sets)
         self.train_sets, self.val_sets = (
             [get_data_set(name, own) for name in ([names] if isinstance(names, str) else names)]

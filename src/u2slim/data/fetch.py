@@ -12,6 +12,7 @@ from u2slim.data.catalog import get_data_set, published_names
 from u2slim.data.data_set import Archive, DataSet
 from u2slim.data.pairs import find_pairs
 from u2slim.errors import UserError
+from u2slim.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def fetch(name: str, root: str | Path, keep: bool = False, verify: bool = True) 
         UserError: a folder of that name is in the way, an archive cannot be downloaded (says what to download by
             hand and where to put it) or is refused, or what it holds is not the set.
     """
-    data_set, root = get_data_set(name), Path(root).expanduser()
+    data_set, root = get_data_set(name), user_path(root)
     pairs = find_pairs(data_set, root)
     if pairs and len(pairs) == data_set.count:
         return f"{data_set.title} is already there: {len(pairs):,} pairs under {root}."

@@ -10,6 +10,7 @@ from u2slim.data.catalog import CATALOG, UNLABELLED
 from u2slim.data.data_set import DataSet
 from u2slim.data.folders import Files, by_stem, image_and_mask_files
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.images.read import EXTENSIONS
 
 KEYS = ("images", "masks", "endings", "title")
@@ -66,7 +67,7 @@ def own_files(data_set: DataSet, root: str | Path) -> tuple[Files, Files]:
         UserError: a folder is missing, or no image has a mask.
     """
     setting = f"sets.{data_set.name}"
-    folders = [Path(root).expanduser() / Path(folder).expanduser() for folder in data_set.folders]
+    folders = [user_path(root) / user_path(folder) for folder in data_set.folders]
     for key, folder in zip(("images", "masks"), folders, strict=True):
         if not folder.is_dir():
             raise UserError(f"{setting}.{key}: there is no folder {folder}; mend it, or the root that it is below.")

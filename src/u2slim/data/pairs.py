@@ -14,6 +14,7 @@ from u2slim.data.data_set import DataSet
 from u2slim.data.folders import Files, by_stem, find_folders, image_and_mask_files, labelled
 from u2slim.data.own_sets import own_files
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.images.read import EXTENSIONS, Header, Source, load, read_header
 
 
@@ -75,7 +76,7 @@ def list_pairs(data_set: DataSet, root: str | Path, patterns: str | Sequence[str
         return _pair(data_set, *own_files(data_set, root))
     if patterns is None:
         if "://" not in str(root):
-            root = Path(root).expanduser()
+            root = user_path(root)
             if folders := find_folders(data_set, root):
                 return _pair(data_set, *image_and_mask_files(data_set, *folders))
         patterns = f"{glob.escape(str(root))}/{data_set.homes[0].lower()}-*.tar"

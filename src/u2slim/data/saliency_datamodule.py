@@ -1,7 +1,6 @@
 """Images and masks, validated on images that show nothing of training."""
 
 import logging
-from pathlib import Path
 
 from u2slim.data import manifest, sample
 from u2slim.data.catalog import UNLABELLED
@@ -9,6 +8,7 @@ from u2slim.data.check import Record
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.data.pairs import Pair, Problem, list_unlabelled
 from u2slim.errors import UserError
+from u2slim.files import user_path
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class SaliencyDataModule(PairsDataModule):
 
     def __init__(self, *args, manifest: str | None = None, unlabelled: str | None = None, **options):
         super().__init__(*args, **options)
-        self.manifest = Path(manifest).expanduser() if manifest else None
-        self.unlabelled = Path(unlabelled).expanduser() if unlabelled else None
+        self.manifest = user_path(manifest) if manifest else None
+        self.unlabelled = user_path(unlabelled) if unlabelled else None
 
     def prepare_data(self) -> None:
         if self.generate:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from u2slim.data.data_set import DataSet
 from u2slim.errors import UserError
 from u2slim.evaluation.results import ModelFacts
+from u2slim.files import user_path
 from u2slim.images.preprocess import Preprocess
 from u2slim.images.read import EXTENSIONS
 from u2slim.images.refine import Refine
@@ -144,7 +145,7 @@ def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model
 
 def _found(item: str) -> NetHandle | None:
     """A net, or None for a folder."""
-    if Path(item).expanduser().is_dir():
+    if user_path(item).is_dir():
         return None
     try:
         return open_net(item)
@@ -154,7 +155,7 @@ def _found(item: str) -> NetHandle | None:
 
 def _open(item: str, handle: NetHandle | None, runtime: str) -> Model:
     if handle is None:
-        return Model(ModelFacts(runtime="masks"), folder=Path(item).expanduser())
+        return Model(ModelFacts(runtime="masks"), folder=user_path(item))
     if handle.is_runtime_file and runtime != "torch":
         runner = handle.runner(runtime)  # first, as it refuses what cannot be read
         return _with(onnx_facts(handle.path()), runner)
@@ -170,7 +171,7 @@ def _with(facts: ModelFacts, runner: Runner) -> Model:
 
 def _short_names(items: Sequence[str]) -> list[str]:
     """The ends of paths, without endings and `checkpoints` folders, as long as it takes to tell them apart."""
-    paths = [Path(item).expanduser() for item in items]
+    paths = [user_path(item) for item in items]
     bare = [path if path.is_dir() else path.with_suffix("") for path in paths]
     # a.ckpt and a.onnx keep their endings.
     ends = [short if bare.count(short) == 1 else path for short, path in zip(bare, paths, strict=True)]

@@ -167,6 +167,8 @@ def _predictions(
                 yield pair, model.runner.small_mask(image)
             except UserError as error:
                 left_out[pair.name] = str(error)
+            except Exception as error:  # each runtime has errors of its own
+                left_out[pair.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _read(path: Path) -> np.ndarray | str:

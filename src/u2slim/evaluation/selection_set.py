@@ -15,6 +15,7 @@ from u2slim.data.pairs import Pair, expected_places, list_pairs, refuse
 from u2slim.data.sample import render
 from u2slim.data.unlabelled import held_out
 from u2slim.errors import UserError
+from u2slim.files import user_path
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 
@@ -82,7 +83,7 @@ def frames_of(davis: str | Path) -> list[Pair]:
     Raises:
         UserError: there are none.
     """
-    folders = tuple(str(Path(davis).expanduser() / name) for name in ("images", "masks"))
+    folders = tuple(str(user_path(davis) / name) for name in ("images", "masks"))
     if missing := [folder for folder in folders if not Path(folder).is_dir()]:
         raise UserError(f"davis={davis}: there is no folder {missing[0]}; give the folder that holds images and masks.")
     listing = list_pairs(DataSet("davis", folders=folders), davis)

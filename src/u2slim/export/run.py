@@ -18,6 +18,7 @@ from u2slim.export.calibration import Gate
 from u2slim.export.deploy import Deployment
 from u2slim.export.parity import ParityRow
 from u2slim.export.precisions import PRECISIONS
+from u2slim.files import user_path
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.models import Net
@@ -69,7 +70,7 @@ def export(cfg: DictConfig, folder: Path) -> float:
         log.info("exporting %s at %dx%d, %s, input %s", net.name, *sides(size, "size"), precision, preprocess)
         rows += deployment.write(path, preprocess, precision)
     if settings.weights:
-        write_net(net, size, Path(settings.weights).expanduser())
+        write_net(net, size, user_path(settings.weights))
         log.info("wrote %s", settings.weights)
     print_table(rows, f"{net.name} on {len(images)} photos and {len(extreme)} extreme images")
     for (preprocess, _), path in paths.items():
@@ -96,7 +97,7 @@ def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str],
         if not wanted["precision"]:
             raise UserError(f"export.precision={refused[0]}: {reason}.")
         log.warning("left out: %s", reason)
-    output = Path(settings.output or folder).expanduser()
+    output = user_path(settings.output or folder)
     pairs = list(product(*wanted.values()))
     if settings.output and len(pairs) == 1 and not output.is_dir():
         return {pairs[0]: output}

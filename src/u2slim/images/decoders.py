@@ -2,14 +2,45 @@
 
 import math
 import zlib
+from contextlib import nullcontext
+from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 # Where a PNG with any of these must be looked at by Pillow: transparency, turns in any of their forms, animation.
 _NOT_PLAIN = (b"tRNS", b"eXIf", b"profile type exif", b"com.adobe.xmp", b"acTL")
+
+
+def opened(file: str | Path | BytesIO) -> ImageFile.ImageFile:
+    """As `Image.open`, and HEIC (HEIF), which iPhones write, where pillow-heif is installed.
+
+    Raises:
+        ValueError: it is HEIC, and pillow-heif is missing.
+    """
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not is_heif(file):
+            raise
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ValueError("HEIC: pip install 'u2slim[heif]' brings what reads it, or save it as JPEG") from error
+    pillow_heif.register_heif_opener()
+    return Image.open(file)
+
+
+def is_heif(file: str | Path | BytesIO) -> bool:
+    """Whether a file begins as those of HEIF's family."""
+    with nullcontext(file) if isinstance(file, BytesIO) else Path(file).open("rb") as opened_file:
+        opened_file.seek(0)
+        head = opened_file.read(12)
+        opened_file.seek(0)
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 def plain_jpeg(data: bytes, min_side: int) -> np.ndarray | None:

@@ -14,12 +14,13 @@ def minmax(mask: np.ndarray) -> np.ndarray:
 
 def enlarge(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A net's mask (h, w) float32 at its photo's (height, width)."""
-    return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    large = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return large.clip(0, 1, out=large)
 
 
 def to_8bit(mask: np.ndarray) -> np.ndarray:
     """A mask in 0..1 in 256 levels, uint8."""
-    return np.rint(mask * 255).astype(np.uint8)
+    return cv2.convertScaleAbs(mask, alpha=255)  # rounds, and needs no further copy in float
 
 
 def largest_part(mask_HW: np.ndarray) -> np.ndarray:

@@ -4,9 +4,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from io import BytesIO
 
+import numpy as np
 from PIL import Image
 
 from u2slim.errors import UserError
+from u2slim.images.decoders import opened
 
 KINDS = ("exif", "icc", "dpi")
 # EXIF tags that are about the pixels' own form, which a result does not have: size, bits, strips, tiles, orientation,
@@ -42,7 +44,7 @@ def read_metadata(data: bytes, kinds: Collection[str]) -> Metadata:
     """
     if not kinds:
         return Metadata()
-    with Image.open(BytesIO(data)) as image:
+    with opened(BytesIO(data)) as image:
         dpi = image.info.get("dpi")
         return Metadata(
             _exif(image) if "exif" in kinds else None,
@@ -62,6 +64,12 @@ def rgb_profile(image: Image.Image) -> bytes | None:
     return profile if profile and profile[16:20] == b"RGB " else None
 
 
+def has_foreign_profile(image: Image.Image) -> bool:
+    """Whether it has a colour profile of its own, and one that no RGB file can carry: of CMYK or gray."""
+    profile = image.info.get("icc_profile")
+    return bool(profile) and profile[16:20] in (b"CMYK", b"GRAY")
+
+
 def _exif(image: Image.Image) -> bytes | None:
     try:
         exif = image.getexif()
@@ -70,6 +78,18 @@ def _exif(image: Image.Image) -> bytes | None:
         return exif.tobytes() if exif else None
     except Exception as error:  # what Pillow raises depends on the damage
         raise UserError(f"its EXIF data are damaged ({error}); leave exif out of --keep.") from error
+
+
+def pixels_to_srgb(pixels_HW3: np.ndarray, profile: bytes | None) -> np.ndarray:
+    """RGB pixels with a colour profile of their own, as sRGB's; the same pixels, where there is none that is usable."""
+    if not profile:
+        return pixels_HW3
+    image = Image.fromarray(pixels_HW3)
+    image.info["icc_profile"] = profile
+    try:
+        return np.array(to_srgb(image))
+    except ValueError:
+        return pixels_HW3
 
 
 def to_srgb(image: Image.Image) -> Image.Image:

@@ -12,12 +12,19 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from u2slim.errors import BadLabels, UserError
-from u2slim.images.decoders import is_whole_png, jpeg_damage, plain_jpeg, plain_png
-from u2slim.images.metadata import has_alpha, to_srgb
+from u2slim.images.decoders import is_whole_png, jpeg_damage, opened, plain_jpeg, plain_png
+from u2slim.images.metadata import has_alpha, has_foreign_profile, to_srgb
 
 T = TypeVar("T")
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".heic", ".heif"),
+)
+
+GROUNDS = (255, 0, 128)  # grays to lay transparency over
+NEAR = 48  # of 255: a colour so near to the ground vanishes on it
+MAX_VANISHING = 0.2  # of the opaque pixels
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -30,8 +37,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# From 90 megapixels on Pillow warns, from 180 it refuses; a training photo of 108 is no attack.
+# From 90 megapixels on Pillow warns, from 180 it refuses, and phones take photos of 200: here it is 512. Whoever has
+# set a bound of their own keeps it.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+if Image.MAX_IMAGE_PIXELS == 1024 * 1024 * 1024 // 4 // 3:
+    Image.MAX_IMAGE_PIXELS = 2**28
 
 
 class Source(Protocol):
@@ -76,7 +86,8 @@ def load(source: str | Source) -> Loaded:
 def read_image(source: str | Source, min_side: int = 0) -> np.ndarray:
     """A photo as RGB (H, W, 3) uint8, upright by its EXIF orientation.
 
-    Grayscale is repeated over the channels, 16 bits are scaled to 8, transparency is laid over white.
+    Grayscale is repeated over the channels, 16 bits are scaled to 8, transparency is laid over `ground`, and colours of
+    CMYK or gray with a profile are turned into sRGB's.
 
     Args:
         source: the file.
@@ -105,7 +116,9 @@ def _read_photo(source: str | Source, min_side: int, srgb: bool = False) -> tupl
         return _photo_pixels(image, srgb)
 
     data = load(source).data
-    pixels = None if srgb and b"ICC_PROFILE" in data else plain_jpeg(data, min_side)
+    # A gray JPEG's profile must be heeded always, and only Pillow tells a gray one's from another's.
+    has_profile = b"ICC_PROFILE" in data and (srgb or b"GRAYXYZ" in data or b"GRAYLab" in data)
+    pixels = None if has_profile else plain_jpeg(data, min_side)
     return _open(source, data, decode) if pixels is None else (pixels, None)
 
 
@@ -128,13 +141,35 @@ def _photo_pixels(image: Image.Image, srgb: bool) -> tuple[np.ndarray, np.ndarra
     # upstream: https://github.com/python-pillow/Pillow/issues/3159; drop when it is closed
     if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if srgb:
-        image = to_srgb(image)
+    if srgb or has_foreign_profile(image):
+        try:
+            image = to_srgb(image)
+        except ValueError:
+            if srgb:
+                raise
     if not has_alpha(image):
         return np.array(image.convert("RGB")), None
     rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return np.array(Image.alpha_composite(white, rgba).convert("RGB")), np.array(rgba)
+    own_HW4 = np.array(rgba)
+    behind = Image.new("RGBA", rgba.size, (ground(own_HW4),) * 3)
+    return np.array(Image.alpha_composite(behind, rgba).convert("RGB")), own_HW4
+
+
+def ground(own_HW4: np.ndarray) -> int:
+    """The gray value to lay an RGBA picture over: white, or what its opaque pixels stand out from better.
+
+    A white logo on transparency would vanish on white. So that is passed over if it is the colour of more than
+    `MAX_VANISHING` of the opaque pixels; of black and middle gray the better one is taken then.
+    """
+    step = max(1, max(own_HW4.shape[:2]) // 512)
+    sampled = own_HW4[::step, ::step]
+    opaque = sampled[sampled[..., 3] >= 128][:, :3].astype(np.int16)
+    if not opaque.size:
+        return GROUNDS[0]
+    vanishing = [(abs(opaque - gray).max(1) < NEAR).mean() for gray in GROUNDS]
+    if vanishing[0] <= MAX_VANISHING:
+        return GROUNDS[0]
+    return GROUNDS[int(np.argmin(vanishing))]
 
 
 def read_mask(source: str | Source) -> np.ndarray:
@@ -238,7 +273,7 @@ def read_header(source: str | Source) -> Header:
         UserError: it cannot be read.
     """
     try:
-        with Image.open(source if isinstance(source, str | Path) else BytesIO(source.read_bytes())) as image:
+        with opened(source if isinstance(source, str | Path) else BytesIO(source.read_bytes())) as image:
             turn, (width, height) = _turn(image), image.size
             if image.format == "TIFF" and turn >= 5:
                 width, height = height, width  # Pillow has swapped them already
@@ -257,7 +292,7 @@ def image_size(source: str | Source) -> tuple[int, int]:
 def _open(source: str | Source, data: bytes, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """What `decode` makes of the image in a file's bytes; every failure is a UserError."""
     try:
-        with Image.open(BytesIO(data)) as image:
+        with opened(BytesIO(data)) as image:
             if image.format == "EPS":  # Pillow would have Ghostscript run it
                 raise ValueError("a PostScript program; save it as an image")
             if image.mode == "F":

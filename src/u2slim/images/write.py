@@ -45,6 +45,7 @@ FORMATS = {
     )
 }
 PNG = FORMATS["png"]
+ROWS = 256  # that are laid over each other at a time
 ENDINGS = tuple(ending for kind in FORMATS.values() for ending in kind.endings)
 
 
@@ -84,5 +85,9 @@ def write_image(path: Path, pixels: np.ndarray, kind: Format = PNG, metadata: Me
 
 def over(colours_HW3: np.ndarray, alpha_HW: np.ndarray, ground_HW3: np.ndarray) -> np.ndarray:
     """RGB uint8 of colours laid over a ground, as much as `alpha` in 0..255 says."""
-    alpha = alpha_HW[..., None].astype(np.uint16)
-    return ((colours_HW3 * alpha + ground_HW3 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    result = np.empty_like(colours_HW3)
+    for start in range(0, len(result), ROWS):  # of a large photo, more at a time would be gigabytes
+        part = slice(start, start + ROWS)
+        alpha = alpha_HW[part, :, None].astype(np.uint16)
+        result[part] = (colours_HW3[part] * alpha + ground_HW3[part] * (255 - alpha) + 127) // 255
+    return result

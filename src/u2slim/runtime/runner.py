@@ -11,6 +11,8 @@ import numpy as np
 
 from u2slim.errors import UserError
 from u2slim.images.masks import enlarge, minmax
+from u2slim.images.preprocess import resized
+from u2slim.processes import cpu_share
 
 # Where any number may go in. More are no faster on a CPU, and each may take half a gigabyte (docs/export.md).
 PHOTOS_AT_ONCE = 8
@@ -73,7 +75,7 @@ class Runner(ABC):
 
     def resized(self, image_HW3: np.ndarray) -> np.ndarray:
         """At the net's size, in float and without antialiasing, as U2-Net's own test script resizes."""
-        return cv2.resize(image_HW3.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR)
+        return resized(image_HW3, self.size)
 
     def _finite(self, output: np.ndarray) -> np.ndarray:
         if not np.isfinite(output).all():
@@ -120,10 +122,10 @@ def latency(runner: Runner, images: Sequence[np.ndarray], repeats: int) -> float
 def threads_each(streams: int, threads: int | None = None) -> int | None:
     """The threads of one inference, where `streams` of them share `threads` or else the cores.
 
-    None: one inference may take what the runtime takes by itself.
+    None: one inference may take what the runtime takes by itself, which is a thread a core.
     """
     if streams == 1:
-        return threads
+        return threads or cpu_share()
     from loky import cpu_count  # a tenth of a second, which one photo does not need
 
     return max(1, (threads or cpu_count()) // streams)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from u2slim.errors import UserError
-from u2slim.files import file_digest
+from u2slim.files import file_digest, user_path
 from u2slim.models.resnet import ResNet
 from u2slim.zoo.published import read_tensors
 
@@ -24,7 +24,7 @@ def load_backbone(path: str | Path, backbone: str) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, not the one that its name says, or holds anything but this ResNet.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     state = read_tensors(path, BACKBONE_ADDRESSES[backbone])
     digest = file_digest(path, "sha256")
     if (named := re.search(r"-([0-9a-f]{8})$", path.stem)) and not digest.startswith(named[1]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import u2slim.nets
 from u2slim.download import download
 from u2slim.errors import UserError
-from u2slim.files import cache_dir, file_digest, is_web_page
+from u2slim.files import cache_dir, file_digest, is_web_page, user_path
 from u2slim.zoo.records import PUBLISHED, Published, PublishedFile
 
 NETS = Path(u2slim.nets.__file__).parent  # package data
@@ -20,8 +20,8 @@ def rembg_dirs(name: str) -> tuple[Path, ...]:
     They are below `$U2NET_HOME`; without that `$REMBG_HOME`, or `.rembg`, and `.u2net` in the user's home folder.
     """
     own, data, fallback = (os.environ.get(variable) for variable in ("U2NET_HOME", "XDG_DATA_HOME", "REMBG_HOME"))
-    before = Path(own or Path(data or Path.home()) / ".u2net").expanduser()
-    now = Path(own or fallback or (Path(data) / "rembg" if data else Path.home() / ".rembg")).expanduser()
+    before = user_path(own or Path(data or Path.home()) / ".u2net")
+    now = user_path(own or fallback or (Path(data) / "rembg" if data else Path.home() / ".rembg"))
     return now / "models" / name, before
 
 

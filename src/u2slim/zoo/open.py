@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError, missing_extra
+from u2slim.files import user_path
 from u2slim.images.preprocess import Preprocess
 from u2slim.runtime import Runner, check_runtime, net_runner, onnx_runner
 from u2slim.runtime.onnx_reader import FILE, GIVEN, KNOWN, NOWHERE, Graph, read_graph
@@ -176,7 +177,7 @@ def open_net(name: "str | Path | NetHandle", preprocess: Preprocess | None = Non
         return NetHandle(text, weights=SHIPPED[text].weights, onnx=SHIPPED[text].onnx)
     if text in PUBLISHED:
         return NetHandle(text, published=PUBLISHED[text])
-    path = Path(text).expanduser()
+    path = user_path(text)
     if not path.is_file():
         near = get_close_matches(text.replace("_", "-").lower(), [*SHIPPED, *PUBLISHED], 1)
         asked = f"{text} (did you mean {near[0]}?)" if near else text or "an empty name"
