@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from u2slim.cutout.segmenter import Segmenter, cut_out
     from u2slim.cutout.single import Cutout
     from u2slim.errors import UserError
+    from u2slim.images.preprocess import Preprocess
     from u2slim.zoo import open_net
 
 __version__ = "0.2.0"
-__all__ = ["Cutout", "Segmenter", "UserError", "__version__", "cut_out", "open_net"]
+__all__ = ["Cutout", "Preprocess", "Segmenter", "UserError", "__version__", "cut_out", "open_net"]
 
 _HOMES = {
     "Cutout": "u2slim.cutout.single",
+    "Preprocess": "u2slim.images.preprocess",
     "Segmenter": "u2slim.cutout.segmenter",
     "UserError": "u2slim.errors",
     "cut_out": "u2slim.cutout.segmenter",

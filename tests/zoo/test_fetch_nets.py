@@ -10,7 +10,7 @@ import pytest
 from u2slim import download
 from u2slim.errors import UserError
 from u2slim.zoo import PUBLISHED, PublishedFile, open_net
-from u2slim.zoo.fetch import NETS, fetch, find, record_of, rembg_dir
+from u2slim.zoo.fetch import NETS, fetch, find, record_of, rembg_dirs
 
 ONNX, PTH = (random.Random(seed).randbytes(2_000_000) for seed in range(2))
 PAGE = b"\n<!DOCTYPE html><title>Too many have asked for this file</title>"
@@ -55,15 +55,23 @@ def test_a_net_in_the_package_is_found_there(folders):
     assert not folders[0].exists()
 
 
-def test_where_rembg_keeps_its_nets(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    for name in ("U2NET_HOME", "XDG_DATA_HOME"):
+@pytest.mark.parametrize(
+    ("variables", "now", "before"),
+    [
+        ({}, "/home/me/.rembg", "/home/me/.u2net"),
+        ({"REMBG_HOME": "~/theirs"}, "/home/me/theirs", "/home/me/.u2net"),
+        ({"XDG_DATA_HOME": "/data"}, "/data/rembg", "/data/.u2net"),
+        ({"XDG_DATA_HOME": "/data", "REMBG_HOME": "/theirs"}, "/theirs", "/data/.u2net"),
+        ({"U2NET_HOME": "~/nets", "REMBG_HOME": "/theirs"}, "/home/me/nets", "/home/me/nets"),
+    ],
+)
+def test_where_rembg_keeps_its_nets(monkeypatch, variables, now, before):
+    """As rembg 2.0.86 does, and 2.0.69 did."""
+    for name in ("U2NET_HOME", "REMBG_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert rembg_dir() == Path("/home/me/.u2net")
-    monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert rembg_dir() == Path("/data/.u2net")
-    monkeypatch.setenv("U2NET_HOME", "~/nets")
-    assert rembg_dir() == Path("/home/me/nets")
+    for name, value in ({"HOME": "/home/me"} | variables).items():
+        monkeypatch.setenv(name, value)
+    assert rembg_dirs("u2netp") == (Path(now, "models", "u2netp"), Path(before))
 
 
 def test_files_that_lie_there_are_used_and_nothing_is_downloaded(net, folders, server):
@@ -71,8 +79,9 @@ def test_files_that_lie_there_are_used_and_nothing_is_downloaded(net, folders, s
     assert find(net) is None
     pth = put(cache, "u2net.pth", PTH)
     assert fetch(net) == pth and find(net, onnx=True) is None
-    theirs = put(rembg, "u2net.onnx", ONNX)
-    assert fetch(net) == fetch(net, onnx=True) == theirs, "an ONNX file comes first, wherever it is"
+    for folder in (rembg, rembg / "models" / "u2net"):  # of its versions before, and of the newest
+        theirs = put(folder, "u2net.onnx", ONNX)
+        assert fetch(net) == fetch(net, onnx=True) == theirs, "an ONNX file comes first, wherever it is"
     ours = put(cache, "u2net.onnx", ONNX)
     assert fetch(net) == ours, "and the cache folder before rembg's"
     assert record_of(theirs) is net and record_of(put(cache, "other.onnx", b"other")) is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from u2slim.errors import UserError
 from u2slim.images.metadata import KINDS
+from u2slim.images.preprocess import SCALES, given_preprocess
 from u2slim.images.write import FORMATS
 from u2slim.runtime import ONNX_RUNTIMES, fastest_runtime
 from u2slim.zoo.shipped import DEFAULT, SHIPPED
@@ -74,6 +75,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(SHIPPED)}, u2netp, another of u2slim nets, an .onnx, .ckpt or .pth file, or "
         f"last; default: {DEFAULT}",
     )
+    add("--mean", metavar="R,G,B", help="of the input of an .onnx file that does not say it; with --std and --scale")
+    add("--std", metavar="R,G,B", help="the same of its deviation")
+    add(
+        "--scale",
+        choices=SCALES,
+        help="what its pixels of 0..255 are divided by before that; maximum: by their largest",
+    )
     add("--size", type=side, metavar="N", help="the side in pixels to run the net at, where it can be chosen")
     add(
         "--runtime",
@@ -104,7 +112,7 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
 
     kind = FORMATS[options.format or "png"]
     _check(options, kind.has_dpi)
-    handle = open_net(options.net)
+    handle = open_net(options.net, given_preprocess(options.mean, options.std, options.scale))
     runtime = options.runtime
     if runtime == "auto" and handle.onnx_path() is not None:
         runtime = fastest_runtime(photos)

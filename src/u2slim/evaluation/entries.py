@@ -16,13 +16,14 @@ from u2slim.data.data_set import DataSet
 from u2slim.errors import UserError
 from u2slim.evaluation.results import ModelFacts
 from u2slim.files import user_path
+from u2slim.images.preprocess import Preprocess
 from u2slim.images.read import EXTENSIONS
 from u2slim.images.refine import Refine
 from u2slim.models import Net
 from u2slim.runtime import Runner, check_runtime, net_runner
 from u2slim.runtime.packed import widened_model
 from u2slim.sizes import Size, sides
-from u2slim.zoo import open_net
+from u2slim.zoo import NetHandle, open_net
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,21 @@ class Model:
         return found
 
 
-def open_models(what: str | Sequence[str] | Mapping[str, str], runtime: str = "auto") -> dict[str, Model]:
+def open_models(
+    what: str | Sequence[str] | Mapping[str, str], runtime: str = "auto", preprocess: Preprocess | None = None
+) -> dict[str, Model]:
     """Models by name, from files, published nets (`u2net`, `u2netp`), `last`, or folders of masks.
 
     A mapping gives the names; otherwise they come from the files, as short as tells them apart.
 
+    Args:
+        what: the files or names.
+        runtime: that runs them.
+        preprocess: what the input of those ONNX files is made of that do not say it.
+
     Raises:
-        UserError: a file is missing or not what its ending says, or the runtime cannot run it.
+        UserError: a file is missing or not what its ending says, the runtime cannot run it, or none of them needs the
+            `preprocess`.
     """
     check_runtime(runtime)
     if not isinstance(what, list | tuple | Mapping):
@@ -70,7 +79,13 @@ def open_models(what: str | Sequence[str] | Mapping[str, str], runtime: str = "a
     if not isinstance(what, Mapping):
         what = [str(open_net(item).path()) if item == "last" else str(item) for item in what]
         what = dict(zip(_short_names(what), what, strict=True))
-    return {name: _open(str(item), runtime) for name, item in what.items()}
+    handles = {name: _found(str(item)) for name, item in what.items()}
+    if preprocess is not None:
+        silent = [name for name, handle in handles.items() if handle and handle.is_silent()]
+        if not silent:
+            raise UserError("mean, std and scale: each net says itself how its input is normalised; leave them out.")
+        handles |= {name: open_net(handles[name], preprocess) for name in silent}
+    return {name: _open(str(what[name]), handle, runtime) for name, handle in handles.items()}
 
 
 def net_model(net: Net, size: Size, runtime: str = "auto", megabytes: float | None = None) -> Model:
@@ -128,15 +143,22 @@ def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model
     }
 
 
-def _open(item: str, runtime: str) -> Model:
-    if (folder := user_path(item)).is_dir():
-        return Model(ModelFacts(runtime="masks"), folder=folder)
+def _found(item: str) -> NetHandle | None:
+    """A net, or None for a folder."""
+    if user_path(item).is_dir():
+        return None
     try:
-        handle = open_net(item)
+        return open_net(item)
     except UserError as error:
         raise UserError(f"{error} A folder of ready-made masks can be scored, too.") from error
+
+
+def _open(item: str, handle: NetHandle | None, runtime: str) -> Model:
+    if handle is None:
+        return Model(ModelFacts(runtime="masks"), folder=user_path(item))
     if handle.is_runtime_file and runtime != "torch":
-        return _with(onnx_facts(handle.path()), handle.runner(runtime))
+        runner = handle.runner(runtime)  # first, as it refuses what cannot be read
+        return _with(onnx_facts(handle.path()), runner)
     path, net = handle.path(), handle.net()
     is_net_alone = path.suffix in (".pth", ".onnx")  # a checkpoint may hold a training, too
     megabytes = path.stat().st_size / 1e6 if is_net_alone else None

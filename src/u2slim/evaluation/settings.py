@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from u2slim.cli import check_whole_number, plain
 from u2slim.errors import UserError
 from u2slim.evaluation.entries import Model, net_model, open_models
+from u2slim.images.preprocess import given_preprocess
 from u2slim.zoo.checkpoints import load_net
 
 
@@ -44,10 +45,13 @@ def _named_models(cfg: DictConfig) -> dict[str, Model]:
         net = load_net(None, plain(cfg.model), instantiate(cfg.init), cfg.size)
         return {net.name: net_model(net, net.preprocess.size, cfg.runtime)}
     named = OmegaConf.to_object(named) if OmegaConf.is_config(named) else named
+    given = given_preprocess(cfg.mean, cfg.std, cfg.scale)
     if not OmegaConf.is_list(cfg.runtime):
-        return open_models(named, cfg.runtime)
+        return open_models(named, cfg.runtime, given)
     return {
-        f"{name} ({runtime})": model for runtime in cfg.runtime for name, model in open_models(named, runtime).items()
+        f"{name} ({runtime})": model
+        for runtime in cfg.runtime
+        for name, model in open_models(named, runtime, given).items()
     }
 
 

@@ -1,14 +1,18 @@
 """What a net's input is made of: the one description that Python, exported files and the C++ program share."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from u2slim.errors import UserError
 from u2slim.sizes import DEFAULT_SIDE, Size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SCALES = ("255", "maximum", "1")
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,46 @@ class Preprocess:
         mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
         return (image_13HW / divisor - mean) / std
 
+    def __str__(self) -> str:
+        """As people are told."""
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"mean {mean} and deviation {std} after a division by {'its maximum' if self.own_maximum else 255}"
+
+    def same_pixels(self, other: "Preprocess") -> bool:
+        """Whether it does the same to pixels, as far as files write the numbers down, at whatever size."""
+        return self.to_metadata() == other.to_metadata()
+
     def to_metadata(self) -> dict[str, str]:
         """The entries of an ONNX file's metadata that say the same, without their prefix."""
         numbers = {name: " ".join(f"{value:g}" for value in getattr(self, name)) for name in ("mean", "std")}
         return numbers | {"divisor": "maximum" if self.own_maximum else "255"}
+
+    @classmethod
+    def given(cls, mean: object, std: object, scale: object) -> "Preprocess":
+        """What a person says of a net's input.
+
+        Args:
+            mean, std: of R, G, B after the division; one number is for all three.
+            scale: what pixels of 0..255 are divided by: 255, `maximum`, or 1 for nets that take 0..255.
+
+        Raises:
+            UserError: one of them is missing or cannot be.
+        """
+        given = {"mean": mean, "std": std, "scale": scale}
+        if missing := [name for name, value in given.items() if value is None]:
+            raise UserError(
+                f"mean, std and scale belong together, and {' and '.join(missing)} is not given: a net that takes "
+                "pixels / 255 has mean 0, std 1 and scale 255."
+            )
+        means, deviations = _three("mean", mean), _three("std", std)
+        if min(deviations) <= 0:
+            raise UserError(f"std={std}: deviations are above 0.")
+        if str(scale) not in SCALES:
+            raise UserError(f"scale={scale} is not known; choose one of: {', '.join(SCALES)}.")
+        if str(scale) == "1":  # the same, counted in parts of 255
+            (r, g, b), (u, v, w) = means, deviations
+            means, deviations = (r / 255, g / 255, b / 255), (u / 255, v / 255, w / 255)
+        return cls(mean=means, std=deviations, own_maximum=str(scale) == "maximum")
 
     @classmethod
     def from_metadata(cls, entries: dict[str, str], size: Size) -> "Preprocess":
@@ -50,9 +90,28 @@ class Preprocess:
             for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
         )
         divisor = entries.get("divisor", "maximum")
-        if len(mean) != 3 or len(std) != 3 or not all(std) or divisor not in ("maximum", "255"):
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if len(mean) != 3 or len(std) != 3 or not all(std) or not finite or divisor not in ("maximum", "255"):
             raise ValueError(f"mean {mean}, deviation {std}, divisor {divisor}")
         return cls(size, mean, std, divisor == "maximum")
+
+
+def given_preprocess(mean: object, std: object, scale: object) -> Preprocess | None:
+    """The same of three settings, each of which may be None; None where all are."""
+    return None if (mean, std, scale) == (None, None, None) else Preprocess.given(mean, std, scale)
+
+
+def _three(name: str, value: object) -> tuple[float, float, float]:
+    """Three numbers, of one or three in a text with commas or in a list."""
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else [value]
+    try:
+        numbers = [float(str(part)) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{name}={value}: give three numbers, for red, green and blue, or one for all of them.")
+    red, green, blue = numbers * (3 // len(numbers))
+    return red, green, blue
 
 
 U2NET_PREPROCESS = Preprocess()

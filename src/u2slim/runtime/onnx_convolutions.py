@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from u2slim.errors import UserError
 from u2slim.files import refuse_web_page
+from u2slim.runtime.onnx_reader import check_texts, load_beside
 from u2slim.runtime.packed import widened_model
 
 # What U2-Net, IS-Net and their quantised files are made of, and the arithmetic of sizes that exporters write down.
@@ -87,19 +88,13 @@ def _load(path: Path) -> onnx.ModelProto:
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     try:
         model = onnx.load(path, load_external_data=False)
+        check_texts(model)
     except Exception as error:  # protobuf raises several types for a damaged file
         raise UserError(
             f"{path} ({size}) is not an ONNX file: truncated, damaged or of another kind. Download it again. "
             f"[{type(error).__name__}]"
         ) from error
-    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    beside = sorted({entry.value for entry in entries if entry.key == "location"})
-    try:
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # onnx checks names and sizes, each with a type of its own
-        raise UserError(
-            f"{path} keeps its weights in {', '.join(beside)} beside it, which is missing or damaged: put it there."
-        ) from error
+    load_beside(model, path)
     try:
         model = widened_model(model)
     except ValueError as error:

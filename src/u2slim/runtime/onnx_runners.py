@@ -62,7 +62,9 @@ class OnnxRunner(Runner):
             self.load(graph.data, streams, threads_each(streams, threads))
             if graph.proved and not self.begins_alone:
                 return
-            mask = self.run(np.full((self.batch or 1, 3, *self.size), 0.5, np.float32))
+            # Noise, as on one gray even logits may lie in 0..1.
+            noise_HW3 = np.random.default_rng(0).integers(0, 256, (*self.size, 3)).astype(np.float32)
+            mask = self.run(np.repeat(self.blob(noise_HW3), self.batch or 1, 0))
         except UserError:
             raise
         except Exception as error:  # each runtime has errors of its own
@@ -72,20 +74,17 @@ class OnnxRunner(Runner):
             if mask.shape != (self.batch or 1, len(self.labels["names"]), *self.size):
                 raise UserError(f"{path} has no logits of its {len(self.labels['names'])} classes; export it again.")
             return
-        if mask.size != (self.batch or 1) * self.size[0] * self.size[1]:
+        sides = [side for side in mask.shape if side != 1]
+        if sides != [side for side in (self.batch or 1, *self.size) if side != 1]:  # in this order, or it lies askew
             images = f"{self.batch} images" if self.batch and self.batch > 1 else "an image"
             raise UserError(
                 f"{path} makes no mask: its output {self.output} is of shape {mask.shape} for {images} of "
                 f"{self.size[1]}x{self.size[0]}. Export it with export.py."
             )
-        if mask.min() < -0.01 or mask.max() > 1.01:
-            raise UserError(
-                f"{path} gives values of {mask.min():.2g} to {mask.max():.2g}, no probability: its output needs a "
-                "sigmoid. Export it with export.py."
-            )
+        self._check_range(str(path), mask)
 
     def fingerprint(self) -> str:
-        return f"{self.runtime} {self.digest}"
+        return f"{self.runtime} {self.digest} {self.size} {self.preprocess}"
 
     def probability(self, image_HW3: np.ndarray) -> np.ndarray:
         return self.infer_group([image_HW3])[0]
@@ -100,7 +99,17 @@ class OnnxRunner(Runner):
         answers = np.asarray(self.run(blob_B3HW), dtype=np.float32)
         if not self.labels:
             answers = answers.reshape(len(blob_B3HW), *self.size)
+            self._check_range("the net", answers)
         return answers[: len(images)]
+
+    def _check_range(self, name: str, answers: np.ndarray) -> None:
+        """Raise UserError for what is no probability; NaN is another's matter."""
+        low, high = answers.min(), answers.max()
+        if low < -0.01 or high > 1.01:
+            raise UserError(
+                f"{name} gives values of {low:.2g} to {high:.2g}, no probability: its output needs a sigmoid, or is of "
+                "numbers of classes. Export it with export.py."
+            )
 
     def blob(self, image_HW3: np.ndarray) -> np.ndarray:
         """The input (1, 3, H, W) float32 that the file takes for an RGB image, 0..255, of `self.size`."""

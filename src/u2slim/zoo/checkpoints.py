@@ -43,7 +43,8 @@ def read(path: Path) -> dict:
         ) from error
     if isinstance(checkpoint, dict) and is_published(checkpoint):
         raise UserError(f"{path} holds published weights; use init=pretrained init.weights={path} instead.")
-    if not isinstance(checkpoint, dict) or "model" not in checkpoint.get("hyper_parameters", {}):
+    parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(parameters, Mapping) or not isinstance(parameters.get("model"), Mapping):
         raise UserError(f"{path} is not a checkpoint of this project: it does not name its model.")
     return checkpoint
 
@@ -62,12 +63,16 @@ def net_from(path: Path) -> Net:
     saved = read(path)
     parameters = saved["hyper_parameters"]
     net = build_net(parameters["model"])
-    weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
-    net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
-    net.labels = parameters.get("classes")
-    if entries := parameters.get("preprocess"):
-        net.preprocess = Preprocess.from_metadata(entries, parameters["size"])
-    return with_size(net, parameters["size"]).eval()
+    try:
+        weights = {key: tensor for key, tensor in saved["state_dict"].items() if key.startswith("net.")}
+        net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in weights.items()})
+        net.labels = parameters.get("classes")
+        if entries := parameters.get("preprocess"):
+            net.preprocess = Preprocess.from_metadata(entries, parameters["size"])
+        return with_size(net, parameters["size"]).eval()
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} does not hold the net that it names ({reason}). Use an earlier one.") from error
 
 
 def with_size(net: Net, size: Size) -> Net:

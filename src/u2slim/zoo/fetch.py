@@ -14,10 +14,15 @@ from u2slim.zoo.records import PUBLISHED, Published, PublishedFile
 NETS = Path(u2slim.nets.__file__).parent  # package data
 
 
-def rembg_dir() -> Path:
-    """Where rembg keeps the same files: `$U2NET_HOME`, or `.u2net` in the user's home folder."""
-    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home())
-    return user_path(os.environ.get("U2NET_HOME") or home / ".u2net")
+def rembg_dirs(name: str) -> tuple[Path, ...]:
+    """Where rembg keeps the file of a net: a folder for each net, and that of its versions before, for all.
+
+    They are below `$U2NET_HOME`; without that `$REMBG_HOME`, or `.rembg`, and `.u2net` in the user's home folder.
+    """
+    own, data, fallback = (os.environ.get(variable) for variable in ("U2NET_HOME", "XDG_DATA_HOME", "REMBG_HOME"))
+    before = user_path(own or Path(data or Path.home()) / ".u2net")
+    now = user_path(own or fallback or (Path(data) / "rembg" if data else Path.home() / ".rembg"))
+    return now / "models" / name, before
 
 
 def find(published: Published, onnx: bool = False) -> Path | None:
@@ -30,7 +35,7 @@ def find(published: Published, onnx: bool = False) -> Path | None:
         UserError: the file in the cache folder is damaged.
     """
     for file in published.files:
-        for folder in (NETS, cache_dir(), rembg_dir()):
+        for folder in (NETS, cache_dir(), *rembg_dirs(published.name)):
             path = folder / file.name
             if (onnx and not file.is_onnx) or not path.is_file():
                 continue
@@ -38,7 +43,7 @@ def find(published: Published, onnx: bool = False) -> Path | None:
                 return path
             if folder == cache_dir():
                 raise UserError(f"{_wrong(path, file)}. Delete it to download it again.")
-            _note(f"{_wrong(path, file)}; it is not used.")
+            note(f"{_wrong(path, file)}; it is not used.")
     return None
 
 
@@ -78,7 +83,7 @@ def record_of(path: Path) -> Published | None:
 
 
 @cache
-def _note(text: str) -> None:
+def note(text: str) -> None:
     """Say it once."""
     print(f"u2slim: {text}", file=sys.stderr)
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from u2slim.errors import UserError, missing_extra
 from u2slim.files import user_path
+from u2slim.images.preprocess import Preprocess
 from u2slim.runtime import Runner, check_runtime, net_runner, onnx_runner
+from u2slim.runtime.onnx_reader import FILE, GIVEN, KNOWN, NOWHERE, Graph, read_graph
 from u2slim.sizes import Size
-from u2slim.zoo.fetch import fetch, find, record_of
+from u2slim.zoo.fetch import fetch, find, note, record_of
 from u2slim.zoo.records import PUBLISHED, Published
 from u2slim.zoo.shipped import SHIPPED
 
@@ -29,12 +31,14 @@ class NetHandle:
         weights: a training checkpoint, or a published `.pth`, that torch builds the net from.
         onnx: a file that every runtime but torch runs; of a published structure, torch can build the net from it, too.
         published: the record of a published net, which is downloaded when it is first needed.
+        preprocess: what its input is made of, by who asks; its size plays no part.
     """
 
     name: str
     weights: Path | None = None
     onnx: Path | None = None
     published: Published | None = None
+    preprocess: Preprocess | None = None
 
     @property
     def is_runtime_file(self) -> bool:
@@ -57,8 +61,11 @@ class NetHandle:
         """The net of torch in evaluation mode; the size that it is used at is its `preprocess.size`.
 
         Raises:
-            UserError: torch is not installed, or the file holds no net of ours.
+            UserError: torch is not installed, the file holds no net of ours, or says another normalisation than is
+                given.
         """
+        if self.preprocess and self.onnx is None:
+            raise UserError(f"{self.name} brings its own normalisation: mean, std and scale are for ONNX files.")
         try:
             from u2slim.zoo.checkpoints import net_from
         except ImportError as error:
@@ -66,7 +73,39 @@ class NetHandle:
         net = net_from(self.path())
         if record := self._record():
             net.preprocess = replace(record.preprocess, size=net.preprocess.size)
+        if self.is_runtime_file or self.preprocess:  # after torch, which says best what it cannot build
+            graph = self._graph()
+            net.preprocess = replace(graph.preprocess or net.preprocess, size=net.preprocess.size)
         return net
+
+    def is_silent(self) -> bool:
+        """Whether it is an ONNX file that neither says how its input is normalised nor is a published one.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if self.onnx is None or self.name in SHIPPED or self._record():
+            return False
+        return read_graph(self.onnx).source not in (FILE, KNOWN)
+
+    def _graph(self, size: Size | None = None) -> Graph:
+        """What there is in its ONNX file; what its input is taken for is said, where it is a file of one's own."""
+        assert self.onnx is not None or self.published is not None
+        path = self.onnx_path()
+        assert path is not None
+        record = self._record()
+        graph = read_graph(path, size, record.preprocess if record else None, self.preprocess)
+        if graph.source == NOWHERE:
+            raise UserError(
+                f"{path} does not say how its input is normalised, and it is neither a U2-Net nor an IS-Net by its "
+                "looks: give mean, std and scale, of most nets --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
+                "--scale 255."
+            )
+        if self.is_runtime_file and graph.preprocess and self.name not in SHIPPED:
+            known = {FILE: "as the file says", KNOWN: f"as {record and record.name} does", GIVEN: "as given"}
+            why = known.get(graph.source, f"as it looks like {graph.source}; else give mean, std and scale")
+            note(f"{path} takes {graph.preprocess}, {why}.")
+        return graph
 
     def _record(self) -> Published | None:
         """Which published net it is, where it is one."""
@@ -101,10 +140,9 @@ class NetHandle:
         """
         check_runtime(runtime)
         if runtime != "torch" and (onnx := self.onnx_path()) is not None:
-            record = self._record()
-            preprocess = record.preprocess if record else None
-            graph = SHIPPED[self.name].graph() if self.name in SHIPPED and size is None else None
-            return onnx_runner(onnx, runtime, stretch, streams, threads, size, preprocess, device, graph)
+            is_plain = self.name in SHIPPED and size is None and self.preprocess is None
+            graph = (SHIPPED[self.name].graph() if is_plain else None) or self._graph(size)
+            return onnx_runner(onnx, runtime, stretch, streams, threads, device=device, graph=graph)
         net = self.net()
         return net_runner(net, size or net.preprocess.size, runtime, stretch, streams, threads, device)
 
@@ -116,16 +154,20 @@ class NetHandle:
         return path if path or find(self.published) else fetch(self.published, onnx=True)
 
 
-def open_net(name: "str | Path | NetHandle") -> NetHandle:
+def open_net(name: "str | Path | NetHandle", preprocess: Preprocess | None = None) -> NetHandle:
     """Find a net by name or file, without reading it.
 
     Args:
         name: a shipped net (`lite-two-thirds`), a published one (`u2netp`), a file (`.ckpt`, `.pth`, `.onnx`), or
             `last` for the newest training checkpoint under `outputs/`; or what this function returned.
+        preprocess: what the input of another project's ONNX file is made of, where the file does not say it:
+            `Preprocess.given(mean, std, scale)`.
 
     Raises:
         UserError: there is no such net, or its file has an ending that no net's has.
     """
+    if preprocess is not None:
+        return replace(open_net(name), preprocess=preprocess)
     if isinstance(name, NetHandle):
         return name
     text = str(name)
@@ -143,6 +185,10 @@ def open_net(name: "str | Path | NetHandle") -> NetHandle:
             f"No net at {asked}: give a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, `last` for the newest run's "
             f"checkpoint, a shipped net ({', '.join(SHIPPED)}), or a published one ({', '.join(PUBLISHED)})."
         )
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{text} cannot be read ({error.strerror or error}); check its permissions.") from error
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"{text} is no net: a net's file ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
     if path.suffix.lower() == ".onnx":
