@@ -17,6 +17,7 @@ from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 from u2slim.models import ConvVariant, Net, SemanticNet, StandardConv, build_net
+from u2slim.models.batch_norm import one_value_named
 from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.resnet import ResNet
@@ -160,7 +161,8 @@ def pretrained(
             reconstruct(dense, to_memory_format(net, torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
         if reestimate:
             # All photos as one batch: averages of small batches' variances come out too small.
-            update_bn([input_N3HW], net)
+            with one_value_named("give more photos with init.count, or a larger init.size"):
+                update_bn([input_N3HW], net)
         net.train()  # as it was built: Lightning trains a net in the mode that it finds
     log.info("filled the net from %s (method: %s)", path, method)
     return net
