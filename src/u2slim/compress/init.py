@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from u2slim.cli import warn_idle
 from u2slim.compress.reconstruct import check_settings, reconstruct
 from u2slim.compress.statistics import measure_statistics
 from u2slim.data.unlabelled import Photos
@@ -140,6 +141,8 @@ def pretrained(
     net.preprocess = replace(dense.preprocess, size=net.preprocess.size)
     if folder:
         photos = Photos.below(folder, size or dense.preprocess.size)
+    if not folder:
+        warn_idle("it is for the photos of init.folder", "init.size")
     squares_N3HW = None
     if is_folded(dense) and photos:
         squares_N3HW = photos.squares(count, seed)
@@ -147,6 +150,12 @@ def pretrained(
     transfer(dense, net, "project" if method == "lstsq" else method)
     variants = [conv for conv in net.modules() if isinstance(conv, ConvVariant)]
     is_copy = all(isinstance(conv, StandardConv) and not conv.bits for conv in variants)
+    if is_copy:
+        warn_idle("the net is the dense one, whose weights are copied", "init.method", "init.reestimate", "init.lstsq")
+    elif method != "lstsq":
+        warn_idle(f"it is for init.method=lstsq, not {method}", "init.lstsq")
+    if squares_N3HW is None and (is_copy or not (method == "lstsq" or reestimate)):
+        warn_idle("no photos are looked at", "init.folder", "init.count", "init.seed")
     if not is_copy and (method == "lstsq" or reestimate):
         if not photos:
             raise UserError(

@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from u2slim.cli import check_whole_number, research_command
+from u2slim.cli import check_whole_number, research_command, warn_idle
 from u2slim.compress.reconstruct import Form, FormErrors, errors_by_form
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
@@ -159,6 +159,10 @@ def _too_little(offers: Mapping[str, list[Offer]], size: float, macs: float) -> 
 @research_command("ranks")
 def main(cfg: DictConfig) -> None:
     check(cfg)
+    if cfg.megabytes:
+        warn_idle("megabytes= is given instead", "share")
+    else:
+        warn_idle("bits are chosen with megabytes=", "bits")
     path = Path(cfg.config)
     dense = open_net(cfg.weights or u2net_of(cfg.width)).net()
     if not isinstance(dense, RSUNet):

@@ -34,6 +34,15 @@ from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.sizes import DEFAULT_SIDE, Size, sides
 
+# Settings of data, by their dotted names, that only training reads.
+OF_TRAINING = tuple(
+    f"data.{name}"
+    for name in (
+        *("train", "val", "unlabelled", "batch_size", "val_batch_size", "val_count", "manifest", "repeats_apart"),
+        *("on_bad", "size", "augment", "cache", "cache_gb", "num_workers", "limit_train"),
+    )
+)
+
 log = logging.getLogger(__name__)
 
 

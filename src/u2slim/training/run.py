@@ -12,7 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from u2slim.cli import plain, write_json
+from u2slim.cli import plain, warn_idle, write_json
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.errors import UserError
 from u2slim.files import write_whole
@@ -42,6 +42,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     settle_size(cfg)
     with torch.device("meta"):  # a wrong setting of the net is said before data are looked at
         build_net(plain(cfg.model))
+    if cfg.data.cache is None:
+        warn_idle("data.cache names no cache", "data.cache_gb")
     writes = join_run(cfg.trainer.num_nodes)
     if scores := finished_before(cfg, folder):
         return scores.get(cfg.optimized_metric)
