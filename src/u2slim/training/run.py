@@ -25,6 +25,7 @@ from u2slim.training.lr_find import find_learning_rate
 from u2slim.training.provenance import provenance
 from u2slim.training.resume import checkpoint_for, finished_before
 from u2slim.training.speed import choose_precision, device_of, keep_memory
+from u2slim.zoo import open_net
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if checkpoint is None:
         forget_run(folder)
+        if begins_from := cfg.init.get("path") or cfg.init.get("weights"):
+            open_net(begins_from)  # likewise
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
