@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
-from tests.conftest import REPO, TINY, run, write_set
+from tests.conftest import REPO, TINY, random_net, run, write_set
+from u2slim.cli import prepare_hydra
 from u2slim.errors import UserError
+from u2slim.evaluation.settings import warn_of_idle as warn_of_idle_evaluation
+from u2slim.export.run import warn_of_idle as warn_of_idle_export
+from u2slim.models import DepthwiseSeparableConv
 from u2slim.overrides import expand_home, is_path, override, readable
 
 NASTY = [
@@ -53,6 +59,25 @@ def test_any_text_at_all_is_read_as_itself():
         (argument,), _ = readable([f"data.root={text}"])
         assert parser.parse_override(argument).value() == text, (text, argument)
         assert readable([argument])[0] == [argument]
+
+
+@pytest.mark.parametrize("text", ["2024", "a,b", "true", "1e3", "{a:b}", "~x", "it's (1)", "Zürich.jpg"])
+@pytest.mark.parametrize(
+    ("config", "key", "choice"),
+    [
+        *(("train", "data.sets.own.images", "data=own"), ("eval", "data.sets.own.masks", "data=own")),
+        *(("eval", "agree_with", "data=ecssd"), ("train", "init.lstsq.keep", "init=pretrained")),
+        *(("selection", "davis", "quick=true"), ("selection", "dense", "quick=true"), ("ranks", "measured", "count=1")),
+        *(("export", "export.images", "init=random"), ("train", "init.path", "init=checkpoint")),
+        *(("train", "+data.sets.mine.images", "data=own"), ("doctor", "+sets.mine.images", "examples=1")),
+    ],
+)
+def test_folders_and_nets_of_any_name_are_texts(config, key, choice, text):
+    arguments, _ = readable([choice, f"{key}={text}"])
+    if config == "doctor":
+        arguments.append("sets={}")
+        arguments.reverse()
+    assert OmegaConf.select(composed(*arguments, config=config), key.lstrip("+")) == text
 
 
 @pytest.mark.parametrize(
@@ -179,6 +204,7 @@ def test_the_settings_that_are_paths():
     found = {name for path in (REPO / "conf").rglob("*.yaml") for name in settings_of(path) if is_path(name)}
     assert found == {
         *("checkpoint", "ckpt_path", "config", "folder", "models", "out", "photos", "root", "runs"),
+        *("agree_with", "davis", "dense", "measured", "init.lstsq.keep", "data.sets.own.images", "data.sets.own.masks"),
         *("store", "weights", "task.distill.teacher", "init.folder", "init.path", "init.weights"),
         *(f"data.{name}" for name in ("cache", "manifest", "root", "unlabelled", "shards.duts_tr", "shards.duts_te")),
         *(f"export.{name}" for name in ("calibration", "images", "output", "weights")),
@@ -241,3 +267,79 @@ def test_two_processes_share_a_folder_of_any_name(place):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", f"data.root={WORST}", f"hydra.run.dir={WORST}/ddp")
     run("train.py", *STEPS, *ddp, cwd=place)
     assert json.loads((place / WORST / "ddp/metrics.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["u2slim.data.doctor", "rot=3"], "rot is not a setting of these choices; did you mean root=data? See --help."),
+        (["eval.py", "data=sampel"], "Could not find 'data/sampel'; choose one of: camvid, cityscapes"),
+        (["eval.py", "data=sample", "data.test.sample=2"], "did you mean data.test={ sample_te: null }?"),
+        (["export.py", "export.precisoin=fp16"], "did you mean export.precision=fp32?"),
+        (["train.py", "+seed=1"], "Could not append to config. An item is already at 'seed'."),
+    ],
+)
+def test_a_mistyped_setting_ends_in_one_sentence(tmp_path, arguments, sentence):
+    printed = run(*arguments, cwd=tmp_path, ok=False)
+    assert sentence in printed
+    assert "HYDRA_FULL_ERROR" not in printed and "Traceback" not in printed and len(printed.splitlines()) == 1
+
+
+@pytest.fixture
+def typed():
+    """Composes a config as the command that a user typed."""
+
+    def compose_typed(config: str, *overrides: str) -> DictConfig:
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            cfg = compose(config, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        return cfg
+
+    prepare_hydra()
+    yield compose_typed
+    HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "idle"),
+    [
+        (["checkpoint=u2netp", "size=96", "model.width=lite"], ["size, model.width"]),
+        (["init=random", "size=96", "model.width=lite"], []),
+        (["init=random", "export.calibration=a", "export.max_loss=1", "data=ecssd"], ["calibration", "max_loss, data"]),
+        (["init=random", "export.precision=int8", "export.max_loss=1", "data=ecssd", "data.size=64"], ["data.size"]),
+        (["init=random", "export.precision=packed", "export.tolerance=1", "export.min_iou=.9"], ["tolerance"]),
+        (["init=random", "export.tolerance=1", "export.min_iou=.9"], ["min_iou"]),
+    ],
+)
+def test_settings_of_an_export_that_have_no_effect_are_named(typed, overrides, idle, caplog):
+    cfg = typed("export", *overrides)
+    warn_of_idle_export(cfg, {cfg.export.precision})
+    assert len(caplog.messages) == len(idle)
+    assert all(f"{names}, as " in message for names, message in zip(idle, caplog.messages, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "idle"),
+    [
+        (["checkpoint=u2netp", "size=96", "pictures=3", "data.on_bad=skip"], ["data.on_bad", "size", "pictures"]),
+        (["init=random", "size=96", "pictures=3", "report=true", "data.root=x"], []),
+    ],
+)
+def test_settings_of_an_evaluation_that_have_no_effect_are_named(typed, overrides, idle, caplog):
+    warn_of_idle_evaluation(typed("eval", *overrides))
+    assert [message.split(", as ")[0] for message in caplog.messages] == [f"no effect here: {name}" for name in idle]
+
+
+@pytest.mark.parametrize(
+    ("method", "idle"),
+    [
+        ("mean", ["init.size", "init.lstsq.pixels", "init.count, init.seed"]),
+        ("project", ["init.size", "init.lstsq.pixels", "init.count, init.seed"]),
+    ],
+)
+def test_settings_of_a_start_that_have_no_effect_are_named(typed, published, method, idle, caplog):
+    asked = ("init.size=64", "init.count=3", "init.seed=1", "init.lstsq.pixels=9")
+    cfg = typed("train", "init=pretrained", f"init.method={method}", f"init.weights={published}", *asked)
+    instantiate(cfg.init)(random_net(conv=DepthwiseSeparableConv))
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.split(", as ")[0] for message in warned] == [f"no effect here: {names}" for names in idle]

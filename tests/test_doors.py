@@ -140,6 +140,9 @@ def test_resuming_another_model_or_a_damaged_file_is_refused(trained):
         (["loss.weights=[1,2]"], "loss.weights has 2 numbers; give 7"),
         (["init=pretrained", "init.weights=none.pth"], "No net at none.pth"),
         (["ckpt_path=none.ckpt"], "No net at none.ckpt"),
+        # Before data are looked at, which may take long.
+        (["data.root=nowhere", "model.width=medium"], "model.width=medium is not known"),
+        (["data.root=nowhere", "init=checkpoint", "init.path=none.pth"], "No net at none.pth"),
     ],
 )
 def test_a_wrong_setting_ends_in_a_sentence(trained, overrides, sentence):

@@ -1,10 +1,12 @@
 """What the commands of research share: how they start, how they end, and what they ask of their config."""
 
+import difflib
 import errno
 import functools
 import io
 import json
 import logging
+import re
 import signal
 import sys
 import warnings
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra._internal.utils
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from u2slim.command_help import help_text
 from u2slim.errors import UserError
@@ -80,11 +84,43 @@ def research_command(name: str) -> Callable[[Main], Callable[[], None]]:
                 print(help_text(name, sys.argv[1:], [*config_folders(sys.argv[1:]), CONFIGS]))
                 return
             prepare_hydra()
+            composing_in_a_sentence(name)
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(run)()
 
         return command
 
     return decorate
+
+
+def composing_in_a_sentence(name: str) -> None:
+    """Let a mistyped setting or choice of the command NAME end in a sentence, instead of Hydra's own text."""
+    report = hydra._internal.utils.run_and_report  # the one place where Hydra's errors become text
+
+    @functools.wraps(report)
+    def run_and_report(run: Callable[[], Any]) -> Any:
+        def run_or_say() -> Any:
+            try:
+                return run()
+            except ConfigCompositionException as error:
+                sys.exit(_composing(error, name))
+
+        return report(run_or_say)
+
+    hydra._internal.utils.run_and_report = run_and_report
+
+
+def _composing(error: ConfigCompositionException, name: str) -> str:
+    """What is wrong with the settings, and what is possible."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        choices = ", ".join(choice for choice in error.options if not choice.startswith("_"))
+        return f"Could not find '{error.missing_cfg_file}'; choose one of: {choices}."
+    unknown = re.match(r"Could not override '(.+?)'", str(error))
+    if not unknown or not isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
+        return " ".join(f"{error} {error.__cause__ or ''}".split())
+    shown = help_text(name, sys.argv[1:], [*config_folders(sys.argv[1:]), CONFIGS])
+    known = dict(re.findall(r"^ +([\w./]+)=(.*?)(?: *#.*|  .*)?$", shown, re.MULTILINE))
+    near = [f"{key}={known[key]}" for key in difflib.get_close_matches(unknown[1], known)]
+    return f"{unknown[1]} is not a setting of these choices; {f'did you mean {near[0]}? ' if near else ''}See --help."
 
 
 def prepare_hydra() -> None:
@@ -163,6 +199,14 @@ def in_sweep() -> bool:
 def folder_is_given() -> bool:
     """Whether the run's folder is one that the command line, or a sweep, names, and not one named by the date."""
     return in_sweep() or any(text.startswith("hydra.run.dir=") for text in HydraConfig.get().overrides.hydra)
+
+
+def warn_idle(reason: str, *names: str) -> None:
+    """Say of settings, or of groups of them, that the command line names, that they have no effect, and why."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    keys = dict.fromkeys(text.lstrip("+").partition("=")[0].replace("/", ".") for text in typed)
+    if idle := [key for key in keys if any(key == name or key.startswith(f"{name}.") for name in names)]:
+        log.warning("no effect here: %s, as %s", ", ".join(idle), reason)
 
 
 def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:

@@ -33,8 +33,11 @@ _PATH_NAME = re.compile(
     "cache|calibration|checkpoint|config|dirpath|filename|manifest|models|out|output|photos|root|runs|store|teacher"
     "|unlabelled|weights|(.*_)?(dir|file|folder|path|subdir)"
 )
-_NAMED_PATHS = re.compile(r"(^|\.)(shards|models)\.")  # shards.SET=FILE
-_ALSO_PATHS = frozenset(("export.images", "hydra.sweep.subdir"))
+# shards.SET=FILE, sets.NAME.images=FOLDER
+_NAMED_PATHS = re.compile(r"(^|\.)((shards|models)\.|sets\.[^.]+\.(images|masks)$)")
+_ALSO_PATHS = frozenset(
+    ("agree_with", "davis", "dense", "export.images", "hydra.sweep.subdir", "init.lstsq.keep", "measured")
+)
 _NO_PATHS = frozenset(("callbacks.checkpoint", "loss.weights"))
 _SWEPT = "hydra.sweeper.params."  # holds what is tried of other settings
 _LISTS_OF_PATHS = frozenset(("models", "runs"))

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from tests.conftest import random_net, run, write_set
-from u2slim.compress.ranks import DENSE, ROUNDING_LEFT, Offer, choose, offers_of, weights
+from u2slim.compress.ranks import DENSE, ROUNDING_LEFT, Offer, choose, measured_or_kept, offers_of, weights
 from u2slim.compress.reconstruct import FormErrors, errors_by_form
 from u2slim.compress.sensitivity import metrics, square_root
 from u2slim.errors import UserError
@@ -258,3 +258,23 @@ def test_the_command_writes_bits_for_a_file_of_so_many_megabytes(tmp_path, publi
     assert 0.35e6 < packed < 0.47e6
     wrong = [*options[:3], "megabytes=0.5", "bits=[4,9]", "config=x.yaml"]
     assert "give a list of whole numbers from 2 to 8" in run("u2slim.compress.ranks", *wrong, cwd=tmp_path, ok=False)
+
+
+def test_what_was_measured_of_other_photos_or_another_net_is_not_taken(tmp_path):
+    write_set(tmp_path, "photos", "masks", 2)
+    write_set(tmp_path, "others", "masks", 2, first=5)
+    net = random_net()
+    options = {"measured": str(tmp_path / "m.json"), "photos": str(tmp_path / "photos"), "count": 1, "pixels": 20}
+    first = measured_or_kept(OmegaConf.create(options), net, 32)
+    assert measured_or_kept(OmegaConf.create(options), net, 32) == first
+    for other, size, what in (({"pixels": 30}, 32, "pixels"), ({}, 48, "photos"), ({"photos": "others"}, 32, "photos")):
+        changed = options | {key: str(tmp_path / value) if key == "photos" else value for key, value in other.items()}
+        with pytest.raises(UserError, match=f"measured=.*m.json was measured with another {what}"):
+            measured_or_kept(OmegaConf.create(changed), net, size)
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    with pytest.raises(UserError, match="was measured with another net"):
+        measured_or_kept(OmegaConf.create(options), net, 32)
+    (tmp_path / "m.json").write_text("[")
+    with pytest.raises(UserError, match="m.json cannot be read"):
+        measured_or_kept(OmegaConf.create(options), net, 32)

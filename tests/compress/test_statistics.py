@@ -11,6 +11,7 @@ from tests.conftest import random_net, write_set
 from u2slim.compress import init
 from u2slim.compress.statistics import measure_statistics
 from u2slim.data.unlabelled import Photos
+from u2slim.errors import UserError
 from u2slim.models import GroupedConv, Net, U2Net
 from u2slim.models.normalise import Normalise
 from u2slim.zoo import open_net
@@ -121,3 +122,10 @@ def test_a_net_with_statistics_keeps_them(photos, tmp_path):
     for fill in (init.pretrained, init.checkpoint):
         filled = fill(U2Net("lite"), tmp_path / "trained.ckpt", photos=photos).state_dict()
         assert all(torch.equal(tensor, filled[name]) for name, tensor in trained.state_dict().items())
+
+
+def test_one_photo_that_leaves_one_pixel_before_a_batchnorm_is_a_sentence(tmp_path, published):
+    write_set(tmp_path, "photos", "masks", 1)
+    options = {"reestimate": True, "folder": tmp_path / "photos", "count": 1, "size": 32}
+    with pytest.raises(UserError, match="one pixel before a BatchNorm.*init.count"):
+        init.pretrained(random_net(conv=GroupedConv), published, "mean", **options)

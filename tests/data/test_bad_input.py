@@ -623,6 +623,20 @@ def test_a_file_that_has_changed_since_the_last_start_is_looked_at_again(sixteen
         start(tmp_path)
 
 
+def test_a_mended_file_of_the_same_size_and_time_is_looked_at_again(sixteen, tmp_path):
+    mask = sixteen[4].mask
+    kept, times = mask.read_bytes(), mask.stat()
+    first = start(tmp_path)
+    # As `cp -p` and `rsync -t` put a file in place of another.
+    mask.write_bytes(flipped(kept, -30))
+    os.utime(mask, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(UserError, match=r"1 pairs cannot be used:\s+\S*0004.png cannot be read"):
+        start(tmp_path)
+    mask.write_bytes(kept)
+    os.utime(mask, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert start(tmp_path).state_dict() == first.state_dict()
+
+
 def test_a_disk_that_failed_once_is_asked_again(sixteen, tmp_path, monkeypatch):
     def fail(path):
         raise OSError(5, "Input/output error", str(path))

@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ from u2slim.data.doctor import as_json, diagnose
 from u2slim.data.own_sets import own_sets
 from u2slim.data.pairs import Pair, find_pairs, list_pairs
 from u2slim.data.saliency_datamodule import SaliencyDataModule
+from u2slim.data.sample import render
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
 
@@ -50,6 +52,89 @@ def test_a_set_of_ones_own_is_trained_on_and_scored(tmp_path):
     run("eval.py", "checkpoint=last", *own, "latency=0", "workers=1", "hydra.run.dir=outputs/eval", cwd=tmp_path)
     results = json.loads((tmp_path / "outputs/eval/metrics.json").read_text())["results"]
     assert [(result["data"], result["images"]) for result in results] == [("own", 12)] * 2
+
+
+def test_one_image_is_trained_and_validated_on_with_a_warning(tmp_path):
+    write_set(tmp_path, "photos", "masks", 1)
+    own = ("data=own", "data.sets.own.images=photos", "data.sets.own.masks=masks", "init=random", *TINY)
+    steps = ("trainer.max_steps=2", "callbacks.checkpoint.every_n_train_steps=1", "hydra.run.dir=run")
+    printed = run("train.py", *own, *steps, cwd=tmp_path)
+    assert "WARNING validating on the training image itself" in printed
+    assert "training on 1 images, validating on 1" in printed and "held out" not in printed
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["step"] == 2
+    printed = run("train.py", *own, *steps, "resume=auto", "trainer.max_steps=3", cwd=tmp_path)
+    assert "validation images as listed in" in printed
+
+
+def test_a_single_pixel_before_a_batchnorm_is_a_sentence(tmp_path):
+    write_set(tmp_path, "photos", "masks", 3)
+    own = ("data=own", "data.sets.own.images=photos", "data.sets.own.masks=masks", "init=random", *TINY)
+    options = (*own, "data.size=32", "data.batch_size=1", "trainer.max_steps=1", "hydra.run.dir=run")
+    printed = run("train.py", *options, cwd=tmp_path, ok=False)
+    assert "ERROR One image at this size leaves one pixel before a BatchNorm" in printed
+    assert "data.batch_size" in printed and "Traceback" not in printed
+
+
+def write_frames(folder, seed: int, count: int, first: int = 0) -> None:
+    """Photos of a camera that does not move: one scene, in which a small subject is at another place each time."""
+    scene = render(seed, 0)[0]
+    for name in ("photos", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+    for index in range(first, first + count):
+        y, x = np.random.default_rng(index).integers(20, min(scene.shape[:2]) - 40, 2)
+        photo, mask = scene.copy(), np.zeros(scene.shape[:2], np.uint8)
+        photo[y : y + 20, x : x + 20], mask[y : y + 20, x : x + 20] = (200, 30, 30), 255
+        Image.fromarray(photo).save(folder / f"photos/{index:04d}.jpg", quality=95)
+        Image.fromarray(mask).save(folder / f"masks/{index:04d}.png")
+
+
+def sides(folder, **options) -> tuple[set[str], set[str]]:
+    """The names of the training and of the validation images."""
+    data = SaliencyDataModule(str(folder), ["mine"], sets={"mine": MINE}, **options)
+    data.setup()
+    return {pair.name for pair in data.train_pairs}, {pair.name for pair in data.val_pairs}
+
+
+def test_frames_of_two_cameras_are_held_out_as_a_whole(tmp_path, caplog):
+    write_frames(tmp_path, 1, 9)
+    write_frames(tmp_path, 2, 3, first=9)
+    listed = str(tmp_path / "validation.csv")
+    for seed in range(3):  # the second time as they are listed
+        train, val = sides(tmp_path, manifest=listed, seed=seed)
+        assert val == {"0009", "0010", "0011"} and len(train) == 9
+    assert "repeats_apart" not in caplog.text and "look alike, and so do" not in caplog.text
+
+
+def test_frames_of_one_camera_are_divided_all_the_same_with_a_warning(tmp_path, caplog):
+    write_frames(tmp_path, 1, 12)
+    first = sides(tmp_path, manifest=str(tmp_path / "validation.csv"))
+    assert tuple(map(len, first)) == (11, 1) and first[0].isdisjoint(first[1])
+    assert "all 12 training images look alike, and so do those held out" in caplog.text
+    assert sides(tmp_path, manifest=str(tmp_path / "validation.csv"), seed=1) == first
+
+
+def test_the_rule_of_repeats_can_be_turned_off(tmp_path, caplog):
+    write_frames(tmp_path, 1, 9)
+    write_frames(tmp_path, 2, 3, first=9)
+    listed = str(tmp_path / "validation.csv")
+    train, val = sides(tmp_path, repeats_apart=False, seed=1, manifest=listed)
+    assert (len(train), len(val)) == (11, 1)
+    assert "may look like training images (data.repeats_apart=false)" in caplog.text
+    assert sides(tmp_path, repeats_apart=False, manifest=listed) == (train, val)
+    with pytest.raises(UserError, match="is also in training"):
+        sides(tmp_path, manifest=listed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("limit_train", 0), ("limit_train", -1), ("batch_size", 0), ("val_batch_size", 2.5), ("num_workers", -1)),
+        ("repeats_apart", "maybe"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_named(setting, value):
+    with pytest.raises(UserError, match=rf"data\.{setting}={value}: give "):
+        SaliencyDataModule("data", ["duts_tr"], **{setting: value})
 
 
 def test_folders_are_absolute_or_below_the_root_or_at_home(tmp_path, monkeypatch):

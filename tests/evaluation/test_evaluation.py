@@ -10,9 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import py_sod_metrics as sod
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from PIL import Image
 from scipy.ndimage import distance_transform_cdt
 
@@ -25,13 +27,16 @@ from u2slim.errors import UserError
 from u2slim.evaluation import score_sets as run
 from u2slim.evaluation import store
 from u2slim.evaluation.boundary import boundary_iou, relaxed_boundary_f
-from u2slim.evaluation.entries import Model, net_gmac, net_model, open_models, with_latencies
+from u2slim.evaluation.entries import Model, net_gmac, net_model, onnx_facts, open_models, with_latencies
 from u2slim.evaluation.pictures import worst_and_median
 from u2slim.evaluation.results import SCORES, ModelFacts, Result
 from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.scoring import IMAGE_SCORES, score, score_image
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_csv, as_json, as_latex, as_markdown, write_images
+from u2slim.export.calibration import input_blobs
+from u2slim.export.half import store_in_half
+from u2slim.export.packed import store_packed
 from u2slim.images.masks import enlarge, to_8bit
 from u2slim.images.preprocess import Preprocess
 from u2slim.images.refine import GuidedFilter
@@ -345,6 +350,48 @@ def test_nan_and_unreadable_photos_are_left_out(ecssd):
     assert "cannot be read" in result.left_out["0001"] and "NaN" in result.left_out["0003"]
 
 
+class Exchanging(Painter):
+    """One that finds another truth in place of the third when it has made the first mask."""
+
+    def __init__(self, pairs):
+        super().__init__()
+        self.pairs = pairs
+
+    def probability(self, image_HW3):
+        if not self.calls:
+            shutil.copy(self.pairs[5].mask, self.pairs[3].mask)
+        return super().probability(image_HW3)
+
+
+def test_scores_of_a_file_that_was_exchanged_meanwhile_are_not_kept_as_those_of_the_old_one(ecssd):
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
+    first = pairs[3].mask.read_bytes()
+    kept = Store(ecssd / "scores.sqlite")
+    result = painted(Exchanging(pairs), kept, pairs)
+    assert list(result.left_out) == [pairs[3].name] and "has changed" in result.left_out[pairs[3].name]
+    pairs[3].mask.write_bytes(first)
+    again = painted(Painter(), kept, pairs)
+    assert again.scores == painted(Painter(), Store(ecssd / "fresh.sqlite"), pairs).scores
+
+
+def test_a_photo_that_is_gone_before_it_is_scored_is_named(ecssd):
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
+    pairs[2].image.unlink()
+    with pytest.raises(UserError, match=rf"{pairs[2].image.name}: no such file"):
+        painted(Painter(), Store(ecssd / "scores.sqlite"), pairs)
+
+
+def test_a_disk_that_fills_while_scores_are_kept_is_a_sentence(ecssd):
+    pairs = find_pairs(get_data_set("ecssd"), ecssd)
+    kept = Store(ecssd / "scores.sqlite")
+    [pages] = kept.connection.execute("PRAGMA page_count").fetchone()
+    kept.connection.execute(f"PRAGMA max_page_count = {pages + 3}")
+    with pytest.raises(UserError, match=r"No more scores can be kept in .*scores.sqlite .*full.* store=FILE"):
+        painted(Painter(), kept, pairs)
+    kept.connection.execute("PRAGMA max_page_count = 100000")
+    assert painted(Painter(), kept, pairs).images == len(pairs)
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_stood(ecssd, monkeypatch):
     pairs = find_pairs(get_data_set("ecssd"), ecssd)
     whole = painted(Painter(), Store(ecssd / "whole.sqlite"), pairs)
@@ -461,6 +508,45 @@ def test_facts_of_nets_and_files(exported, tmp_path, published):
     timed = with_latencies(models, 1)
     assert timed["a"].facts.milliseconds > 0 and timed["folder"].facts.milliseconds is None
     assert with_latencies(models, 0)["a"].facts.milliseconds is None
+
+
+class OneImage(CalibrationDataReader):
+    def __init__(self, whole):
+        self.blobs = iter(input_blobs(whole, [render(1, 1)[0]]))
+
+    def get_next(self):
+        return next(self.blobs, None)
+
+
+def store_in_int8(whole, small) -> None:
+    quantize_static(whole, small, OneImage(whole), op_types_to_quantize=["Conv"])
+
+
+def store_in_dynamic_int8(whole, small) -> None:
+    quantize_dynamic(whole, small)
+
+
+@pytest.mark.parametrize("convert", [store_in_half, store_packed, store_in_int8, store_in_dynamic_int8])
+def test_files_of_every_precision_have_the_multiplications_of_their_net(exported, tmp_path, convert):
+    net, path = exported
+    convert(path, tmp_path / "small.onnx")
+    assert onnx_facts(tmp_path / "small.onnx").gmac == pytest.approx(net_gmac(net, 64))
+
+
+def test_a_file_of_open_size_has_the_multiplications_of_the_size_it_runs_at(exported, tmp_path):
+    net, path = exported
+    model = onnx.load(path)
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "side"
+    onnx.save(model, tmp_path / "open.onnx")
+    [opened] = open_models(str(tmp_path / "open.onnx"), "onnxruntime").values()
+    assert opened.facts.gmac == pytest.approx(net_gmac(net, 64))
+
+
+def test_multiplications_are_not_told_where_some_are_no_convolutions(tmp_path):
+    layer = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ConvTranspose2d(2, 1, 3))
+    torch.onnx.export(layer, (torch.zeros(1, 3, 8, 8),), str(tmp_path / "a.onnx"), dynamo=False)
+    assert onnx_facts(tmp_path / "a.onnx").gmac is None
 
 
 def test_a_net_runs_in_every_runtime(exported):

@@ -11,12 +11,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from u2slim.cli import warn_idle
 from u2slim.compress.reconstruct import check_settings, reconstruct
 from u2slim.compress.statistics import measure_statistics
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
 from u2slim.files import cache_dir
 from u2slim.models import ConvVariant, Net, SemanticNet, StandardConv, build_net
+from u2slim.models.batch_norm import one_value_named
 from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.resnet import ResNet
@@ -139,6 +141,8 @@ def pretrained(
     net.preprocess = replace(dense.preprocess, size=net.preprocess.size)
     if folder:
         photos = Photos.below(folder, size or dense.preprocess.size)
+    if not folder:
+        warn_idle("it is for the photos of init.folder", "init.size")
     squares_N3HW = None
     if is_folded(dense) and photos:
         squares_N3HW = photos.squares(count, seed)
@@ -146,6 +150,12 @@ def pretrained(
     transfer(dense, net, "project" if method == "lstsq" else method)
     variants = [conv for conv in net.modules() if isinstance(conv, ConvVariant)]
     is_copy = all(isinstance(conv, StandardConv) and not conv.bits for conv in variants)
+    if is_copy:
+        warn_idle("the net is the dense one, whose weights are copied", "init.method", "init.reestimate", "init.lstsq")
+    elif method != "lstsq":
+        warn_idle(f"it is for init.method=lstsq, not {method}", "init.lstsq")
+    if squares_N3HW is None and (is_copy or not (method == "lstsq" or reestimate)):
+        warn_idle("no photos are looked at", "init.folder", "init.count", "init.seed")
     if not is_copy and (method == "lstsq" or reestimate):
         if not photos:
             raise UserError(
@@ -160,7 +170,8 @@ def pretrained(
             reconstruct(dense, to_memory_format(net, torch.channels_last), input_N3HW, seed=seed, **(lstsq or {}))
         if reestimate:
             # All photos as one batch: averages of small batches' variances come out too small.
-            update_bn([input_N3HW], net)
+            with one_value_named("give more photos with init.count, or a larger init.size"):
+                update_bn([input_N3HW], net)
         net.train()  # as it was built: Lightning trains a net in the mode that it finds
     log.info("filled the net from %s (method: %s)", path, method)
     return net

@@ -9,10 +9,11 @@ bits. So every form of every convolution, narrow and rank and bits, has its byte
 Masks are not looked at.
 """
 
+import hashlib
 import heapq
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from u2slim.cli import check_whole_number, research_command
+from u2slim.cli import check_whole_number, research_command, warn_idle
 from u2slim.compress.reconstruct import Form, FormErrors, errors_by_form
 from u2slim.data.unlabelled import Photos
 from u2slim.errors import UserError
@@ -159,6 +160,10 @@ def _too_little(offers: Mapping[str, list[Offer]], size: float, macs: float) -> 
 @research_command("ranks")
 def main(cfg: DictConfig) -> None:
     check(cfg)
+    if cfg.megabytes:
+        warn_idle("megabytes= is given instead", "share")
+    else:
+        warn_idle("bits are chosen with megabytes=", "bits")
     path = Path(cfg.config)
     dense = open_net(cfg.weights or u2net_of(cfg.width)).net()
     if not isinstance(dense, RSUNet):
@@ -166,7 +171,7 @@ def main(cfg: DictConfig) -> None:
     if isinstance(dense, U2Net) and dense.width != cfg.width:
         raise UserError(f"{cfg.weights} holds {dense.name}, not U2-Net of width={cfg.width}; give its width.")
     size = cfg.size or dense.preprocess.size
-    measured = _measured(cfg, dense, size)
+    measured = measured_or_kept(cfg, dense, size)
     chosen = _chosen(cfg, dense, measured)
     error = sum(offer.error for offer in chosen.values()) ** 0.5
     gmac = sum(offer.macs for offer in chosen.values()) / 1e9
@@ -189,21 +194,35 @@ def main(cfg: DictConfig) -> None:
     )
 
 
-def _measured(cfg: DictConfig, dense: RSUNet, size: Size) -> dict[str, FormErrors]:
-    """What each form costs; from the file `measured=` if it is there, and else written to it."""
+def measured_or_kept(cfg: DictConfig, dense: RSUNet, size: Size) -> dict[str, FormErrors]:
+    """What each form costs; from the file `measured=` if it is there, and else written to it.
+
+    Raises:
+        UserError: the file is damaged, or was measured with another net, other photos or other settings.
+    """
     note = Path(cfg.measured) if cfg.measured else None
+    photos = Photos.below(cfg.photos, size, "photos").squares(cfg.count, seed=0)
+    of = {"net": _digest(dense.state_dict().values()), "photos": _digest([photos]), "pixels": cfg.pixels}
     if note is not None and note.is_file():
-        kept = json.loads(note.read_text())
+        try:
+            kept = json.loads(note.read_text())
+            was = kept.pop("of", of)  # older files do not say it
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"measured={note} cannot be read ({error}): delete it, or name another file.") from error
+        if other := [name for name in of if was.get(name) != of[name]]:
+            raise UserError(
+                f"measured={note} was measured with another {other[0]}: name another file, or give that {other[0]} "
+                "again (weights=, photos=, count=, size=, pixels=)."
+            )
         return {
             name: FormErrors(**own, errors={(narrow, rank): error for narrow, rank, error in errors})
             for name, (own, errors) in kept.items()
         }
-    photos = Photos.below(cfg.photos, size, "photos").squares(cfg.count, seed=0)
     normalised = Normalise(dense.preprocess)(photos).contiguous(memory_format=torch.channels_last)
     measured = errors_by_form(dense, normalised, cfg.pixels)
     if note is not None:
         fields = ("inputs", "outputs", "places", "whole")
-        kept = {
+        kept = {"of": of} | {
             name: (
                 {field: getattr(own, field) for field in fields},
                 [(*form, error) for form, error in own.errors.items()],
@@ -212,6 +231,13 @@ def _measured(cfg: DictConfig, dense: RSUNet, size: Size) -> dict[str, FormError
         }
         write_whole(note, lambda partial: partial.write_text(json.dumps(kept)))
     return measured
+
+
+def _digest(tensors: Iterable[torch.Tensor]) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        total.update(tensor.contiguous().cpu().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _chosen(cfg: DictConfig, dense: nn.Module, measured: Mapping[str, FormErrors]) -> dict[str, Offer]:

@@ -173,7 +173,8 @@ def _keys(pairs: Sequence[Pair]) -> Iterator[bytes]:
             stat = Path(source).stat()
         except OSError as error:
             return f"{source} {error.errno}"
-        return f"{Path(source).absolute()} {stat.st_size} {stat.st_mtime_ns}"
+        # The time of the last change of any kind, too: copying a mended file often keeps the time of its contents.
+        return f"{Path(source).absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
     for pair in pairs:
         yield os.fsencode(f"{state(pair.image)} {state(pair.mask) if pair.mask else ''}")

@@ -34,6 +34,15 @@ from u2slim.errors import UserError
 from u2slim.files import user_path
 from u2slim.sizes import DEFAULT_SIDE, Size, sides
 
+# Settings of data, by their dotted names, that only training reads.
+OF_TRAINING = tuple(
+    f"data.{name}"
+    for name in (
+        *("train", "val", "unlabelled", "batch_size", "val_batch_size", "val_count", "manifest", "repeats_apart"),
+        *("on_bad", "size", "augment", "cache", "cache_gb", "num_workers", "limit_train"),
+    )
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -81,8 +90,14 @@ class PairsDataModule(pl.LightningDataModule):
         super().__init__()
         if on_bad not in ("stop", "skip"):
             raise UserError(f"data.on_bad={on_bad} is not known; choose stop or skip.")
-        if type(val_count) is not int or val_count < 1:
-            raise UserError(f"data.val_count={val_count}: give a whole number of images, from 1 on.")
+        counts = {"val_count": val_count, "batch_size": batch_size, "val_batch_size": val_batch_size}
+        if limit_train is not None:
+            counts["limit_train"] = limit_train
+        for name, count in counts.items():
+            if type(count) is not int or count < 1:
+                raise UserError(f"data.{name}={count}: give a whole number of images, from 1 on.")
+        if type(num_workers) is not int or num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers}: give a whole number of processes, from 0 on.")
         self.root = root if "://" in str(root) else user_path(root)
         own = own_sets(sets)
         self.train_sets, self.val_sets = (
@@ -120,9 +135,13 @@ class PairsDataModule(pl.LightningDataModule):
             raise UserError(self._nothing_found(self.train_sets))
         self.val_pairs = self._validation(train, val, bare)
         held_out = set(self.val_pairs)
-        self.train_pairs = [pair for pair, _ in train if pair not in held_out][: self.limit_train]
+        kept = [pair for pair, _ in train if pair not in held_out]
+        if not (kept or bare):
+            log.warning("validating on the training image itself, as there is no other: scores say nothing of others")
+            kept = [pair for pair, _ in train]
+        self.train_pairs = kept[: self.limit_train]
         self.train_pairs += [pair for pair, _ in bare][: self.limit_train]
-        if not val:
+        if not val and held_out.isdisjoint(self.train_pairs):
             log.info("validation: %d training images held out (seed %d)", len(self.val_pairs), self.seed)
         without = f" ({len(bare[: self.limit_train])} without masks)" if bare else ""
         log.info("training on %d images%s, validating on %d", len(self.train_pairs), without, len(self.val_pairs))
@@ -219,18 +238,21 @@ class PairsDataModule(pl.LightningDataModule):
 
     def _checked(self, sets: Sequence[DataSet]) -> tuple[list[tuple[Pair, Record]], list[Problem]]:
         """The usable pairs of those sets that are there, with what is in them, and why others are not usable."""
-        usable, problems = [], []
+        usable, problems, missing = [], [], []
         for data_set in sets:
             listing = list_pairs(data_set, self.root, self.shards.get(data_set.name))
             title = data_set.title
             if listing is None:
-                log.warning("%s is not under %s: going on without it", title, self.root)
+                missing.append(title)
                 continue
             if listing.extra:
                 log.warning("%s: %d masks have no image, e.g. %s", title, len(listing.extra), listing.extra[0].name)
             found, bad = self._usable(listing, title)
             usable, problems = usable + found, problems + bad
             _compare_count(data_set, len(found))
+        if missing and usable:  # without any the run ends, and says so
+            is_not = "is not" if len(missing) == 1 else "are not"
+            log.warning("%s %s under %s: going on without", ", ".join(missing), is_not, self.root)
         return usable, problems
 
     def _usable(self, listing: Listing, title: str) -> tuple[list[tuple[Pair, Record]], list[Problem]]:

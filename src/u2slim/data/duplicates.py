@@ -22,6 +22,8 @@ class DuplicateIndex:
 
     def find(self, record: Record, end: int | None = None) -> list[int]:
         """The numbers, below `end`, of the records with the same picture (this one itself among them)."""
+        if not len(self._contents):
+            return []
         same = self._contents[:end] == _first_64_bits(record.image_hash)
         bits = np.bitwise_count(self._perceptual[:end] ^ _first_64_bits(record.perceptual))
         close = np.flatnonzero((bits <= MAX_DISTANCE) & ~same)

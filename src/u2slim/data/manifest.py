@@ -34,6 +34,49 @@ class _Training:
         return [other for other in found if (other.set, other.name) != (pair.set, pair.name)]
 
 
+def hold_out(train: Checked, bare: Checked, count: int, seed: int) -> list[Pair]:
+    """`count` of the training pairs as `choose` draws them; where they are too few, all that show one picture, too.
+
+    So images that look alike, as the frames of a fixed camera, stay together on one side; training keeps some. None
+    shows a picture of `bare`, which are trained on, too.
+    """
+    pairs = [pair for pair, _ in train]
+    drawn = choose(train, [*train, *bare], count, seed)
+    chosen = {index for index, pair in enumerate(pairs) if pair in set(drawn)}
+    if len(chosen) < count:
+        others = _Training(bare)
+        barred = chosen | {index for index, one in enumerate(train) if others.copies(*one)}
+        groups = [group for group in _alike(train) if barred.isdisjoint(group)]
+        order = np.random.default_rng([seed, 3]).permutation(len(groups)).tolist()
+        for group in sorted((groups[index] for index in order), key=len):
+            fits = len(chosen) + len(group) <= count or not chosen
+            if fits and len(chosen) + len(group) < len(pairs):
+                chosen |= group
+    if len(chosen) > len(drawn):
+        log.info("validation: %d images that look alike are held out together", len(chosen) - len(drawn))
+    return [pairs[index] for index in sorted(chosen)]
+
+
+def all_alike(train: Checked) -> bool:
+    """Whether several pairs are linked by what they show, so that no split of them keeps repeats apart."""
+    return len(train) > 1 and len(_alike(train)) == 1
+
+
+def draw(candidates: Checked, count: int, seed: int) -> list[Pair]:
+    """`count` of the candidates at random, in their order, whatever they show."""
+    order = np.random.default_rng([seed, 2]).permutation(len(candidates))
+    return [candidates[index][0] for index in sorted(order[:count].tolist())]
+
+
+def _alike(train: Checked) -> list[set[int]]:
+    """The pairs by number, in groups that share no picture."""
+    every, group_of = DuplicateIndex([record for _, record in train]), {}
+    for index, (_, record) in enumerate(train):
+        merged = {index}.union(*(group_of.get(other, {other}) for other in every.find(record)))
+        group_of |= dict.fromkeys(merged, merged)
+    return list({min(group): group for group in group_of.values()}.values())
+
+
 def choose(candidates: Checked, train: Checked, count: int, seed: int) -> list[Pair]:
     """`count` of the candidates at random, in their order: none shows a picture of `train`, and none twice the same.
 
@@ -53,8 +96,6 @@ def choose(candidates: Checked, train: Checked, count: int, seed: int) -> list[P
             chosen.add(index)
     if repeats:
         log.info("validation: %d images passed over that repeat a training or a validation image", len(repeats))
-    if len(chosen) < count:
-        log.warning("only %d validation images are there, %d were asked for", len(chosen), count)
     return [candidates[index][0] for index in sorted(chosen)]
 
 
@@ -73,6 +114,8 @@ def write(path: Path, pairs: Sequence[Pair], records: Mapping[Pair, Record]) -> 
 def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
     """The manifest's pairs, which must all be among the candidates, unchanged, and must not repeat a training image.
 
+    What is listed is held out, so that two that are listed may repeat each other.
+
     Raises:
         UserError: they do not, or the file is no manifest; all such rows are named.
     """
@@ -83,7 +126,8 @@ def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no list of validation images ({error!r}); its columns are {COLUMNS}.") from error
     there = {(pair.set, pair.name): (pair, record) for pair, record in candidates}
-    training = _Training(train)
+    listed = {(set_, name) for set_, name, *_ in rows}
+    training = _Training([one for one in train if (one[0].set, one[0].name) not in listed])
     pairs = []
     faults = [f"{set_}/{name} is listed twice" for (set_, name, *_), times in Counter(rows).items() if times > 1]
     for set_, name, image_hash, mask_hash in rows:
@@ -97,8 +141,8 @@ def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
         else:
             pairs.append(pair)
     if faults:
-        listed = "\n  ".join([f"{len(faults)} of {len(rows)} validation images of {path} cannot be used:", *faults])
-        raise UserError(f"{listed}\n{remedy}")
+        text = "\n  ".join([f"{len(faults)} of {len(rows)} validation images of {path} cannot be used:", *faults])
+        raise UserError(f"{text}\n{remedy}")
     if not pairs:
         raise UserError(f"{path} names no validation images. {remedy}")
     return pairs

@@ -19,11 +19,23 @@ class SaliencyDataModule(PairsDataModule):
     Args:
         unlabelled: a folder of further training images, without masks; `limit_train` takes as many of them, too.
         manifest: the file that lists the validation images: used where it is there, else drawn and written.
+        repeats_apart: images that look alike are never on both sides, training and validation. Without it, or where
+            all training images look alike and no others validate, they may be, and the log warns of it.
         options: as `PairsDataModule` says, which come first.
     """
 
-    def __init__(self, *args, manifest: str | None = None, unlabelled: str | None = None, **options):
+    def __init__(
+        self,
+        *args,
+        manifest: str | None = None,
+        unlabelled: str | None = None,
+        repeats_apart: bool = True,
+        **options,
+    ):
         super().__init__(*args, **options)
+        if type(repeats_apart) is not bool:
+            raise UserError(f"data.repeats_apart={repeats_apart}: give true or false.")
+        self.repeats_apart = repeats_apart
         self.manifest = user_path(manifest) if manifest else None
         self.unlabelled = user_path(unlabelled) if unlabelled else None
 
@@ -38,14 +50,35 @@ class SaliencyDataModule(PairsDataModule):
         return self._usable(list_unlabelled(self.unlabelled), UNLABELLED.title) if self.unlabelled else ([], [])
 
     def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
+        apart = self.repeats_apart
+        if not apart:
+            log.warning("validation images may look like training images (data.repeats_apart=false): scores flatter")
+        elif not val and manifest.all_alike(train):  # as the frames of a fixed camera may
+            apart = False
+            log.warning(
+                "all %d training images look alike, and so do those held out: scores flatter; name others in data.val",
+                len(train),
+            )
+        rivals = [*train, *bare] if apart else []
         if self.manifest and self.manifest.is_file():
-            pairs = manifest.read(self.manifest, [*val, *train], [*train, *bare])
+            pairs = manifest.read(self.manifest, [*val, *train], rivals)
             log.info("validation images as listed in %s", self.manifest)
             return pairs
         count = self.val_count if val else min(self.val_count, max(1, len(train) // 10))
-        pairs = manifest.choose(val or train, [*train, *bare], count, self.seed)
+        if not apart:
+            pairs = manifest.draw(val or train, count, self.seed)
+        elif val:
+            pairs = manifest.choose(val, rivals, count, self.seed)
+        else:
+            pairs = manifest.hold_out(train, bare, count, self.seed)
         if not pairs:
-            raise UserError("No images with masks are left to validate on; name a set that is on disk in data.val.")
+            reason = f": all {len(val or train)} look like a training image" if val or train else ""
+            raise UserError(
+                f"No images with masks are left to validate on{reason}; name a set that is on disk in data.val, or "
+                "validate on images like those of training with data.repeats_apart=false."
+            )
+        if len(pairs) < count:
+            log.warning("only %d validation images are there, %d were asked for", len(pairs), count)
         if self.manifest:
             manifest.write(self.manifest, pairs, dict(val or train))
         return pairs

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +25,10 @@ from u2slim.runtime import Runner, check_runtime, net_runner
 from u2slim.runtime.packed import widened_model
 from u2slim.sizes import Size, sides
 from u2slim.zoo import NetHandle, open_net
+
+# Which input of a convolution are its weights, by the operator's name.
+_WEIGHT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+_MULTIPLY_OTHERWISE = ("ConvTranspose", "Einsum", "Gemm", "MatMul", "MatMulInteger", "QLinearMatMul")
 
 
 @dataclass(frozen=True)
@@ -103,24 +108,41 @@ def net_gmac(net: Net, size: Size) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def onnx_facts(path: Path) -> ModelFacts:
-    """Parameters and multiply-accumulates of an ONNX net; None for what its graph does not say."""
-    model = onnx.shape_inference.infer_shapes(widened_model(onnx.load(path)))
-    graph = model.graph
-    weights = {tensor.name: tensor.dims for tensor in graph.initializer if tensor.dims}
-    shapes = {
+def onnx_facts(path: Path, size: Size | None = None) -> ModelFacts:
+    """Parameters and multiply-accumulates of an ONNX net; None for what its graph does not say.
+
+    Args:
+        path: the file.
+        size: what it runs at where its input is open.
+    """
+    model = widened_model(onnx.load(path))
+    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.dims}
+    if size is not None:
+        _settle_size(model.graph, *sides(size, "size"))
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = weights | {
         value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.output)
     }
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    # Weights in 16 or 8 bits are widened by a node, whose output has their shape.
     counted = [
-        (np.prod(shapes[n.output[0]][1:]), np.prod(weights[n.input[1]][1:]))
-        for n in convolutions
-        if n.output[0] in shapes and n.input[1] in weights
+        prod(shapes.get(node.output[0], [0, 0])[1:]) * prod(shapes.get(node.input[_WEIGHT[node.op_type]], [0, 0])[1:])
+        for node in graph.node
+        if node.op_type in _WEIGHT
     ]
-    gmac = float(sum(pixels * each for pixels, each in counted)) / 1e9 if len(counted) == len(convolutions) else None
-    params = sum(int(np.prod(dims)) for dims in weights.values())
-    return ModelFacts(params, path.stat().st_size / 1e6, gmac or None)
+    is_all = all(counted) and not any(node.op_type in _MULTIPLY_OTHERWISE for node in graph.node)
+    params = sum(prod(dims) for dims in weights.values())
+    return ModelFacts(params, path.stat().st_size / 1e6, sum(counted) / 1e9 if counted and is_all else None)
+
+
+def _settle_size(graph: onnx.GraphProto, height: int, width: int) -> None:
+    """Give the image that goes in this size, where its sides are open."""
+    stored = {tensor.name for tensor in graph.initializer}
+    for entry in graph.input:
+        dims = entry.type.tensor_type.shape.dim
+        if entry.name not in stored and len(dims) == 4:
+            for dim, side in zip(dims[2:], (height, width), strict=True):
+                dim.dim_value = dim.dim_value or side
 
 
 def with_latencies(models: Mapping[str, Model], repeats: int) -> dict[str, Model]:
@@ -158,7 +180,7 @@ def _open(item: str, handle: NetHandle | None, runtime: str) -> Model:
         return Model(ModelFacts(runtime="masks"), folder=user_path(item))
     if handle.is_runtime_file and runtime != "torch":
         runner = handle.runner(runtime)  # first, as it refuses what cannot be read
-        return _with(onnx_facts(handle.path()), runner)
+        return _with(onnx_facts(handle.path(), runner.size), runner)
     path, net = handle.path(), handle.net()
     is_net_alone = path.suffix in (".pth", ".onnx")  # a checkpoint may hold a training, too
     megabytes = path.stat().st_size / 1e6 if is_net_alone else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from u2slim.cli import warn_idle
 from u2slim.data.pairs import Pair
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
@@ -16,7 +17,7 @@ from u2slim.evaluation.entries import Model, with_latencies
 from u2slim.evaluation.pictures import worst_and_median
 from u2slim.evaluation.results import ModelFacts, Picture, Result
 from u2slim.evaluation.score_sets import score_all, summarise
-from u2slim.evaluation.settings import checked, configured_models, fresh, reference
+from u2slim.evaluation.settings import checked, configured_models, fresh, reference, warn_of_idle
 from u2slim.evaluation.store import Store
 from u2slim.evaluation.tables import as_terminal, write_images, write_tables
 from u2slim.terminal import print_rows, print_whole
@@ -51,12 +52,14 @@ def evaluate(cfg: DictConfig, folder: Path) -> Evaluation:
         UserError: a setting is wrong, or a model or a data set is missing or cannot be used.
     """
     stretches = checked(cfg)
+    warn_of_idle(cfg)
     data = instantiate(cfg.data)
+    models = configured_models(cfg)  # first, as all photos of large sets take longer to look at
     sets = data.test_pairs()
-    models = configured_models(cfg)
     if isinstance(data, SemanticDataModule):
         if cfg.agree_with is not None:
             raise UserError(f"agree_with={cfg.agree_with}: only masks are held against each other, not classes.")
+        warn_idle("classes are scored without it", "stretch", "report", "pictures", "workers", "store", "refine")
         return _evaluate_classes(models, sets, cfg.latency, folder)
     if telling := [name for name, model in models.items() if model.runner and model.runner.labels]:
         raise UserError(f"{telling[0]} tells classes apart; score it on data with classes: data=camvid or cityscapes.")

@@ -22,10 +22,11 @@ from u2slim.evaluation.entries import Model
 from u2slim.evaluation.results import BETA2, CURVES, SCORES, Result
 from u2slim.evaluation.scoring import FALSE_ALARM, IMAGE_SCORES, ImageScores, score_image
 from u2slim.evaluation.store import Store, digest
-from u2slim.images.read import read_image
+from u2slim.images.read import load, read_image
 from u2slim.processes import start_worker
 
 IN_FLIGHT = 4  # images per process between the net and the scores: what bounds memory
+CHANGED = "one of its files has changed while it was scored; run again"
 
 # Without these glibc gives every image-sized array back to the system and asks for it again: a fifth of the time.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(10**9), "MALLOC_TRIM_THRESHOLD_": str(10**9)}
@@ -79,7 +80,7 @@ def score_all(
         for data, pairs in sets.items():
             data_set = pairs[0].data_set
             title = data_set.title
-            contents = {pair.name: digest(pair.image, pair.mask) for pair in pairs}
+            contents = {pair.name: _content(pair) for pair in pairs}
             for name, model in models.items():
                 files = model.mask_files(data_set) if model.folder else None
                 scored = result[name, data] = _keys(data_set, made_by[name], contents, files)
@@ -93,6 +94,8 @@ def score_all(
                 for pair, scores in _ahead(pool(), score_image, jobs, IN_FLIGHT * workers):
                     if isinstance(scores, str):
                         scored.left_out[pair.name] = scores
+                    elif _key(made_by[name], pair, files) != keys[pair.name]:
+                        scored.left_out[pair.name] = CHANGED
                     else:
                         for stretch, one in scores.items():
                             store[keys[pair.name], stretch] = one
@@ -151,6 +154,18 @@ def _keys(data_set: DataSet, made_by: bytes, contents: Mapping[str, bytes], file
         else:
             scored.left_out[name] = "no prediction"
     return scored
+
+
+def _content(pair: Pair) -> bytes:
+    return digest(*(load(file).data for file in (pair.image, pair.mask)))
+
+
+def _key(made_by: bytes, pair: Pair, files: Mapping[str, Path] | None) -> bytes | None:
+    """As `_keys` of one pair, by what its files hold now; None where one is gone."""
+    try:
+        return _keys(pair.data_set, made_by, {pair.name: _content(pair)}, files).keys.get(pair.name)
+    except UserError:
+        return None
 
 
 def _predictions(

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from u2slim.cli import check_whole_number, research_command, write_json
+from u2slim.cli import check_whole_number, research_command, warn_idle, write_json
 from u2slim.errors import UserError
 from u2slim.evaluation.entries import open_models
 from u2slim.evaluation.selection_score import Ingredient, SelectionScore, opened, selection_score
@@ -26,6 +26,8 @@ from u2slim.terminal import print_rows
 def main(cfg: DictConfig) -> None:
     check(cfg)
     runners = _runners(cfg)
+    if not cfg.derived:
+        warn_idle("derived=0 draws nothing", "seed")
     dense = opened(cfg.dense, cfg.runtime)
     photos = selection_set(str(cfg.root), str(cfg.davis), cfg.seed, cfg.quick, cfg.photos, cfg.derived)
     print(f"{len(photos)} photos; {cfg.dense} on them first, unless it is known already", flush=True)

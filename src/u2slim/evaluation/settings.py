@@ -6,7 +6,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from u2slim.cli import check_whole_number, plain
+from u2slim.cli import check_whole_number, plain, warn_idle
+from u2slim.data.datamodule import OF_TRAINING
 from u2slim.errors import UserError
 from u2slim.evaluation.entries import Model, net_model, open_models
 from u2slim.images.preprocess import given_preprocess
@@ -66,6 +67,15 @@ def checked(cfg: DictConfig) -> list[bool]:
     if type(cfg.report) is not bool:
         raise UserError(f"report={cfg.report}: give true or false.")
     return stretches
+
+
+def warn_of_idle(cfg: DictConfig) -> None:
+    """Say which settings of the command line no score depends on."""
+    warn_idle("only training reads it", *OF_TRAINING)
+    if not cfg.init:
+        warn_idle("a checkpoint brings its own", "size", "model")
+    if not cfg.report:
+        warn_idle("they are for report=true", "pictures")
 
 
 def fresh(path: Path) -> Path:

@@ -46,7 +46,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path):
-        path = Path(path)
+        path = self.path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(path, timeout=60, isolation_level=None)
@@ -72,7 +72,13 @@ class Store:
 
     def __setitem__(self, key: tuple[bytes, bool], scores: ImageScores) -> None:
         row = *key, scores.values.tobytes(), scores.curves.tobytes(), scores.note, scores.cut
-        self.connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)", row)
+        try:
+            self.connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            raise UserError(
+                f"No more scores can be kept in {self.path} ({error}); those that are there are whole. Make room, or "
+                "choose another file: store=FILE."
+            ) from error
 
     def __getitem__(self, key: tuple[bytes, bool]) -> ImageScores:
         values, curves, note, cut = self._select("score, curve, note, cut", key)

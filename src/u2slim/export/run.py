@@ -9,7 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from u2slim.cli import plain
+from u2slim.cli import plain, warn_idle
+from u2slim.data.datamodule import OF_TRAINING
 from u2slim.data.pairs import Pair
 from u2slim.data.sample import render
 from u2slim.data.semantic_datamodule import SemanticDataModule
@@ -50,6 +51,7 @@ def export(cfg: DictConfig, folder: Path) -> float:
         photos = photos_of(settings, "calibration", settings.calibrate_on)
         if not settings.calibration:
             log.warning("generated images tell the activations' range; export.calibration=FOLDER of photos is better")
+    warn_of_idle(cfg, {precision for _, precision in paths})
     extreme = extremes()
     deployment = Deployment(
         net,
@@ -76,6 +78,23 @@ def export(cfg: DictConfig, folder: Path) -> float:
     for (preprocess, _), path in paths.items():
         log.info("wrote %s (%.2f MB, input: %s)", path, path.stat().st_size / 1e6, preprocess)
     return max(row.largest for row in rows if not row.error)
+
+
+def warn_of_idle(cfg: DictConfig, precisions: set[str]) -> None:
+    """Say which settings of the command line no file depends on."""
+    made = [PRECISIONS[name] for name in precisions]
+    if cfg.checkpoint is not None:
+        warn_idle("a checkpoint brings its own", "size", "model")
+    if not any(precision.photos for precision in made):
+        warn_idle("only int8 and fp16_compute look at photos", "export.calibration", "export.calibrate_on")
+    if "int8" not in precisions:
+        warn_idle("only int8 is measured on masks", "export.max_loss", "data")
+    else:
+        warn_idle("only training reads it", *OF_TRAINING)
+    if not any(precision.exact for precision in made):
+        warn_idle("it is for fp32", "export.tolerance")
+    if not any(precision.keeps_masks for precision in made):
+        warn_idle("it is for fp16, packed and fp16_compute", "export.min_iou")
 
 
 def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str], Path]:

@@ -191,7 +191,10 @@ def _differences(cfg: DictConfig, run: Path) -> set[str]:
 
 def _today(config: dict) -> dict:
     """A run's config of any age as it would be written today."""
-    return current_run(config) | {"model": current_config(config["model"])}
+    today = current_run(config) | {"model": current_config(config["model"])}
+    if (today.get("data") or {}).get("repeats_apart") is True:
+        del today["data"]["repeats_apart"]  # the rule that runs had before it was a setting
+    return today
 
 
 def _leaves(config: dict, prefix: str = "") -> dict[str, object]:

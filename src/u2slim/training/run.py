@@ -6,15 +6,18 @@ from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from u2slim.cli import plain, write_json
+from u2slim.cli import plain, warn_idle, write_json
 from u2slim.data.datamodule import PairsDataModule
 from u2slim.errors import UserError
 from u2slim.files import write_whole
+from u2slim.models import build_net
+from u2slim.models.batch_norm import one_value_named
 from u2slim.training.checkpoint_io import WholeCheckpointIO
 from u2slim.training.distributed import all_speak, join_run, lost_process_named
 from u2slim.training.loggers import forget_run
@@ -22,6 +25,7 @@ from u2slim.training.lr_find import find_learning_rate
 from u2slim.training.provenance import provenance
 from u2slim.training.resume import checkpoint_for, finished_before
 from u2slim.training.speed import choose_precision, device_of, keep_memory
+from u2slim.zoo import open_net
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,10 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     """
     check_choices(cfg)
     settle_size(cfg)
+    with torch.device("meta"):  # a wrong setting of the net is said before data are looked at
+        build_net(plain(cfg.model))
+    if cfg.data.cache is None:
+        warn_idle("data.cache names no cache", "data.cache_gb")
     writes = join_run(cfg.trainer.num_nodes)
     if scores := finished_before(cfg, folder):
         return scores.get(cfg.optimized_metric)
@@ -47,16 +55,19 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if checkpoint is None:
         forget_run(folder)
+        if begins_from := cfg.init.get("path") or cfg.init.get("weights"):
+            open_net(begins_from)  # likewise
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup("fit")
     task = build_task(cfg, data, filled=checkpoint is not None)
     trainer = build_trainer(cfg, task)
     _describe(cfg, task, data, trainer)
-    if cfg.find_lr:
-        return find_learning_rate(trainer, task, data, folder)
-    all_speak()
-    metrics = fit(trainer, task, data, checkpoint)
+    with one_value_named("give each process two images with data.batch_size, or all a larger data.size"):
+        if cfg.find_lr:
+            return find_learning_rate(trainer, task, data, folder)
+        all_speak()
+        metrics = fit(trainer, task, data, checkpoint)
     if metrics is None:
         return None
     if trainer.is_global_zero:
