@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo train eval export nets test test-all lint format clean cpp cpp-bundle cpp-fuzz
+.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
@@ -52,7 +52,17 @@ export: setup ## Export the newest checkpoint to ONNX in every precision: make e
 
 # Photos without masks, such as DUTS-TR-Image.
 PHOTOS ?= PHOTOS
-nets: setup ## Make the packed nets anew, bit for bit on one machine: make nets PHOTOS=DUTS-TR-Image (half an hour)
+# IS-Net; of the file that isnet-s was made of: src/u2slim/nets/README.md.
+ISNET ?= isnet-general-use
+nets: nets-lite nets-isnet ## Make the packed nets anew, bit for bit on one machine: make nets PHOTOS=DUTS-TR-Image ISNET=FILE (an hour)
+
+nets-isnet: setup
+	$(BIN)/python export.py model=isnet_s init=pretrained init.weights=$(ISNET) init.folder=$(PHOTOS) init.count=40 \
+		init.lstsq.pixels=24000 init.lstsq.rounds=6 init.lstsq.keep=outputs/nets/isnet-s/kept export.precision=packed \
+		export.count=1 export.output=outputs/nets/isnet-s.onnx hydra.run.dir=outputs/nets/isnet-s
+	@ls -l outputs/nets/*.onnx
+
+nets-lite: setup
 	for size in l m s; do \
 		$(BIN)/python export.py model=lite_$$size init=pretrained init.weights=u2netp init.folder=$(PHOTOS) init.count=96 \
 			init.lstsq.pixels=80000 export.precision=packed export.output=outputs/nets/lite-$$size.onnx \

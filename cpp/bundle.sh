@@ -17,10 +17,10 @@ rm -rf "$bundle"
 mkdir -p "$bundle/nets" "$bundle/sample" "$bundle/licences"
 cp "$build/u2slim" cpp/verify.sh "$bundle"
 # Not those in 8 bits, which are no quicker here: the program computes them in float32.
-for net in lite-l lite-m lite-s lite-two-thirds lite-half lite-dwsep; do cp "src/u2slim/nets/$net.onnx" "$bundle/nets"; done
+for net in lite-l lite-m lite-s lite-two-thirds lite-half lite-dwsep isnet-s; do cp "src/u2slim/nets/$net.onnx" "$bundle/nets"; done
 # The photograph is NASA's and free of rights.
-$python -c "from pathlib import Path; from skimage import data; from u2slim.images.write import write_png
-write_png(Path('$bundle/sample/astronaut.png'), data.astronaut())"
+$python -c "from pathlib import Path; from skimage import data; from u2slim.images.write import write_image
+write_image(Path('$bundle/sample/astronaut.png'), data.astronaut())"
 $python -m u2slim.app.main cut "$bundle/sample" --net lite-half --runtime torch -o "$build/golden" --mask only
 cp -r "$build/golden/masks" "$bundle/golden"
 cp LICENSE "$bundle/licences/u2slim-LICENSE"

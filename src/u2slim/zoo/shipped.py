@@ -67,6 +67,14 @@ SHIPPED = {
         Shipped("lite-l", "five sixths " + _PACKED.format("8"), (0.943, 0.031), False, "packed"),
         Shipped("lite-m", "four fifths " + _PACKED.format("4 to 8"), (0.940, 0.032), False, "packed"),
         Shipped("lite-s", "two thirds " + _PACKED.format("4 to 6"), (0.927, 0.035), False, "packed"),
+        Shipped(
+            "isnet-s",
+            "IS-Net's edges at 1024 pixels: two fifths of its weights, in 4 to 8 bits, computed in float32",
+            (0.942, 0.032),
+            False,
+            "packed",
+            1024,
+        ),
         Shipped("lite-two-thirds-int8", f"the first {_INT8}", (0.942, 0.032), False, "int8"),
         Shipped("lite-half-int8", f"the second {_INT8}", (0.939, 0.031), False, "int8"),
     )
