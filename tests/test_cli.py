@@ -1,12 +1,14 @@
 """Any path that a shell can hand over is a setting's value, in every command and the processes that it starts."""
 
 import json
+import os
 import random
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tests.conftest import REPO, TINY, random_net, run, write_set
-from u2slim.cli import prepare_hydra
+from u2slim.cli import prepare_hydra, take_share
 from u2slim.errors import UserError
 from u2slim.evaluation.settings import warn_of_idle as warn_of_idle_evaluation
 from u2slim.export.run import warn_of_idle as warn_of_idle_export
@@ -343,3 +345,20 @@ def test_settings_of_a_start_that_have_no_effect_are_named(typed, published, met
     instantiate(cfg.init)(random_net(conv=DepthwiseSeparableConv))
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [message.split(", as ")[0] for message in warned] == [f"no effect here: {names}" for names in idle]
+
+
+@pytest.mark.parametrize(("share", "given", "threads"), [(1, None, 1), (None, None, None), (1, "2", None)])
+def test_research_takes_the_threads_of_a_containers_share(monkeypatch, share, given, threads):
+    before = torch.get_num_threads()
+    monkeypatch.setattr("u2slim.cli.cpu_share", lambda: share)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    try:
+        torch.set_num_threads(3)
+        take_share()
+        assert torch.get_num_threads() == (threads or 3)
+        assert os.environ.get("OMP_NUM_THREADS") == (str(threads) if threads else given)
+    finally:
+        torch.set_num_threads(before)
+        monkeypatch.undo()

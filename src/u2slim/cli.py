@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -29,6 +30,7 @@ from u2slim.errors import UserError
 from u2slim.files import write_whole
 from u2slim.legacy import current_run
 from u2slim.overrides import config_folders, expand_home, readable
+from u2slim.processes import cpu_share
 from u2slim.repository import CONFIGS
 
 # Known and harmless: a deprecation inside Lightning, and its wish for more workers than small machines have.
@@ -83,6 +85,7 @@ def research_command(name: str) -> Callable[[Main], Callable[[], None]]:
                     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without a stack
                 print(help_text(name, sys.argv[1:], [*config_folders(sys.argv[1:]), CONFIGS]))
                 return
+            take_share()
             prepare_hydra()
             composing_in_a_sentence(name)
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(run)()
@@ -121,6 +124,17 @@ def _composing(error: ConfigCompositionException, name: str) -> str:
     known = dict(re.findall(r"^ +([\w./]+)=(.*?)(?: *#.*|  .*)?$", shown, re.MULTILINE))
     near = [f"{key}={known[key]}" for key in difflib.get_close_matches(unknown[1], known)]
     return f"{unknown[1]} is not a setting of these choices; {f'did you mean {near[0]}? ' if near else ''}See --help."
+
+
+def take_share() -> None:
+    """Let torch, here and in processes to come, take as many threads as a container's share is worth.
+
+    `OMP_NUM_THREADS` says otherwise, as everywhere.
+    """
+    if (share := cpu_share()) is not None and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(share)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(share)
 
 
 def prepare_hydra() -> None:
