@@ -351,9 +351,9 @@ def test_settings_of_a_start_that_have_no_effect_are_named(typed, published, met
 def test_research_takes_the_threads_of_a_containers_share(monkeypatch, share, given, threads):
     before = torch.get_num_threads()
     monkeypatch.setattr("u2slim.cli.cpu_share", lambda: share)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")  # so that it is as before at the end
+    if not given:
+        monkeypatch.delenv("OMP_NUM_THREADS")
     try:
         torch.set_num_threads(3)
         take_share()
@@ -362,3 +362,9 @@ def test_research_takes_the_threads_of_a_containers_share(monkeypatch, share, gi
     finally:
         torch.set_num_threads(before)
         monkeypatch.undo()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "outputs").touch()  # as read-only, which root is not kept by
+    printed = run("eval.py", "models=[lite-dwsep]", "data=sample", cwd=tmp_path, ok=False)
+    assert "Traceback" not in printed and "Give the run another folder: hydra.run.dir=FOLDER." in printed

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 Main = Callable[[DictConfig], Any]
 
+# Places that may not be written, or where a file has the name of a folder.
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -106,6 +108,10 @@ def composing_in_a_sentence(name: str) -> None:
                 return run()
             except ConfigCompositionException as error:
                 sys.exit(_composing(error, name))
+            except OSError as error:  # of the run's folder; the command's own do not come here
+                if error.errno not in _NOT_OURS:
+                    raise
+                sys.exit(f"{error.filename}: {error.strerror}. Give the run another folder: hydra.run.dir=FOLDER.")
 
         return report(run_or_say)
 
@@ -179,17 +185,18 @@ def ending_in_a_sentence(main: Main) -> Main:
             sentence = str(cause)
             if sentence.startswith("Caught "):  # in a data-loading process, whose stack it carries before its sentence
                 sentence = sentence.strip().splitlines()[-1].removeprefix("u2slim.errors.UserError: ")
-        except PermissionError as error:
-            sentence = f"{error.filename} cannot be read or written: {error.strerror}. Choose another place."
         except KeyboardInterrupt as interrupt:
             log.error("%s", str(interrupt) or "interrupted")
             sys.exit(128 + signal.SIGINT)
         except Exception as error:
-            if getattr(error, "errno", None) not in _NO_SPACE:
+            number, reason = getattr(error, "errno", None), getattr(error, "strerror", error)
+            if isinstance(error, OSError) and number in _NOT_OURS:
+                sentence = f"{error.filename} cannot be read or written: {reason}. Choose another place."
+            elif number in _NO_SPACE:
+                sentence = f"{reason}: what was written before is whole. Make room, or choose another folder."
+            else:
                 _log_in_a_line(error)
                 raise
-            reason = getattr(error, "strerror", error)
-            sentence = f"{reason}: what was written before is whole. Make room, or choose another folder."
         log.error("%s", sentence)
         sys.exit(1)
 
