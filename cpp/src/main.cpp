@@ -1,7 +1,8 @@
-// u2slim: masks and cut-outs of photos by a net that export.py wrote.
+// u2slim: masks and cut-outs of photos by a net in an ONNX file.
 #include "files.hpp"
 #include "masks.hpp"
 #include "photo.hpp"
+#include "preprocess.hpp"
 #include "u2slim/segmenter.hpp"
 
 #include <opencv2/core/utils/logger.hpp>
@@ -28,13 +29,15 @@ const char* const usage =
     "or folders with all photos below them. Of a net that tells classes apart write DIR/classes/NAME.png, whose gray values\n"
     "are the classes' numbers, and DIR/overlays/NAME.png, their colours laid over the photo.\n"
     "\n"
-    "      --net NET        an ONNX file that export.py wrote; or lite-half for the file lite-half.onnx, which is looked for\n"
-    "                       in $U2SLIM_NETS, beside the program, and in nets or ../nets from there\n"
+    "      --net NET        an ONNX file; or lite-half for the file lite-half.onnx, which is looked for in $U2SLIM_NETS,\n"
+    "                       beside the program, and in nets or ../nets from there\n"
     "  -o, --output DIR     where the results go\n"
     "      --mask WHICH     also, the default, or only: then no cut-outs and no overlays are written\n"
     "      --largest        keep only the largest connected part of each mask\n"
     "      --threshold T    make each mask hard: 255 where it is at least T, of 0 to 1, and 0 elsewhere\n"
     "      --no-stretch     do not stretch each mask to 0..255\n"
+    "      --mean R,G,B, --std R,G,B, --scale 255|maximum|1\n"
+    "                       of a file that does not say how its input is normalised: (x / scale - mean) / std, in RGB\n"
     "      --device NAME    cpu, the default, or cuda\n"
     "      --threads N      use N threads; by default as many as there are processors\n"
     "      --compare DIR    compare each mask with DIR/NAME.png: they agree where 99.9 % of pixels are within 1 of 255,\n"
@@ -57,6 +60,7 @@ struct Settings {
     std::string net, output, compare;
     u2slim::Options options;
     std::optional<double> threshold;
+    std::optional<std::string> mean, deviation, scale;
     bool cutout = true, largest = false, time = false, help = false, version = false;
     int threads = -1;
 };
@@ -108,6 +112,9 @@ Settings parse(const std::vector<std::string>& words) {
         else if (word == "--mask") settings.cutout = with_cutout(value());
         else if (word == "--largest") settings.largest = true;
         else if (word == "--threshold") settings.threshold = fraction(value());
+        else if (word == "--mean") settings.mean = value();
+        else if (word == "--std") settings.deviation = value();
+        else if (word == "--scale") settings.scale = value();
         else if (word == "--device") settings.options.device = device(value());
         else if (word == "--threads") settings.threads = positive(value());
         else if (word == "--no-stretch") settings.options.stretch = false;
@@ -121,6 +128,8 @@ Settings parse(const std::vector<std::string>& words) {
     if (settings.inputs.empty()) throw Error("Say what to cut out: u2slim photo.jpg --net FILE -o DIR.");
     if (settings.net.empty()) throw Error("Say which net to use: --net FILE.");
     if (settings.output.empty()) throw Error("Say where the results go: -o DIR.");
+    if (settings.mean || settings.deviation || settings.scale)
+        settings.options.preprocess = u2slim::given_preprocess(settings.mean, settings.deviation, settings.scale);
     return settings;
 }
 
@@ -218,6 +227,7 @@ int run(const Settings& settings, const std::string& program) {
     const Clock clock;
     const std::string net = u2slim::find_net(settings.net, program);
     u2slim::Segmenter segmenter(net, settings.options);
+    if (!segmenter.note().empty()) std::fprintf(stderr, "%s\n", segmenter.note().c_str());
     if (settings.time) std::printf("%s loaded: %.1f ms\n", net.c_str(), clock.milliseconds());
     const bool has_classes = !segmenter.palette().empty();
     if (has_classes && (settings.largest || settings.threshold))

@@ -17,6 +17,7 @@ constexpr std::int64_t max_side = 4096;       // pixels of a net's input
 constexpr std::int64_t max_window = 1024;     // of a kernel, a stride, a dilation or a margin
 constexpr std::size_t max_rank = 8;           // OpenCV's own is 10, not checked everywhere
 constexpr std::int64_t max_values = 1 << 29;  // of one tensor: 2 GB in float32
+constexpr long convolutions_of_u2net = 119;   // and of IS-Net, of any width, with their side outputs and the fused one
 
 std::string shown(const std::vector<std::int64_t>& shape) {
     std::string text;
@@ -231,11 +232,11 @@ Graph read_graph(Bytes message) {
 }
 
 // The side of the net's input in one direction; where the file leaves it open, `u2slim.size` is one side or HxW.
-int side_of(std::int64_t declared, const std::map<std::string, std::string>& metadata, bool is_width) {
+int side_of(std::int64_t declared, const std::map<std::string, std::string>& metadata, bool is_width, int usual) {
     const auto size = metadata.find("u2slim.size");
     std::int64_t side = declared;
     if (side == 0) {
-        side = 320;
+        side = usual;
         if (size != metadata.end()) {
             const std::size_t cross = size->second.find('x');
             const std::string text = cross == std::string::npos ? size->second
@@ -256,6 +257,8 @@ const Value& only_input(const Graph& graph) {
         if (!graph.initializers.count(input.name)) inputs.push_back(&input);
     if (inputs.size() != 1) throw Error("it has " + std::to_string(inputs.size()) + " inputs, not one image");
     const Value& input = *inputs[0];
+    if (input.shape.size() == 4 && input.shape[3] == 3 && input.shape[1] != 3)
+        throw Error("its input " + input.name + " is " + shown(input.shape) + ", with the colours last");
     if (input.shape.size() != 4 || (input.shape[1] != 3 && input.shape[1] != 0) || input.shape[0] < 0 || input.shape[0] > 1)
         throw Error("its input is " + shown(input.shape) + ", not one image of 1x3xHxW");
     if (input.type != 1) throw Error("its input is not in float32");
@@ -276,16 +279,19 @@ std::array<double, 3> three_numbers(const std::string& text) {
 // IS-Net begins with a convolution that halves the photo and feeds another one; that of ResNets is followed by ReLU.
 bool looks_like_isnet(const Graph& graph) {
     const auto first = std::find_if(graph.nodes.begin(), graph.nodes.end(), [](const Node& n) { return n.kind == "Conv"; });
-    if (first == graph.nodes.end() || !first->halves || first->outputs.empty()) return false;
-    return std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& node) {
-        return node.kind == "Conv" && !node.inputs.empty() && node.inputs[0] == first->outputs[0];
-    });
+    if (first == graph.nodes.end() || !first->halves) return false;
+    std::string value = first->outputs[0];
+    for (auto node = first + 1; node != graph.nodes.end(); ++node) {
+        if (std::find(node->inputs.begin(), node->inputs.end(), value) == node->inputs.end()) continue;
+        if (node->kind != "Cast" && node->kind != "Mul" && node->kind != "Add") return node->kind == "Conv";
+        value = node->outputs[0];
+    }
+    return false;
 }
 
-// How the file says that its input is normalised; without a word it is as U2-Net's or IS-Net's.
-Preprocess read_preprocess(std::map<std::string, std::string>& metadata, const Graph& graph) {
+// How the file says that its input is normalised.
+Preprocess read_preprocess(std::map<std::string, std::string>& metadata) {
     Preprocess preprocess;
-    if (!metadata.count("u2slim.preprocess") && looks_like_isnet(graph)) preprocess = {{.5, .5, .5}, {1, 1, 1}, false};
     if (metadata.count("u2slim.mean")) preprocess.mean = three_numbers(metadata["u2slim.mean"]);
     if (metadata.count("u2slim.std")) preprocess.std = three_numbers(metadata["u2slim.std"]);
     if (metadata.count("u2slim.divisor")) {
@@ -325,13 +331,23 @@ const Value& logits_output(const Graph& graph, std::int64_t classes) {
     throw Error("it has no output `logits`, of its classes");
 }
 
-const Value& mask_output(const Graph& graph, bool ours) {
+std::vector<std::int64_t> without_ones(std::vector<std::int64_t> shape) {
+    shape.erase(std::remove(shape.begin(), shape.end(), 1), shape.end());
+    return shape;
+}
+
+// The first output of another project's file, unless one is called `mask`.
+const Value& mask_output(const Graph& graph, const Value& input, bool ours) {
     const Value* mask = nullptr;
     for (const Value& output : graph.outputs)
-        if (!mask && (!ours || output.name == "mask")) mask = &output;
+        if (output.name == "mask" || (!mask && !ours)) mask = &output;
     if (!mask) throw Error(ours ? "it has no output `mask`" : "it has no output");
-    if (mask->has_shape && (mask->shape.size() != 4 || mask->shape[1] > 1 || mask->shape[1] < 0))
-        throw Error("its output " + mask->name + " is " + shown(mask->shape) + ", not a mask of 1x1xHxW");
+    const std::vector<std::int64_t> image = {input.shape[2], input.shape[3]};
+    const auto is_known = [](std::int64_t side) { return side > 0; };
+    // What is open shows when it is tried. In this order, or the mask lies askew.
+    if (std::all_of(image.begin(), image.end(), is_known) && mask->has_shape &&
+        std::all_of(mask->shape.begin(), mask->shape.end(), is_known) && without_ones(mask->shape) != without_ones(image))
+        throw Error("its output " + mask->name + " is " + shown(mask->shape) + ", not a mask of 1x1x" + shown(image));
     return *mask;
 }
 
@@ -359,17 +375,24 @@ OnnxFile describe_onnx(Bytes file) {
     if (graphs.size() != 1) throw Error("it is empty or holds no net");
     const Graph graph = read_graph(graphs[0]);
     const Value& input = only_input(graph);
-    const bool ours = metadata.count("u2slim.preprocess") > 0;
+    const bool ours = metadata.count("u2slim.preprocess") > 0, says = ours || metadata.count("u2slim.mean") > 0;
+    const bool isnet = looks_like_isnet(graph);
+    const int usual = isnet ? 1024 : 320, height = side_of(input.shape[2], metadata, false, usual),
+              width = side_of(input.shape[3], metadata, true, usual);
     // Other programs leave out what 8 bits do by themselves, a ReLU for one, and would be read wrongly in float32.
     for (const Node& node : graph.nodes)
         if (!ours && (node.kind == "QuantizeLinear" || node.kind == "DequantizeLinear"))
             throw Error("it is in 8 bits, which are read from files of export.py only");
     const std::vector<Colour> palette = read_palette(metadata);
-    const std::string mask = (palette.empty() ? mask_output(graph, ours) : logits_output(graph, palette.size())).name,
+    const std::string mask = (palette.empty() ? mask_output(graph, input, ours) : logits_output(graph, palette.size())).name,
                       node = producer(graph, mask).name;
+    const long convolutions =
+        std::count_if(graph.nodes.begin(), graph.nodes.end(), [](const Node& n) { return n.kind == "Conv"; });
+    const Preprocess by_looks = isnet ? Preprocess{{.5, .5, .5}, {1, 1, 1}, false} : Preprocess();
     // OpenCV 4.5 to 5.0 call a layer after its output or its node, with and without these words before it.
-    return {side_of(input.shape[2], metadata, false), side_of(input.shape[3], metadata, true),
-            ours && metadata["u2slim.preprocess"] == "embedded", read_preprocess(metadata, graph),
+    return {height, width, ours && metadata["u2slim.preprocess"] == "embedded",
+            says ? read_preprocess(metadata) : by_looks, says,
+            convolutions != convolutions_of_u2net ? "" : isnet ? "IS-Net" : "U2-Net",
             {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node},
             palette};
 }

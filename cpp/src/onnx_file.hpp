@@ -4,22 +4,17 @@
 #include "bytes.hpp"
 #include "u2slim/segmenter.hpp"
 
-#include <array>
 #include <string>
 #include <vector>
 
 namespace u2slim {
 
-// How RGB 0..255 becomes the net's input: divided by the image's own maximum or by 255, then mean and deviation.
-struct Preprocess {
-    std::array<double, 3> mean{.485, .456, .406}, std{.229, .224, .225};
-    bool own_maximum = true;
-};
-
 struct OnnxFile {
     int height, width;
     bool embedded;                     // it takes RGB 0..255 and normalises by itself
     Preprocess preprocess;             // where it does not
+    bool says;                         // which of them it is; else `preprocess` is by its looks
+    std::string looks;                 // U2-Net or IS-Net; empty if it is neither
     std::vector<std::string> outputs;  // the names that OpenCV may have for the mask, or for the classes' logits
     std::vector<Colour> palette;       // of the classes, if the net tells them apart
 };

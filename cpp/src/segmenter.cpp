@@ -1,6 +1,7 @@
 #include "u2slim/segmenter.hpp"
 
 #include "plain_onnx.hpp"
+#include "preprocess.hpp"
 
 #include <opencv2/core/version.hpp>
 #include <opencv2/dnn.hpp>
@@ -10,9 +11,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <fstream>
+#include <locale>
+#include <sstream>
 
 namespace u2slim {
 namespace {
@@ -70,14 +72,20 @@ cv::dnn::Net load(const std::string& bytes, Device device) {
     return cv::dnn::readNetFromONNX(bytes.data(), bytes.size());
 }
 
-// RGB 0..255, float32, as the net's file says that it is normalised.
-void normalise(cv::Mat& rgb, const Preprocess& preprocess) {
-    double top = 0;
-    cv::minMaxIdx(rgb.reshape(1), nullptr, &top);
-    rgb.convertTo(rgb, CV_32F, 1 / (preprocess.own_maximum ? top + 1e-6 : 255.));
-    const std::array<double, 3>&mean = preprocess.mean, &deviation = preprocess.std;
-    cv::subtract(rgb, cv::Scalar(mean[0], mean[1], mean[2]), rgb);
-    cv::divide(rgb, cv::Scalar(deviation[0], deviation[1], deviation[2]), rgb);
+// Decides how the input of a file is normalised. Returns what was taken, where the file does not say so itself.
+std::string settle(OnnxFile& file, const std::optional<Preprocess>& given, const std::string& model) {
+    if (given) check_preprocess(*given);
+    if (given && file.embedded) throw Error(model + " normalises its input itself: leave out mean, std and scale.");
+    if (given && file.says && !same_pixels(*given, file.preprocess))
+        throw Error(model + " says " + shown(file.preprocess) + ", and not " + shown(*given) +
+                    ": leave out mean, std and scale.");
+    if (file.says) return "";
+    if (!given && file.looks.empty())
+        throw Error(model + " does not say how its input is normalised, and it is neither a U2-Net nor an IS-Net by its looks: "
+                    "give mean, std and scale, of most nets --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --scale 255.");
+    if (given) file.preprocess = *given;
+    return model + " takes " + shown(file.preprocess) + ", " +
+           (given ? "as given." : "as it looks like " + file.looks + "; else give mean, std and scale.");
 }
 
 // In float and without antialiasing, as U2-Net's own test script resizes. That is cv::resize of the photo in float, but
@@ -126,7 +134,7 @@ struct Segmenter::Net {
     OnnxFile file;
     Options options;
     cv::dnn::Net net;
-    std::string output;
+    std::string output, note;
 
     int planes() const { return std::max(1, int(file.palette.size())); }
 
@@ -148,23 +156,46 @@ struct Segmenter::Net {
         } catch (const std::exception& error) {
             throw Error(std::string("the net cannot be run on OpenCV " CV_VERSION ": ") + error.what());
         }
-        const int rows = planes() * file.height;
-        if (mask.depth() != CV_32F || mask.total() != std::size_t(rows) * file.width || !mask.isContinuous())
-            throw Error("the net's output is no mask of its input's size.");
-        mask = cv::Mat(rows, file.width, CV_32F, mask.ptr<float>()).clone();
+        // In this order but for sides of 1, or the mask would lie askew.
+        std::vector<int> sides, wanted;
+        for (int i = 0; i < mask.dims; ++i)
+            if (mask.size[i] != 1) sides.push_back(mask.size[i]);
+        for (const int side : {planes(), file.height, file.width})
+            if (side != 1) wanted.push_back(side);
+        if (mask.depth() != CV_32F || sides != wanted || !mask.isContinuous())
+            throw Error("the net makes no mask: " + form(mask));
+        mask = cv::Mat(planes() * file.height, file.width, CV_32F, mask.ptr<float>()).clone();
         if (!cv::checkRange(mask))
             throw Error("the net gives NaN or infinite values on OpenCV " CV_VERSION "; no mask was made.");
+        if (file.palette.empty()) check_probabilities(mask);
         return mask;
     }
 
-    // What is no mask shows here rather than at each photo; and the first run is slow.
-    void try_once() {
-        const int shape[] = {1, 3, file.height, file.width};
+    std::string form(const cv::Mat& answer) const {
+        std::string shape;
+        for (int i = 0; i < answer.dims; ++i) shape += (i ? "x" : "") + std::to_string(answer.size[i]);
+        return "its output " + file.outputs[0] + " is of shape " + shape + " for an image of " + std::to_string(file.width) +
+               "x" + std::to_string(file.height) + ". Export it with export.py.";
+    }
+
+    static void check_probabilities(const cv::Mat& mask) {
         double low = 0, high = 0;
-        cv::minMaxLoc(run(cv::Mat(4, shape, CV_32F, cv::Scalar(.5))), &low, &high);
-        if (file.palette.empty() && (low < -.01 || high > 1.01))
-            throw Error("the net gives values of " + std::to_string(low) + " to " + std::to_string(high) +
-                        ", no probability; its output needs a sigmoid. Export it with export.py.");
+        cv::minMaxLoc(mask, &low, &high);
+        if (low >= -.01 && high <= 1.01) return;
+        std::ostringstream text;
+        text.imbue(std::locale::classic());
+        text.precision(2);
+        text << "the net gives values of " << low << " to " << high << ", no probability: its output needs a sigmoid, or is of "
+             << "numbers of classes. Export it with export.py.";
+        throw Error(text.str());
+    }
+
+    // What is no mask shows here rather than at each photo; and the first run is slow. Of noise, as on one gray even
+    // logits may lie in 0..1.
+    void try_once() {
+        cv::Mat noise(file.height, file.width, CV_8UC3);
+        cv::RNG(0).fill(noise, cv::RNG::UNIFORM, 0, 256);
+        run(input(noise));
     }
 };
 
@@ -172,15 +203,18 @@ Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{})
     if (options.device == Device::cuda) require_cuda();
     const std::vector<char> bytes = read_model(model);
     net->options = options;
-    std::string plain;
-    try {
-        const Bytes file{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()};
-        net->file = describe_onnx(file);
-        plain = plain_onnx(file, net->file);
-    } catch (const Error& error) {
-        throw Error(model + " is not an ONNX net from one image to its mask: " + error.what() +
-                    ". Export it again with export.py.");
-    }
+    const Bytes file{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()};
+    const auto readable = [&](const auto& read) {
+        try {
+            return read();
+        } catch (const Error& error) {
+            throw Error(model + " is not an ONNX net from one image to its mask: " + error.what() +
+                        ". Export it again with export.py.");
+        }
+    };
+    net->file = readable([&] { return describe_onnx(file); });
+    net->note = settle(net->file, options.preprocess, model);
+    const std::string plain = readable([&] { return plain_onnx(file, net->file); });
     try {
         net->net = load(plain, options.device);
         if (options.device == Device::cuda) {
@@ -213,6 +247,8 @@ cv::Mat Segmenter::segment(const cv::Mat& bgr8) {
     cv::resize(mask, mask, bgr8.size(), 0, 0, cv::INTER_LINEAR);
     return cv::min(cv::max(mask, 0.f), 1.f);
 }
+
+const std::string& Segmenter::note() const { return net->note; }
 
 const std::vector<Colour>& Segmenter::palette() const { return net->file.palette; }
 

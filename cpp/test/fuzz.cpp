@@ -80,10 +80,12 @@ int main(int, char** words) {
         if (below(8)) mend_png(data);
         std::ofstream(current, std::ios::binary).write(reinterpret_cast<const char*>(data.data()), data.size());
         ++tried[is_model];
+        u2slim::Options options;
+        if (below(8) == 0) options.preprocess = u2slim::Preprocess();
         alarm(60);  // what takes longer counts as a crash
         try {
             if (is_model)
-                u2slim::Segmenter(current.string()).segment(photo);
+                u2slim::Segmenter(current.string(), options).segment(photo);
             else
                 u2slim::decode_photo(data);
             ++taken[is_model];

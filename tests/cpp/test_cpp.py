@@ -16,8 +16,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from tests.conftest import REPO
-from tests.onnx_files import write_plain_net
+from tests.conftest import REPO, random_net
+from tests.onnx_files import write_as_published, write_plain_net
 from u2slim.cutout.batch import Outcome, cut_all
 from u2slim.cutout.cutter import Cutter
 from u2slim.data.sample import render
@@ -192,7 +192,7 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
 
     # The stretch is felt, and a comparison that fails says so. Results of an earlier run are no photos.
     status, out, err = program(
-        tmp_path / "photos" / "bits.png", *arguments[1:], "--no-stretch", "--compare", tmp_path / "python" / "masks"
+        tmp_path / "photos" / "gray.tif", *arguments[1:], "--no-stretch", "--compare", tmp_path / "python" / "masks"
     )
     assert status == 1 and "the mask differs from" in err
     status, out, _ = program(tmp_path / "ours", "--net", exported, "-o", tmp_path / "ours")
@@ -561,38 +561,173 @@ def test_models_that_are_not_ours_are_refused_before_any_photo(program, tmp_path
     assert status == 2 and "needs a sigmoid" in err
 
 
-def test_a_net_of_another_project_is_taken_by_its_first_output(program, tmp_path):
+ASKED = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--scale", "maximum")
+
+
+def write_theirs(path: Path, nodes: list | None = None, sides: tuple = (32, 32), **shapes: list) -> Path:
+    """A net of another project, of random weights: these nodes before a sigmoid, or our small net's."""
+    model = small_net("external", dynamic=True)
+    without_metadata(model)
+    image, mask = model.graph.input[0], model.graph.output[0]
+    if nodes is not None:
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    image.CopyFrom(value_info("image", shapes.get("image", [1, 3, *sides])))
+    mask.CopyFrom(value_info("mask", shapes.get("mask", ["a", "b", "c", "d"])))
+    onnx.save(model, path)
+    return path
+
+
+def conv(source: str = "image", **settings) -> onnx.NodeProto:
+    return helper.make_node("Conv", [source, "w1", "b1"], ["four"], pads=[1] * 4, kernel_shape=[3, 3], **settings)
+
+
+ONE_OF_FOUR = helper.make_node("Conv", ["four", "one"], ["logit"], kernel_shape=[1, 1])
+
+
+def write_one_mask(path: Path, last: list, first: list = (), source: str = "image", **settings) -> Path:
+    """Another project's net: some nodes, two convolutions, a sigmoid to `soft`, and what makes `mask` of that."""
+    sigmoid = helper.make_node("Sigmoid", ["logit"], ["soft"])
+    write_theirs(path, [*first, conv(source), ONE_OF_FOUR, sigmoid, *last], **settings)
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 4, 1, 1), 0.3, np.float32), "one"))
+    onnx.save(model, path)
+    return path
+
+
+def python_says(net: Path, asked: tuple | None = None) -> str:
+    """The sentence with which Python refuses a file."""
+    with pytest.raises(UserError) as caught:
+        open_net(net, Preprocess.given(*asked[1::2]) if asked else None).runner("onnxruntime")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ASKED,
+        ("--mean", "-0.5,0.4,0.3", "--std", " 0.2", "--scale", "255"),
+        ("--mean", "123.7,116.3,103.5", "--std", "58.4,57.1,57.4", "--scale", "1"),
+    ],
+)
+def test_a_net_of_another_project_is_fed_as_asked(program, tmp_path, capsys, asked):
     """Seven outputs, the fused one first, of any size and without our metadata, as U2-Net's files are."""
     model = small_net("external", dynamic=True)
     without_metadata(model)
     for index in range(6):
         model.graph.node.append(helper.make_node("Relu", ["c3"], [f"d{index}"], f"side{index}"))
         model.graph.output.append(value_info(f"d{index}", [1, 1, "h", "w"]))
-    onnx.save(model, tmp_path / "net.onnx")
-    Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
-    runner = onnx_runner(tmp_path / "net.onnx", "onnxruntime")
-    cut_out(runner, tmp_path / "photo.png", tmp_path / "python")
-    words = ("--net", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
-    status, out, err = program(tmp_path / "photo.png", *words)
-    assert status == 0, out + err
-
-
-def test_an_isnet_of_another_project_gets_its_own_normalisation(program, tmp_path):
-    """Told by its first convolution, which halves the photo; as U2-Net's its masks would be others."""
-    torch.manual_seed(2)
-    conv = {"_target_": "u2slim.models.DepthwiseSeparableConv", "_partial_": True}  # smaller
-    net = build_net({"_target_": "u2slim.models.ISNet", "conv": conv}).eval()
-    with torch.no_grad():
-        net.sides[0].weight *= 30
-    write_onnx(net, 64, tmp_path / "net.onnx", "external")
-    model = onnx.load(tmp_path / "net.onnx")
-    without_metadata(model)
-    onnx.save(model, tmp_path / "net.onnx")
+    net = tmp_path / "net.onnx"
+    onnx.save(model, net)
     Image.fromarray(render(7, 0)[0] // 2).save(tmp_path / "photo.png")
-    cut_out(net_runner(net, 64), tmp_path / "photo.png", tmp_path / "python")
-    words = ("--net", tmp_path / "net.onnx", "-o", tmp_path / "ours", "--compare", tmp_path / "python" / "masks")
+    cut_out(
+        open_net(net, Preprocess.given(*asked[1::2])).runner("onnxruntime"), tmp_path / "photo.png", tmp_path / "python"
+    )
+    words = (tmp_path / "photo.png", "--net", net, "-o", tmp_path / "ours", "--compare", tmp_path / "python/masks")
+    status, out, err = program(*words, *asked)
+    assert status == 0, out + err
+    [said] = [line for line in capsys.readouterr().err.splitlines() if " takes mean " in line]
+    assert err.splitlines()[0] == said.removeprefix("u2slim: ") and err.startswith(f"{net} takes mean ")
+    other = (*asked[:3], "0.9", *asked[4:])
+    assert program(*words, *other)[0] == 1, "the normalisation is felt"
+
+
+def test_a_normalisation_that_nobody_knows_or_that_contradicts_is_refused_as_in_python(program, small, tmp_path):
+    Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
+    theirs, says = write_theirs(tmp_path / "theirs.onnx"), tmp_path / "says.onnx"
+    model = onnx.load(theirs)
+    helper.set_model_props(model, {"u2slim.mean": "0.485 0.456 0.406"})
+    onnx.save(model, says)
+    other = (*ASKED[:5], "255")
+    cases = [(theirs, None), (SHIPPED["lite-half"].onnx, ASKED), (small, other), (says, other)]
+    for net, asked in cases:
+        status, out, err = program(tmp_path / "photo.png", "--net", net, "-o", tmp_path / "out", *(asked or ()))
+        assert (status, out, err) == (2, "", python_says(net, asked) + "\n")
+    for net in (small, says):  # which say so themselves
+        status, _, err = program(tmp_path / "photo.png", "--net", net, "-o", tmp_path / "out", *ASKED)
+        assert status == 0 and "takes mean" not in err, err
+
+
+def test_masks_that_lie_askew_and_colours_that_come_last_are_refused(program, tmp_path):
+    Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
+    askew = [helper.make_node("Transpose", ["soft"], ["mask"], perm=[0, 1, 3, 2])]
+    plain = [helper.make_node("Identity", ["soft"], ["mask"])]
+    first = [helper.make_node("Transpose", ["image"], ["turned"], perm=[0, 3, 1, 2])]
+    last = {"first": first, "source": "turned"}
+    made = {
+        "of shape 1x1x64x32 for an image of 64x32": (askew, {"sides": (32, 64)}),
+        "is 1x1x64x32, not a mask of 1x1x32x64": (askew, {"sides": (32, 64), "mask": [1, 1, 64, 32]}),
+        "image is 1x32x32x3, with the colours last": (plain, last | {"image": [1, 32, 32, 3]}),
+        "image is ?x?x?x3, with the colours last": (plain, last | {"image": ["b", "h", "w", 3]}),
+    }
+    for reason, (nodes, settings) in made.items():
+        net = write_one_mask(tmp_path / "net.onnx", nodes, **settings)
+        status, _, err = program(tmp_path / "photo.png", "--net", net, "-o", tmp_path / "out", *ASKED)
+        assert status == 2 and reason in err, (reason, err)
+        python_says(net, ASKED)
+    # Where only the axis of the one channel is another, it is a mask.
+    nodes = [helper.make_node("Transpose", ["soft"], ["mask"], perm=[0, 2, 3, 1])]
+    net = write_one_mask(tmp_path / "last.onnx", nodes, sides=(32, 64), mask=[1, 32, 64, 1])
+    cut_out(
+        open_net(net, Preprocess.given(*ASKED[1::2])).runner("onnxruntime"), tmp_path / "photo.png", tmp_path / "py"
+    )
+    words = ("--net", net, "-o", tmp_path / "out", "--compare", tmp_path / "py/masks", *ASKED)
     status, out, err = program(tmp_path / "photo.png", *words)
     assert status == 0, out + err
+
+
+def test_values_that_are_no_probability_are_refused_at_the_photo_that_shows_them(program, tmp_path):
+    """The mean of a neighbourhood times 1.5: of noise and of dark photos it is below 1."""
+    net = write_theirs(
+        tmp_path / "net.onnx",
+        [helper.make_node("Conv", ["image", "mean"], ["mask"], pads=[3] * 4, kernel_shape=[7, 7])],
+    )
+    model = onnx.load(net)
+    del model.graph.initializer[:]
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 3, 7, 7), 1.5 / 147, np.float32), "mean"))
+    onnx.save(model, net)
+    (tmp_path / "photos").mkdir()
+    for name, value in (("a", 150), ("b", 255), ("c", 90)):
+        Image.new("RGB", (40, 30), (value,) * 3).save(tmp_path / "photos" / f"{name}.png")
+    words = ("--net", net, "-o", tmp_path / "out", "--mean", "0", "--std", "1", "--scale", "255")
+    status, out, err = program(tmp_path / "photos", *words)
+    assert status == 1 and "2 of 3 photos done" in out, out + err
+    assert re.search(
+        r"b\.png: the net gives values of 0\.\d+ to 1\.5, no probability: its output needs a sigmoid", err
+    ), err
+
+
+def test_logits_that_one_gray_would_not_show_are_refused_at_once(program, tmp_path):
+    Image.new("RGB", (40, 30), "gray").save(tmp_path / "photo.png")
+    net = write_plain_net(tmp_path / "net.onnx", 32, 32)
+    model = onnx.load(net)
+    without_metadata(model)
+    model.graph.initializer[0].float_data[:] = [1, -1, 0.5]  # of .5 in each channel .25
+    onnx.save(model, net)
+    words = ("--net", net, "-o", tmp_path / "out", "--mean", "0", "--std", "1", "--scale", "255")
+    status, _, err = program(tmp_path / "photo.png", *words)
+    assert status == 2 and "no probability: its output needs a sigmoid" in err, err
+
+
+def test_an_isnet_and_a_u2net_of_another_project_get_their_own_normalisation(program, tmp_path, capsys):
+    """Told by their number of convolutions, and an IS-Net by its first one, which halves the photo."""
+    torch.manual_seed(2)
+    grouped = {"_target_": "u2slim.models.GroupedConv", "_partial_": True, "groups": 16}  # smaller
+    isnet = build_net({"_target_": "u2slim.models.ISNet", "conv": grouped}).eval()
+    with torch.no_grad():
+        isnet.sides[0].weight *= 30
+    Image.fromarray(render(7, 0)[0] // 2).save(tmp_path / "photo.png")
+    for name, net in (("IS-Net", isnet), ("U2-Net", random_net())):
+        path = write_as_published(net, tmp_path / f"{name}.onnx")
+        cut_out(net_runner(net, 64), tmp_path / "photo.png", tmp_path / name)
+        words = ("--net", path, "-o", tmp_path / "ours", "--compare", tmp_path / name / "masks")
+        status, out, err = program(tmp_path / "photo.png", *words)
+        assert status == 0, out + err
+        open_net(path).runner("onnxruntime")
+        assert err.splitlines()[0] == capsys.readouterr().err.strip().removeprefix("u2slim: ")
+        assert f"as it looks like {name}; else give mean, std and scale." in err
+        status, out, err = program(tmp_path / "photo.png", *words, "--mean", "0", "--std", "1", "--scale", "255")
+        assert status == 1 and "the mask differs from" in err and "after a division by 255, as given." in err
 
 
 def test_what_is_wrong_with_a_command_is_said(program, small, tmp_path):
@@ -610,6 +745,15 @@ def test_what_is_wrong_with_a_command_is_said(program, small, tmp_path):
         (*full, "--threshold", "-.1"): "--threshold takes a number",
         (*full, "--threshold", "nan"): "--threshold takes a number",
         (*full, "--threshold="): "--threshold takes a number",
+        (*full, "--mean", "0", "--scale", "255"): "mean, std and scale belong together, and std is not given",
+        (*full, "--scale=1"): "mean and std is not given",
+        (*full, "--mean=0,0", "--std=1", "--scale=255"): "mean=0,0: give three numbers, for red, green and blue",
+        (*full, "--mean=nan", "--std=1", "--scale=255"): "mean=nan: give three",
+        (*full, "--mean=0,,0", "--std=1", "--scale=255"): "mean=0,,0: give three",
+        (*full, "--mean=", "--std=1", "--scale=255"): "mean=: give three",
+        (*full, "--mean=0x", "--std=1", "--scale=255"): "mean=0x: give three",
+        (*full, "--mean=0", "--std=0,1,1", "--scale=255"): "std=0,1,1: deviations are above 0",
+        (*full, "--mean=0", "--std=1", "--scale=256"): "scale=256 is not known; choose one of: 255, maximum, 1.",
         (*full, "--net"): "--net needs a value",
         (*full, "--net", tmp_path / "absent.onnx"): "No model at",
         (*full, "--net", "absent"): "no absent.onnx beside the program",
