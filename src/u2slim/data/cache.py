@@ -12,7 +12,7 @@ from u2slim.errors import UserError
 from u2slim.files import user_path
 from u2slim.sizes import Size, sides
 
-CACHE_VERSION = 1  # raise it whenever a pair's square would have other pixels
+CACHE_VERSION = 2  # raise it whenever a pair's square would have other pixels
 
 log = logging.getLogger(__name__)
 
