@@ -31,11 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own end would fail, too
         return 141  # as of a program that the signal ends
     except OSError as error:  # as when the disk is full that is printed to
-        print(f"u2slim: {error}", file=sys.stderr)
+        print(f"u2slim: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"u2slim: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, and what to do about it."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        remedy = "allow yourself to use it" if isinstance(error, PermissionError) else "mend it, or name another"
+        return f"{os.fsdecode(error.filename)} cannot be used ({reason}); {remedy}."
+    if isinstance(error, FileNotFoundError):  # of all that have no name only the working folder
+        return "The folder that you are in is gone; change to another one."
+    return f"Reading or printing failed ({reason}); make room, or use a file that can be read and written."
 
 
 def main_parser() -> argparse.ArgumentParser:
