@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 Main = Callable[[DictConfig], Any]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def research_command(name: str) -> Callable[[Main], Callable[[], None]]:
@@ -171,11 +172,16 @@ def ending_in_a_sentence(main: Main) -> Main:
             log.error("%s", str(interrupt) or "interrupted")
             sys.exit(128 + signal.SIGINT)
         except Exception as error:
-            if getattr(error, "errno", None) not in _NO_SPACE:
+            number = getattr(error, "errno", None)
+            if number not in (*_NO_SPACE, *_NO_NAME):
                 _log_in_a_line(error)
                 raise
             reason = getattr(error, "strerror", error)
-            sentence = f"{reason}: what was written before is whole. Make room, or choose another folder."
+            sentence = (
+                f"{reason}: what was written before is whole. Make room, or choose another folder."
+                if number in _NO_SPACE
+                else f"{getattr(error, 'filename', 'a file')} cannot be found: {reason}. Choose another name."
+            )
         log.error("%s", sentence)
         sys.exit(1)
 
