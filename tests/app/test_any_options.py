@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,12 @@ def test_a_photo_that_changes_meanwhile_is_done_again(folder, capsys, monkeypatc
     assert not Path("out/masks").exists()
     assert main(words) == 0
     assert Image.open("out/masks/photo.png").size == (8, 8)
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_pillow_says_of_a_file_that_is_read_is_no_news(folder):
+    palette = Image.open("photo.png").convert("P")
+    palette.save("palette.png", transparency=bytes([0, 128, 255]))
+    with warnings.catch_warnings(record=True) as said:
+        assert main(["cut", "palette.png", "--net", "lite-dwsep", "--runtime", "opencv"]) == 0
+    assert not [one for one in said if "PIL" in one.filename]

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a user's mistake ends in one sentence and status 1, Ctrl-C in 130."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in no encoding
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of files that are read all the same
     try:
         words = sys.argv[1:] if arguments is None else arguments
         options = main_parser().parse_args(_with_margins(_with_folders(words)))
