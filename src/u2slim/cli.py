@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 Main = Callable[[DictConfig], Any]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 def research_command(name: str) -> Callable[[Main], Callable[[], None]]:
