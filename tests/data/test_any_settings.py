@@ -67,9 +67,9 @@ def test_a_name_that_no_file_can_have_ends_in_a_sentence(caplog):
     with pytest.raises(SystemExit) as end:
         ending_in_a_sentence(lambda _: Path("x" * 5000).stat())(None)
     assert end.value.code == 1
-    assert "cannot be found" in caplog.text and "Choose another name." in caplog.text
+    assert "cannot be read or written" in caplog.text and "Choose another place." in caplog.text
     with pytest.raises(SystemExit):
         ending_in_a_sentence(lambda _: Path("/dev/null/x.onnx").unlink())(None)
-    assert "/dev/null/x.onnx cannot be found: Not a directory." in caplog.text
+    assert "/dev/null/x.onnx cannot be read or written: Not a directory." in caplog.text
     with pytest.raises(OSError, match="odd"):
         ending_in_a_sentence(lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "odd")).__next__())(None)
