@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import cv2
-
 # What a container has: control groups of version 2, and of version 1.
 _CPU = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
 _MEMORY = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
@@ -53,6 +51,8 @@ def start_worker() -> None:
 
     A net's threads wait for each other, so that a process that took turns with one would halve them all.
     """
+    import cv2  # a tenth of a second, which a command line does not need
+
     cv2.setNumThreads(0)
     if hasattr(os, "nice"):
         os.nice(19)

@@ -283,8 +283,8 @@ def unusable() -> dict[str, tuple[str, bytes, str, bytes, str]]:
             png(WIDTH, HEIGHT, 16, 2, [repeated(row[None])[0].astype(">u2").tobytes() for row in SHAPE]),
             "16 bits a channel, all too dark to be told from black",
         ),
-        "signed image": (".tif", signed, ".png", mask, "32-bit or signed pixels"),
-        "signed mask": (".png", plain, ".tif", signed, "negative pixels"),
+        "signed image": (".tif", signed, ".png", mask, "signed pixels"),
+        "signed mask": (".png", plain, ".tif", signed, "signed pixels"),
         "white is 0": (".png", plain, ".tif", white_is_0, "16 bits with white as 0"),
         "only the image turned": (
             ".jpg",

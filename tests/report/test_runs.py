@@ -240,7 +240,10 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"init=random: {tmp_path}/runs/a" in done.stdout
     assert done.stdout.splitlines()[-1] == f"Look at {tmp_path}/out/runs.png or {tmp_path}/out/runs.html"
-    for wrong, sentence in (("rnus=a", "Could not override 'rnus'"), ("outputs/a", "outputs/a")):
+    for wrong, sentence in (
+        ("rnus=a", "rnus is not a setting of these choices; did you mean runs=null?"),
+        ("outputs/a", "outputs/a"),
+    ):
         done = command(wrong, "out=b")
         assert done.returncode == 1 and sentence in done.stderr
     done = command("runs=nowhere", "out=x")
