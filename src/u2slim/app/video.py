@@ -16,6 +16,7 @@ EXAMPLES = """\
   u2slim video clip.mp4 -o cut.mov --steady       ProRes 4444 with transparency, for editing
   u2slim video clip.mp4 -o call.mp4 --background blur
 """
+BREAKS_OFF = 0.9  # a clip with so small a part of the frames that its head tells of
 MANY = 300  # frames of a clip that does not say how many it has, by which the runtime is chosen
 
 
@@ -56,11 +57,14 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--net {options.net} tells classes apart: a clip takes a net that makes masks.")
         start = perf_counter()
         masks = FrameMasks(runner, Steady() if options.steady else None)
-        with _bar(clip.length) as advance:
+        length = clip.length
+        with _bar(length) as advance:
             film = cut_video(clip, output, style, masks, not options.no_sound, advance)
     seconds = perf_counter() - start
     if film.damaged:
-        print(f"{source}: {film.damaged} damaged packets were passed over", file=sys.stderr)
+        print(f"{source}: {_frames(film.damaged)} damaged", file=sys.stderr)
+    if length and film.frames < BREAKS_OFF * length:
+        print(f"{source} should have about {length} frames, {film.frames} can be read", file=sys.stderr)
     if film.empty:
         print(f"no subject in {film.empty} of {_frames(film.frames)}: their masks are empty", file=sys.stderr)
     again = f", {film.reused} of them by the mask of the last, as nothing moved," if film.reused else ""

@@ -70,18 +70,18 @@ class FrameMasks:
     def __init__(self, runner: Runner, steady: Steady | None = None):
         self.runner, self.steady = runner, steady
         self.frames = self.reused = 0  # so many came, and for so many of them the last mask was used again
-        self._computed: tuple[np.ndarray, np.ndarray] | None = None
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # what the net saw, and the mask that came of it
 
     def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
         photo = self.runner.resized(image_HW3)
         self.frames += 1
         # Compared is with what the net saw last, not with the frame before, so that slow changes add up.
-        if self._computed is None or moved(self._computed[0], photo):
-            self._computed = photo, self.runner.mask_of_resized(photo)
-        else:
+        if self._last is not None and not moved(self._last[0], photo):
             self.reused += 1
-        mask = self._computed[1]
-        return mask if self.steady is None else self.steady(photo, mask)
+            return self._last[1]
+        mask = self.runner.mask_of_resized(photo)
+        self._last = photo, mask if self.steady is None else self.steady(photo, mask)
+        return self._last[1]
 
 
 def moved(one_HW3: np.ndarray, other_HW3: np.ndarray) -> bool:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 UNKNOWN = (0, 2)  # colour spaces of pixels that are RGB already, and of a file that does not say
 HD = 720  # rows from which a file that does not say has BT.709's colours, as players take it
 BT709, BT601 = 1, 5
+# upstream: FFmpeg's list of what .mov takes has them, and its writer refuses them (seen with 8.1); not reported
+NOT_IN_MOV = ("flac", "opus")
+OPUS_RATE = 48_000  # which it always has
+LAYOUTS = {1: "mono", 6: "5.1", 8: "7.1"}  # of sound that is encoded, by the channels; all others become stereo
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Film:
         sound: what became of the sound, in words.
         frames: how many there are.
         reused: so many of them have the mask of the one before, as nothing moved.
-        damaged: so many packets of the clip could not be decoded.
+        damaged: so many frames of the clip are damaged, or missing as they could not be decoded.
         empty: so many frames have no subject.
     """
 
@@ -207,6 +211,7 @@ def _write(
                 frames = clip.frames(packet)
                 film.damaged += frames is None
                 for frame in frames or ():
+                    film.damaged += frame.is_corrupt
                     image, own = picture.read(frame)
                     result = cut(masks.runner, image, own, style, masks)
                     film.empty += result.box is None
@@ -225,7 +230,8 @@ def _write(
     except OSError:
         raise  # which is the folder's fault
     except av.FFmpegError as error:
-        raise UserError(f"{clip.path} cannot be written as {path.suffix} ({error.strerror}).") from error
+        without = "; --no-sound leaves out the sound, if that is why" if sound and clip.container.streams.audio else ""
+        raise UserError(f"{clip.path} cannot be written as {path.suffix} ({error.strerror}){without}.") from error
 
 
 class _Picture:
@@ -281,7 +287,7 @@ class _Picture:
         sides = (frame.width, frame.height)[:: -1 if self.turn % 2 else 1]
         self.stream.width, self.stream.height = (side // 2 * 2 if self.coding.even else side for side in sides)
         if not self.stream.width or not self.stream.height:
-            raise UserError(f"its frames of {frame.width}x{frame.height} pixels are too small for {self.coding.name}.")
+            raise UserError(f"A frame of {frame.width}x{frame.height} pixels is too small for {self.coding.name}.")
         self.matrix = int(frame.colorspace)
         if self.matrix in UNKNOWN:
             self.matrix = BT709 if frame.height >= HD else BT601
@@ -295,17 +301,17 @@ class _Sound:
 
     def __init__(self, out: av.container.OutputContainer, source: Any):
         self.out, self.source = out, source
-        name = source.codec_context.name if source.codec_context else "unknown"
-        self.copied = source.codec_context is not None and source.codec.canonical_name in out.supported_codecs
+        if source.codec_context is None:
+            raise UserError("The clip's sound is in a form that cannot be read: give --no-sound.")
+        form = source.codec_context.codec.canonical_name
+        self.copied = form in out.supported_codecs and not (out.format.name == "mov" and form in NOT_IN_MOV)
         if self.copied:
             self.stream: Any = out.add_stream_from_template(source)
             self.words = "sound copied"
             return
-        if source.codec_context is None:
-            raise UserError(f"The sound is in a form that cannot be read ({name}): give --no-sound.")
         encoder = {"opus": "libopus"}.get(out.default_audio_codec, out.default_audio_codec)
-        rate = 48_000 if encoder == "libopus" else source.rate
-        self.stream = out.add_stream(encoder, rate=rate, layout=source.layout.name)
+        rate = OPUS_RATE if encoder == "libopus" else source.rate
+        self.stream = out.add_stream(encoder, rate=rate, layout=LAYOUTS.get(source.channels, "stereo"))
         self.words = f"sound encoded anew as {out.default_audio_codec}"
 
     def add(self, packet: av.Packet) -> None:
