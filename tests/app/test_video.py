@@ -46,12 +46,15 @@ def write_clip(
     turn: int = 0,
     sound: str | None = None,
     start: int = 0,
+    shape: Fraction | None = None,
 ) -> Path:
     """Frames at times in milliseconds, by default 25 a second, with a second of sound if it is given a codec."""
     with av.open(str(path), "w") as out:
         stream: Any = out.add_stream(codec, rate=25)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pixels
         stream.time_base = stream.codec_context.time_base = MS
+        if shape:
+            stream.sample_aspect_ratio = shape
         if turn:
             stream.set_display_rotation(turn)
         track: Any = out.add_stream(sound, rate=48_000, layout="mono") if sound else None
@@ -170,9 +173,10 @@ def test_sound_is_copied_or_encoded_anew(net, capsys):
 
 
 def test_a_turned_clip_comes_out_upright(net):
-    write_clip(Path("clip.mov"), walk(2), turn=90)
+    write_clip(Path("clip.mov"), walk(2), turn=90, shape=Fraction(4, 3))
     video("clip.mov", "-o", "cut.mov")
     with av.open("cut.mov") as clip:
+        assert clip.streams.video[0].sample_aspect_ratio == Fraction(3, 4)
         frame = next(clip.decode(video=0))
         assert frame.rotation == 0
         pixels = frame.to_ndarray(format="rgb24")
@@ -232,6 +236,9 @@ def test_ctrl_c_leaves_what_was_there(net, capsys, monkeypatch):
 def test_refusals_are_a_sentence(net, capsys, monkeypatch):
     clip = write_clip(Path("clip.mov"), walk(2), sound="aac")
     Path("broken.mp4").write_bytes(clip.read_bytes()[:300])
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    whole = write_clip(Path("clip.mkv"), [noise], codec="ffv1", pixels="bgr0").read_bytes()
+    Path("bodiless.mkv").write_bytes(whole[:1500])
     Path("empty.mp4").touch()
     Path("folder.webm").mkdir()
     with av.open("tone.wav", "w") as out:
@@ -247,6 +254,7 @@ def test_refusals_are_a_sentence(net, capsys, monkeypatch):
         (("clip.mov", "-o", "folder.webm"), "is a folder"),
         (("none.mov", "-o", "cut.webm"), "There is no clip none.mov."),
         (("broken.mp4", "-o", "cut.webm"), "broken.mp4 cannot be read as a clip"),
+        (("bodiless.mkv", "-o", "cut.webm"), "bodiless.mkv: no frame of it can be read"),
         (("empty.mp4", "-o", "cut.webm"), "empty.mp4 cannot be read as a clip"),
         (("tone.wav", "-o", "cut.webm"), "tone.wav has no moving picture"),
         (("clip.mov", "-o", "cut.webm", "--background", "nowhere.png"), "nowhere.png is no background"),

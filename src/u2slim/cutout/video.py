@@ -1,7 +1,5 @@
 """A clip to a clip of its subject, frame by frame, in constant memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,7 +49,12 @@ ENDINGS: dict[str, tuple[Coding | None, Coding]] = {
         Coding("libvpx-vp9", "yuv420p", _VP9, "VP9"),
     ),
     ".mov": (
-        Coding("prores_ks", "yuva444p10le", {"profile": "4444", "alpha_bits": "16"}, "ProRes 4444 with transparency"),
+        Coding(
+            "prores_ks",
+            "yuva444p10le",
+            {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"},
+            "ProRes 4444 with transparency",
+        ),
         H264,
     ),
     ".mp4": (None, H264),
@@ -110,7 +113,7 @@ class Clip:
             import av
         except ImportError as error:
             raise missing_extra("u2slim video", "av", "video") from error
-        self.path, self._broken = path, av.FFmpegError
+        self.path, self.broken = path, av.FFmpegError  # whatever is wrong with a file
         if not path.is_file():
             raise UserError(f"There is no clip {path}.")
         try:
@@ -130,7 +133,7 @@ class Clip:
             context = av.CodecContext.create("libvpx-vp9", "r")
         self._decoder = context
 
-    def __enter__(self) -> Clip:
+    def __enter__(self) -> "Clip":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,16 +153,16 @@ class Clip:
             return round(self.container.duration / 1_000_000 * self.rate)
         return None
 
-    def packets(self, streams: list[Any]) -> Iterator[av.Packet]:
+    def packets(self, streams: list[Any]) -> Iterator["av.Packet"]:
         """Those of the streams, in the file's order; the end of a file that breaks off is an end."""
-        with suppress(self._broken):
+        with suppress(self.broken):
             yield from self.container.demux(*streams)
 
-    def frames(self, packet: av.Packet) -> list[av.VideoFrame] | None:
+    def frames(self, packet: "av.Packet") -> list["av.VideoFrame"] | None:
         """Those that a packet completes; None: it is damaged."""
         try:
             return self._decoder.decode(packet if packet.size else None)
-        except self._broken:
+        except self.broken:
             return None
 
 
@@ -198,7 +201,7 @@ def _write(
     try:
         with av.open(str(path), "w") as out:
             picture = _Picture(out, clip, film.coding)
-            tracks = {one.index: _Sound(out, one) for one in clip.container.streams.audio} if sound else {}
+            tracks = {one.index: _Sound(out, one, clip.broken) for one in clip.container.streams.audio} if sound else {}
             film.sound = " and ".join(sorted({track.words for track in tracks.values()})) or film.sound
             early = []  # sound before the first frame, whose size the file's head tells
             for packet in clip.packets([clip.video, *(track.source for track in tracks.values())]):
@@ -237,19 +240,23 @@ def _write(
 class _Picture:
     """The frames that are written, upright, with the times that they have in the clip."""
 
-    def __init__(self, out: av.container.OutputContainer, clip: Clip, coding: Coding):
+    def __init__(self, out: "av.container.OutputContainer", clip: Clip, coding: Coding):
         self.out, self.coding = out, coding
         self.base: Fraction = clip.video.time_base or Fraction(1, 90_000)
         self.step = max(1, round(1 / (clip.rate * self.base)))
         self.turn: int | None = None  # by so many right angles to the left, as the first frame says
-        stream: Any = out.add_stream(coding.encoder, rate=clip.rate, options=coding.options)
+        try:
+            stream: Any = out.add_stream(coding.encoder, rate=clip.rate, options=coding.options)
+        except ValueError as error:
+            raise UserError(f"This PyAV was built without {coding.encoder}; choose another ending for -o.") from error
         stream.time_base = stream.codec_context.time_base = self.base
         stream.pix_fmt = coding.pixels
         self.stream = stream
+        self.shape = clip.video.sample_aspect_ratio
         self.matrix = BT601
         self.last: int | None = None
 
-    def read(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, frame: "av.VideoFrame") -> tuple[np.ndarray, np.ndarray | None]:
         """What the net sees of a frame, and its own RGBA where the clip has transparency."""
         if self.turn is None:
             self._begin(frame)
@@ -265,7 +272,7 @@ class _Picture:
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         return photo_pixels(Image.fromarray(pixels)) if has_alpha else (pixels, None)
 
-    def add(self, frame: av.VideoFrame, pixels: np.ndarray) -> None:
+    def add(self, frame: "av.VideoFrame", pixels: np.ndarray) -> None:
         """Write what was made of a frame."""
         import av
 
@@ -282,7 +289,7 @@ class _Picture:
         """Write what the encoder still holds."""
         self.out.mux(self.stream.encode(None))
 
-    def _begin(self, frame: av.VideoFrame) -> None:
+    def _begin(self, frame: "av.VideoFrame") -> None:
         self.turn = round(frame.rotation / 90) % 4
         sides = (frame.width, frame.height)[:: -1 if self.turn % 2 else 1]
         self.stream.width, self.stream.height = (side // 2 * 2 if self.coding.even else side for side in sides)
@@ -291,6 +298,8 @@ class _Picture:
         self.matrix = int(frame.colorspace)
         if self.matrix in UNKNOWN:
             self.matrix = BT709 if frame.height >= HD else BT601
+        if shape := self.shape:  # of a pixel, which need not be a square
+            self.stream.sample_aspect_ratio = 1 / shape if self.turn % 2 else shape
         context = self.stream.codec_context
         context.colorspace, context.color_range = self.matrix, 1  # and what else the clip says of its colours
         context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
@@ -299,8 +308,8 @@ class _Picture:
 class _Sound:
     """One track: its packets as they are, where the container takes their form, and else encoded anew."""
 
-    def __init__(self, out: av.container.OutputContainer, source: Any):
-        self.out, self.source = out, source
+    def __init__(self, out: "av.container.OutputContainer", source: Any, broken: type[Exception]):
+        self.out, self.source, self.broken = out, source, broken
         if source.codec_context is None:
             raise UserError("The clip's sound is in a form that cannot be read: give --no-sound.")
         form = source.codec_context.codec.canonical_name
@@ -314,13 +323,18 @@ class _Sound:
         self.stream = out.add_stream(encoder, rate=rate, layout=LAYOUTS.get(source.channels, "stereo"))
         self.words = f"sound encoded anew as {out.default_audio_codec}"
 
-    def add(self, packet: av.Packet) -> None:
+    def add(self, packet: "av.Packet") -> None:
         if not self.copied:
-            for frame in packet.decode():
+            for frame in self._decoded(packet):
                 self.out.mux(self.stream.encode(frame))
         elif packet.dts is not None:  # which the mark of the end has not
             packet.stream = self.stream
             self.out.mux(packet)
+
+    def _decoded(self, packet: "av.Packet") -> list[Any]:
+        with suppress(self.broken):
+            return list(packet.decode())
+        return []  # a damaged one is a moment of silence
 
     def end(self) -> None:
         if not self.copied:
