@@ -183,6 +183,29 @@ def test_a_turned_clip_comes_out_upright(net):
     assert np.abs(pixels.astype(int) - np.rot90(square(4))).mean() < 6
 
 
+@pytest.mark.parametrize(("space", "curve", "primaries"), [(1, 1, 1), (6, 6, 6), (9, 16, 9), (5, 1, 5)])
+def test_colours_are_written_as_they_were_read(net, space, curve, primaries):
+    """Of BT.709, of BT.601 in both its names, and of HDR."""
+    with av.open("clip.mkv", "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv444p"
+        context = stream.codec_context
+        context.colorspace, context.color_trc, context.color_primaries, context.color_range = space, curve, primaries, 1
+        red = np.full((HEIGHT, WIDTH, 3), (220, 30, 60), np.uint8)
+        frame = av.VideoFrame.from_ndarray(red, format="rgb24")
+        frame = frame.reformat(format="yuv444p", dst_colorspace=5 if space == 6 else space, dst_color_range="MPEG")
+        frame.pts = 0
+        out.mux([*stream.encode(frame), *stream.encode(None)])
+    for name in ("cut.webm", "cut.mov", "cut.mp4"):
+        video("clip.mkv", "-o", name, "--no-stretch", *(("--background", "white") if name == "cut.mp4" else ()))
+        with av.open(name) as clip:
+            frame = next(clip.decode(video=0))
+        told = int(frame.colorspace), int(frame.color_trc), int(frame.color_primaries)
+        assert told == (6 if space == 5 else space, curve, primaries), name
+        if name != "cut.mp4":
+            np.testing.assert_allclose(frame.to_ndarray(format="rgb24")[10, 10], red[0, 0], atol=4)
+
+
 def test_what_is_transparent_stays_so(net):
     clear = [np.dstack([frame, np.where(np.arange(WIDTH) < 16, 0, 255)[None].repeat(HEIGHT, 0)]) for frame in walk(3)]
     write_clip(Path("clip.mov"), [frame.astype(np.uint8) for frame in clear], pixels="rgba")

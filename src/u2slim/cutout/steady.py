@@ -8,7 +8,7 @@ import numpy as np
 from u2slim.runtime import Runner
 
 BLOCK = 16  # pixels of the net's input, over which noise averages out
-STILL = 2.0  # of 255: a block whose mean changes by less has not moved
+STILL = 1.5  # of 255: a block whose mean changes by less has not moved
 
 
 class Steady:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = (0, 2)  # colour spaces of pixels that are RGB already, and of a file that does not say
 HD = 720  # rows from which a file that does not say has BT.709's colours, as players take it
-BT709, BT601 = 1, 5
+BT709, BT470BG, BT601 = 1, 5, 6  # FFmpeg's numbers; the last two have the same coefficients
 # upstream: FFmpeg's list of what .mov takes has them, and its writer refuses them (seen with 8.1); not reported
 NOT_IN_MOV = ("flac", "opus")
 OPUS_RATE = 48_000  # which it always has
@@ -261,7 +261,7 @@ class _Picture:
         if self.turn is None:
             self._begin(frame)
         has_alpha = any(component.is_alpha for component in frame.format.components)
-        said = self.matrix if frame.colorspace in UNKNOWN else None
+        said = (BT709 if self.matrix == BT709 else BT470BG) if frame.colorspace in UNKNOWN else None
         pixels: Any = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", src_colorspace=said)
         pixels = np.rot90(pixels, self.turn or 0)
         height, width = self.stream.height, self.stream.width
@@ -277,7 +277,9 @@ class _Picture:
         import av
 
         made = av.VideoFrame.from_ndarray(pixels, format="rgba" if pixels.shape[2] == 4 else "rgb24")
-        made = made.reformat(format=self.coding.pixels, dst_colorspace=self.matrix, dst_color_range="MPEG")
+        matrix = BT470BG if self.matrix == BT601 else self.matrix  # PyAV knows the one, ProRes the other
+        made = made.reformat(format=self.coding.pixels, dst_colorspace=matrix, dst_color_range="MPEG")
+        made.colorspace, made.color_primaries, made.color_trc = self.matrix, frame.color_primaries, frame.color_trc
         made.pts = frame.pts
         if made.pts is None or (self.last is not None and made.pts <= self.last):
             made.pts = 0 if self.last is None else self.last + self.step
@@ -295,7 +297,7 @@ class _Picture:
         self.stream.width, self.stream.height = (side // 2 * 2 if self.coding.even else side for side in sides)
         if not self.stream.width or not self.stream.height:
             raise UserError(f"A frame of {frame.width}x{frame.height} pixels is too small for {self.coding.name}.")
-        self.matrix = int(frame.colorspace)
+        self.matrix = BT601 if frame.colorspace == BT470BG else int(frame.colorspace)
         if self.matrix in UNKNOWN:
             self.matrix = BT709 if frame.height >= HD else BT601
         if shape := self.shape:  # of a pixel, which need not be a square
