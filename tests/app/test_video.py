@@ -16,7 +16,7 @@ import u2slim
 from tests.conftest import REPO, THREADS
 from tests.onnx_files import write_plain_net
 from u2slim.app.main import main
-from u2slim.cutout.steady import FrameMasks, Steady
+from u2slim.cutout.steady import FrameMasks, Steady, moved
 from u2slim.zoo import open_net
 
 av = pytest.importorskip("av")
@@ -217,14 +217,16 @@ def test_what_is_transparent_stays_so(net):
 
 
 PEAK = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from u2slim.app.main import main
 status = main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("peak", re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 sys.exit(status)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_clip(net):
     peaks = []
     frames = [square(4 + 4 * (index % 9), 240, 320) for index in range(9)]
@@ -315,6 +317,17 @@ def test_where_nothing_moves_the_net_is_not_asked_again(net, capsys):
     )
     made = read_clip(Path("cut.mov"))[0]
     assert (made[0][..., 3] == made[7][..., 3]).all() and (made[8][..., 3] != made[7][..., 3]).any()
+
+
+@pytest.mark.parametrize(("step", "noise", "still"), [(0, 3, True), (1, 0, False), (1, 3, False)])
+def test_what_moves_is_told_from_noise(step, noise, still):
+    """Also a small thing that moves by one pixel of the net's input."""
+    rng = np.random.default_rng(0)
+    photos = [np.full((320, 320, 3), 90, np.float32) for _ in range(2)]
+    for index, photo in enumerate(photos):
+        photo[101:106, 101 + step * index : 106 + step * index] = 160
+        photo += rng.normal(0, noise, photo.shape).astype(np.float32)
+    assert moved(*photos) != still
 
 
 def flicker(masks: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:

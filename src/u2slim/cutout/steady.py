@@ -7,8 +7,8 @@ import numpy as np
 
 from u2slim.runtime import Runner
 
-BLOCK = 16  # pixels of the net's input, over which noise averages out
-STILL = 1.5  # of 255: a block whose mean changes by less has not moved
+WINDOW = 7  # pixels of the net's input, over which noise averages out, and the step of an edge does not
+STILL = 3.0  # of 255: where the mean of a window changes by less, nothing has moved
 
 
 class Steady:
@@ -86,7 +86,4 @@ class FrameMasks:
 
 def moved(one_HW3: np.ndarray, other_HW3: np.ndarray) -> bool:
     """Whether two frames at the net's resolution, float32 in 0..255, differ by more than noise."""
-    height, width = one_HW3.shape[:2]
-    blocks = max(1, width // BLOCK), max(1, height // BLOCK)
-    means = cv2.resize(other_HW3 - one_HW3, blocks, interpolation=cv2.INTER_AREA)
-    return bool(np.abs(means).max() >= STILL)
+    return bool(np.abs(cv2.blur(other_HW3 - one_HW3, (WINDOW, WINDOW))).max() >= STILL)
