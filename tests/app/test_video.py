@@ -353,6 +353,12 @@ def test_steady_masks_flicker_less_and_do_not_smear(speed):
         assert (truth & (mask > 0.5)).sum() / (truth | (mask > 0.5)).sum() > 0.9
 
 
+def test_nets_of_few_pixels_are_steadied_too():
+    steady, photo, mask = Steady(), np.full((8, 8, 3), 90, np.float32), np.ones((8, 8), np.float32)
+    steady(photo, mask)
+    np.testing.assert_allclose(steady(photo, 0 * mask), 0.7)
+
+
 def test_a_cut_begins_anew(net):
     runner, photo = open_net(net).runner("opencv"), square(4)
     masks = FrameMasks(runner, Steady())

@@ -9,6 +9,7 @@ from u2slim.runtime import Runner
 
 WINDOW = 7  # pixels of the net's input, over which noise averages out, and the step of an edge does not
 STILL = 3.0  # of 255: where the mean of a window changes by less, nothing has moved
+SEARCHED = 12  # pixels of a side from which there is an optical flow
 
 
 class Steady:
@@ -47,8 +48,10 @@ class Steady:
 
     def _whence(self, gray_HW: np.ndarray, before_HW: np.ndarray) -> np.ndarray:
         """Where each pixel was in the frame before, (H, W, 2) as x and y."""
-        flow = self._search.calc(gray_HW, before_HW, None)
         height, width = gray_HW.shape
+        flow = np.zeros((height, width, 2), np.float32)
+        if min(height, width) >= SEARCHED:
+            flow = self._search.calc(gray_HW, before_HW, flow)
         flow[..., 0] += np.arange(width, dtype=np.float32)
         flow[..., 1] += np.arange(height, dtype=np.float32)[:, None]
         return flow
