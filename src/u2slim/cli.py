@@ -44,8 +44,11 @@ log = logging.getLogger(__name__)
 
 Main = Callable[[DictConfig], Any]
 
-# Places that may not be written, or where a file has the name of a folder.
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# Places that may not be written, names that there cannot be, and files that have the name of a folder.
+_NOT_OURS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EEXIST),
+)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

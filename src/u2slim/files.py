@@ -19,6 +19,11 @@ def user_path(path: str | Path) -> Path:
         return Path(path)
 
 
+def real_path(path: str | Path) -> Path:
+    """As `Path.resolve`, also of links that lead in a circle, at which that fails before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def cache_dir() -> Path:
     """`$U2SLIM_CACHE`, or `u2slim` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "u2slim"

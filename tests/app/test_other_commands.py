@@ -63,6 +63,29 @@ def test_watch_cuts_out_what_comes_in_once_it_is_whole(tmp_path):
     np.testing.assert_allclose(np.asarray(Image.open(masks / "slow.png")).astype(int), expected, atol=1)
 
 
+def test_watch_goes_on_in_a_folder_that_is_never_quiet(tmp_path):
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    Image.fromarray(render(3, 1)[0]).save(inbox / "a.jpg")
+    command = [sys.executable, "-m", "u2slim.app.main", "watch", "inbox", "-o", "out", "--runtime", "opencv"]
+    env = os.environ | THREADS | {"PYTHONPATH": str(REPO / "src")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("watching inbox")
+        shutil.copy(inbox / "a.jpg", inbox / "late.jpg")  # while it looks at what is there
+
+        def busy() -> bool:
+            with (inbox / "log.txt").open("a") as file:
+                file.write("a line\n")
+            return (tmp_path / "out/masks/a.png").is_file() and (tmp_path / "out/masks/late.png").is_file()
+
+        wait_for(busy, 60)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_watch_ends_when_its_folder_is_gone(tmp_path):
     (tmp_path / "inbox").mkdir()
     command = [sys.executable, "-m", "u2slim.app.main", "watch", "inbox", "-o", "out", "--runtime", "opencv"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
-from u2slim.files import user_path
+from u2slim.files import real_path, user_path
 from u2slim.images.write import ENDINGS, format_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; 1 if any photo failed."""
     if options.output == "":
         raise UserError("-o has no name: give a folder, or a file for one photo.")
-    from u2slim.images.photos import expanded, find_all_photos, others_named
+    from u2slim.images.photos import closed_sentence, expanded, find_all_photos, others_named
 
     options.inputs = expanded(options.inputs)
     if PIPE in options.inputs or options.output == PIPE:
@@ -60,23 +60,26 @@ def run(options: argparse.Namespace) -> int:
 
     output = user_path(options.output) if options.output else None
     is_file = output is not None and _is_file(options, output)
-    if output is not None and output.is_file() and not is_file:
+    if output is not None and output.exists() and not (output.is_dir() or is_file):
         raise UserError(f"-o {options.output} is a file that is no picture: give a folder, or a picture's name.")
     earlier = earlier_results(options.inputs, output)
-    photos, results, no_photos = find_all_photos(options.inputs, earlier, output is None)
+    photos, results, no_photos, linked, closed = find_all_photos(options.inputs, earlier, output is None)
     if results:
         others = f" and {len(results) - 1} more" if len(results) > 1 else ""
         print(f"passed over, as results of photos beside them: {results[0]}{others}", file=sys.stderr)
     if no_photos:
         print(f"passed over, as no photos: {others_named(no_photos)}", file=sys.stderr)
+    if linked:
+        others = f" and {len(linked) - 1} more" if len(linked) > 1 else ""
+        print(f"passed over, as links to folders, unless you name them: {linked[0]}{others}", file=sys.stderr)
     if is_file and len(photos) > 1:
         raise UserError(f"-o {options.output} is one file for {len(photos)} photos; give a folder.")
     workers = min(options.workers or default_workers(len(photos)), len(photos))
     cutter = open_cutter(options, output, is_file, len(photos), workers)
-    source = "\n".join(str(user_path(given).resolve()) for given in options.inputs)
+    source = "\n".join(str(real_path(user_path(given))) for given in options.inputs)
     report = _print_facts if options.json else None
     outcome = cut_all(cutter, source, photos, workers, options.redo, report, progress=not options.json)
-    for reason in outcome.failed.values():
+    for reason in [*outcome.failed.values(), *map(closed_sentence, closed)]:
         print(f"u2slim: {reason}", file=sys.stderr)
     if outcome.empty:
         more = f" and {len(outcome.empty) - SHOWN} more" if len(outcome.empty) > SHOWN else ""
@@ -89,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if outcome.failed:
         print(f"u2slim: {_photos(len(outcome.failed))} could not be cut out, as said above.", file=sys.stderr)
-    return int(bool(outcome.failed))
+    return int(bool(outcome.failed or closed))
 
 
 def _is_file(options: argparse.Namespace, output: Path) -> bool:
@@ -111,7 +114,7 @@ def _is_file(options: argparse.Namespace, output: Path) -> bool:
 
 def _pipe(options: argparse.Namespace) -> int:
     """One photo from standard input or to standard output."""
-    from u2slim.cutout.cutter import attempt, write_files
+    from u2slim.cutout.cutter import attempt, spare_inputs, write_files
     from u2slim.images.read import Loaded, load
 
     if len(options.inputs) > 1 or Path(options.inputs[0]).is_dir():
@@ -130,6 +133,8 @@ def _pipe(options: argparse.Namespace) -> int:
         raise UserError("Nothing is piped in: give a photo's name instead of -, or write cat photo.jpg | u2slim cut -")
     photo = Loaded("standard input", sys.stdin.buffer.read()) if given == PIPE else load(str(user_path(given)))
     cutter = open_cutter(options, output or Path(PIPE), True, 1, 1)
+    if output is not None:
+        spare_inputs(cutter, [(Path(photo.name), Path(photo.name))])
     made = attempt(cutter, photo)
     if isinstance(made, str):
         raise UserError(made)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a user's mistake ends in one sentence and status 1, Ctrl-C in 130."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in no encoding
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of files that are read all the same
     try:
         words = sys.argv[1:] if arguments is None else arguments
         options = main_parser().parse_args(_with_margins(_with_folders(words)))
@@ -31,11 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own end would fail, too
         return 141  # as of a program that the signal ends
     except OSError as error:  # as when the disk is full that is printed to
-        print(f"u2slim: {error}", file=sys.stderr)
+        print(f"u2slim: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"u2slim: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, and what to do about it."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        remedy = "allow yourself to use it" if isinstance(error, PermissionError) else "mend it, or name another"
+        return f"{os.fsdecode(error.filename)} cannot be used ({reason}); {remedy}."
+    if isinstance(error, FileNotFoundError):  # of all that have no name only the working folder
+        return "The folder that you are in is gone; change to another one."
+    return f"Reading or printing failed ({reason}); make room, or use a file that can be read and written."
 
 
 def main_parser() -> argparse.ArgumentParser:

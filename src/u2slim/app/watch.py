@@ -8,7 +8,7 @@ from pathlib import Path
 
 from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
-from u2slim.files import user_path
+from u2slim.files import real_path, user_path
 
 AT_ONCE = 8  # photos that may come, by which the runtime and the workers are chosen
 EXAMPLES = """\
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     folder, output = user_path(options.folder), user_path(options.output or ".")
     if not options.folder or not folder.is_dir():
         raise UserError(f"There is no folder {options.folder} to watch.")
-    if options.output == "" or output.is_file() or output.resolve() == folder.resolve():
+    if options.output == "" or output.is_file() or real_path(output) == real_path(folder):
         raise UserError(f"-o {options.output} is no place for the results: give another folder than the watched one.")
     workers = options.workers or default_workers(AT_ONCE)
     cutter = open_cutter(options, output, False, AT_ONCE, workers)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
 
-from u2slim.cutout.cutter import RESULTS, Cutter, Made, OutOfMemory, attempt, write_files
+from u2slim.cutout.cutter import RESULTS, Cutter, Made, OutOfMemory, attempt, spare_inputs, write_files
 from u2slim.errors import UserError
 from u2slim.files import user_path, write_whole
 from u2slim.images.read import image_size
@@ -67,7 +67,7 @@ def cut_all(
         UserError: a result cannot be written, or would overwrite one of the photos.
         KeyboardInterrupt: with a sentence on what is done; photos on the way were finished, so no file is partial.
     """
-    _spare(cutter, photos)
+    spare_inputs(cutter, photos)
     todo = [*photos] if redo or not cutter.into_folder else _not_done(cutter, source, photos)
     outcome, lock, memory = Outcome(len(photos) - len(todo), len(photos) - len(todo)), Lock(), Memory()
     again: list[Named] = []
@@ -131,9 +131,12 @@ def default_workers(photos: int) -> int:
 
 def _one(cutter: Cutter, photo: Path, name: Path) -> Made | str:
     """What was made and written of a photo, or why there is nothing."""
+    before = state(photo)
     made = attempt(cutter, photo)
     if isinstance(made, str):
         return made
+    if photo.is_file() and state(photo) != before:  # whose result would look newer than it is
+        return f"{photo} has changed while it was cut out; run the command again."
     try:
         write_files(cutter.paths(photo, name), made.files)
     except UserError as error:
@@ -141,6 +144,15 @@ def _one(cutter: Cutter, photo: Path, name: Path) -> Made | str:
             raise  # what one cannot write, others cannot, either
         return f"{photo}: its name is too long for those of its results; rename it."
     return made
+
+
+def state(photo: Path) -> tuple[int, int]:
+    """What tells whether a file has changed: its size and the time of that."""
+    try:
+        stat = photo.stat()
+    except OSError:  # gone by now
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 class Memory:
@@ -187,13 +199,6 @@ def _advance(count: int) -> Iterator[Callable[[], object]]:
         yield partial(bar.advance, task)
 
 
-def _spare(cutter: Cutter, photos: Sequence[Named]) -> None:
-    originals = {photo.resolve() for photo, _ in photos}
-    for photo, name in photos:
-        if lost := [path for path in cutter.paths(photo, name) if path.resolve() in originals]:
-            raise UserError(f"The result of {photo} would overwrite the photo {lost[0]}; choose another place with -o.")
-
-
 def _not_done(cutter: Cutter, source: str, photos: Sequence[Named]) -> list[Named]:
     since = _since(cutter, source)
     return [(photo, name) for photo, name in photos if not _is_done(cutter, photo, name, since)]
@@ -203,7 +208,11 @@ def _since(cutter: Cutter, source: str) -> int:
     """When results of the same settings began to be written to the folder, in ns; results from before are others'."""
     assert cutter.output is not None
     note, settings = cutter.output / NOTE, cutter.settings(source)
-    if not note.is_file() or note.read_text() != settings:
+    try:
+        is_same = note.read_bytes() == settings.encode()
+    except OSError:  # there is none, or none that can be read
+        is_same = False
+    if not is_same:
         write_whole(note, lambda path: path.write_text(settings))
     return note.stat().st_mtime_ns
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from u2slim.cutout.backgrounds import Picture
 from u2slim.cutout.single import Cutout, Style, cut
 from u2slim.errors import UserError
-from u2slim.files import write_bytes_whole
+from u2slim.files import real_path, write_bytes_whole
 from u2slim.images.colours import overlay
 from u2slim.images.metadata import read_metadata
 from u2slim.images.read import Loaded, load, read_photo
@@ -168,6 +169,19 @@ def attempt(cutter: Cutter, photo: Path | Loaded) -> Made | str:
         if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
             return OutOfMemory(": ".join(filter(None, (str(photo), "not enough memory", text))))
         return ": ".join(filter(None, (str(photo), type(error).__name__, text)))
+
+
+def spare_inputs(cutter: Cutter, photos: Sequence[tuple[Path, Path]]) -> None:
+    """Raise UserError where a result of one of the photos would overwrite what is read: a photo, or the background."""
+    originals = {real_path(photo): "photo" for photo, _ in photos}
+    if isinstance(cutter.style.background, Picture):
+        originals[real_path(cutter.style.background.path)] = "background"
+    for photo, name in photos:
+        for path in cutter.paths(photo, name):
+            if kind := originals.get(real_path(path)):
+                raise UserError(
+                    f"The result of {photo} would overwrite the {kind} {path}; choose another place with -o."
+                )
 
 
 def write_files(paths: Sequence[Path], files: Sequence[bytes]) -> None:

@@ -1,6 +1,7 @@
 """Decoded, resized samples on disk, memory-mapped and shared by all processes of all runs."""
 
 import logging
+import math
 import os
 import zlib
 from pathlib import Path
@@ -9,10 +10,10 @@ import lmdb
 import numpy as np
 
 from u2slim.errors import UserError
-from u2slim.files import user_path
+from u2slim.files import real_path, user_path
 from u2slim.sizes import Size, sides
 
-CACHE_VERSION = 1  # raise it whenever a pair's square would have other pixels
+CACHE_VERSION = 2  # raise it whenever a pair's square would have other pixels
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,9 @@ class SquareCache:
     """
 
     def __init__(self, folder: str | Path, size: Size, gigabytes: float):
-        if not gigabytes > 0:
+        if type(gigabytes) not in (int, float) or not 0 < gigabytes < math.inf:
             raise UserError(f"data.cache_gb={gigabytes}: give a size above 0, or data.cache=null for no cache.")
-        self.folder, self.bytes = user_path(folder).resolve(), int(gigabytes * 1e9)
+        self.folder, self.bytes = real_path(user_path(folder)), int(gigabytes * 1e9)
         self.size, self.shape = size, sides(size)
         # A square's key is older than other shapes.
         self._shape_key = str(self.shape[0]) if self.shape[0] == self.shape[1] else "{}x{}".format(*self.shape)

@@ -23,7 +23,7 @@ from u2slim.files import cache_dir
 from u2slim.images.read import Source, load, read_header, read_image, read_stored
 from u2slim.processes import start_worker
 
-TABLE = "records_1"  # count on whenever examine() would say something else of the same files
+TABLE = "records_2"  # count on whenever examine() would say something else of the same files
 MIN_SIDE = 16  # pixels; below, the six poolings of the net see one flat patch
 GREY = 0.1  # the share of a mask's pixels between 0 and 255 from which it counts as noisy: soft edges take less
 THUMBNAIL = 16

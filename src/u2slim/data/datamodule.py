@@ -98,8 +98,18 @@ class PairsDataModule(pl.LightningDataModule):
                 raise UserError(f"data.{name}={count}: give a whole number of images, from 1 on.")
         if type(num_workers) is not int or num_workers < 0:
             raise UserError(f"data.num_workers={num_workers}: give a whole number of processes, from 0 on.")
-        self.root = root if "://" in str(root) else user_path(root)
+        if type(seed) is not int or seed < 0:
+            raise UserError(f"data.seed={seed}: give a whole number from 0 on.")
+        if root is None or root == "":
+            raise UserError(f"data.root={root}: give the folder of the data sets, . for the one you are in.")
+        self.root = root if "://" in str(root) else user_path(str(root))
         own = own_sets(sets)
+        for name, names in {"train": train, "val": val}.items():
+            listed = isinstance(names, Sequence) and all(isinstance(one, str) for one in names)
+            if not listed:
+                raise UserError(f"data.{name}={names}: give the names of data sets, e.g. [duts_tr].")
+        if test is not None and not isinstance(test, Mapping):
+            raise UserError(f"data.test={test}: give each set's name and how many images, e.g. {{ecssd: null}}.")
         self.train_sets, self.val_sets = (
             [get_data_set(name, own) for name in ([names] if isinstance(names, str) else names)]
             for names in (train, val)
@@ -108,7 +118,8 @@ class PairsDataModule(pl.LightningDataModule):
         self.shards = known_shards(shards)
         self.batch_size, self.val_batch_size, self.val_count = batch_size, val_batch_size, val_count
         size = DEFAULT_SIDE if size is None else size
-        self.size = size if isinstance(size, int) else list(sides(size))
+        shape = list(sides(size))
+        self.size = size if isinstance(size, int) else shape
         self.augment, self.on_bad = augment, on_bad
         self.cache = SquareCache(cache, size, cache_gb) if cache else None
         self.num_workers, self.seed, self.limit_train, self.generate = num_workers, seed, limit_train, generate

@@ -1,5 +1,6 @@
 """What an image file says beside its pixels, and what of it may go along with a cut-out."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from io import BytesIO
@@ -45,17 +46,23 @@ def read_metadata(data: bytes, kinds: Collection[str]) -> Metadata:
     if not kinds:
         return Metadata()
     with opened(BytesIO(data)) as image:
-        dpi = image.info.get("dpi")
         return Metadata(
             _exif(image) if "exif" in kinds else None,
             rgb_profile(image) if "icc" in kinds else None,
-            dpi if "dpi" in kinds and dpi and min(dpi) > 1 else None,  # Pillow says 1 where a TIFF says nothing
+            _dpi(image) if "dpi" in kinds else None,
         )
 
 
 def has_alpha(image: Image.Image) -> bool:
     """Whether it has transparency of any form."""
-    return "A" in image.getbands() or "transparency" in image.info
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Pixels per inch across and down, if the file says numbers that can be; they may be fractions by zero."""
+    across, down = map(float, image.info.get("dpi", (0, 0)))
+    # Pillow says 1 where a TIFF says nothing.
+    return (across, down) if min(across, down) > 1 and math.isfinite(across + down) else None
 
 
 def rgb_profile(image: Image.Image) -> bytes | None:

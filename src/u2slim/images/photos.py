@@ -1,6 +1,7 @@
 """Finding photos below a folder, with names for their results that do not meet."""
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from u2slim.errors import UserError
-from u2slim.files import user_path
+from u2slim.files import real_path, user_path
 from u2slim.images.read import EXTENSIONS
+
+log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
@@ -19,11 +22,15 @@ class Found(NamedTuple):
         photos: each with the name of its results.
         results: of an earlier run, beside photos.
         others: files below the folders that are no photos.
+        linked: links to folders below the folders, which are not followed.
+        closed: folders below the folders that cannot be read.
     """
 
     photos: list[tuple[Path, Path]]
     results: list[Path]
     others: list[Path]
+    linked: list[Path]
+    closed: list[Path]
 
 
 def find_all_photos(sources: Sequence[str | Path], exclude: Sequence[Path] = (), beside: bool = False) -> Found:
@@ -40,14 +47,16 @@ def find_all_photos(sources: Sequence[str | Path], exclude: Sequence[Path] = (),
         UserError: as `find_photos`, or two photos have one name.
     """
     found: dict[Path, tuple[Path, Path]] = {}
-    others: dict[Path, None] = {}
+    others, linked, closed = (dict[Path, None]() for _ in range(3))
     empty = None
     for source in sources:
         try:
-            here, no_photos = _found(source, exclude, "")
-            for photo, name in here:
+            here = _found(source, exclude, "")
+            for photo, name in here.photos:
                 found.setdefault(photo.absolute(), (photo, name))
-            others |= dict.fromkeys(no_photos)
+            others |= dict.fromkeys(here.others)
+            linked |= dict.fromkeys(here.linked)
+            closed |= dict.fromkeys(here.closed)
         except NoPhotos as error:  # which is nothing to speak of where others have some
             empty = error
     if empty and not found:
@@ -73,7 +82,7 @@ def find_all_photos(sources: Sequence[str | Path], exclude: Sequence[Path] = (),
         other = taken.setdefault(key(photo, name), photo)
         if other is not photo:
             raise UserError(f"{other} and {photo} would both become {name}: rename one, or use another place for it.")
-    return Found(photos, results, list(others))
+    return Found(photos, results, list(others), list(linked), list(closed))
 
 
 def expanded(sources: Sequence[str]) -> list[str]:
@@ -115,40 +124,68 @@ def find_photos(source: str | Path, exclude: Sequence[Path] = (), setting: str =
     unless that is empty.
 
     Raises:
-        UserError: there is nothing at `source`, or no photo in it.
+        UserError: there is nothing at `source`, no photo in it, or a folder below it cannot be read.
     """
-    return _found(source, exclude, setting)[0]
+    found = _found(source, exclude, setting)
+    if found.closed:
+        raise UserError(closed_sentence(found.closed[0]))
+    for link in found.linked:
+        log.warning("%s is a link to a folder, and is not followed", link)
+    return found.photos
 
 
-def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> tuple[list[tuple[Path, Path]], list[Path]]:
+def closed_sentence(folder: Path) -> str:
+    """What is said of a folder that cannot be read."""
+    return f"{folder} is a folder that cannot be read; allow yourself to read and enter it."
+
+
+def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> Found:
     """The same, and what else there is below a folder."""
     source = user_path(source)
     named = f"{setting}={source}" if setting else str(source)
     if not source.exists():
         raise UserError(f"No photo or folder at {named}.")
     if source.is_file() or source.is_fifo():  # as that of a shell's <(command)
-        return [(source, Path(source.stem))], []
+        return Found([(source, Path(source.stem))], [], [], [], [])
     if not source.is_dir():
         raise UserError(f"{named} is a device or a socket, not a photo.")
-    skipped = [folder.resolve() for folder in exclude]
+    skipped = [real_path(folder) for folder in exclude]
     photos: list[Path] = []
     others: list[Path] = []
-    for path in sorted(source.rglob("*")):
+    files, linked, closed = _below(source)
+    for path in files:
+        if any(real_path(path).is_relative_to(folder) for folder in skipped):
+            continue
         is_dangling = path.is_symlink() and not path.exists()
-        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(source).parts):
-            continue
-        if any(path.resolve().is_relative_to(folder) for folder in skipped):
-            continue
         is_photo = path.suffix.lower() in EXTENSIONS and (path.is_file() or is_dangling)  # the latter is told of
         (photos if is_photo else others).append(path)
+    inside = [real_path(source), *skipped]  # what is found anyway, and what shall not be
+    linked = [link for link in linked if not any(real_path(link).is_relative_to(folder) for folder in inside)]
     if not photos:
+        if closed:
+            raise UserError(closed_sentence(closed[0]))
+        if linked:
+            raise NoPhotos(f"No photos under {named} but in {linked[0]}, a link to a folder; name that itself.")
         raise NoPhotos(f"No photos under {named} (looked for {', '.join(EXTENSIONS)}){_and_not(others)}.")
     whole = [photo.relative_to(source) for photo in photos]
     names, times = [path.with_suffix("") for path in whole], None
     while times is None or max(times.values()) > 1:  # one that keeps its ending may meet another without: a.jpg(.webp)
         times = Counter(names)
         names = [name if times[name] == 1 else path for name, path in zip(names, whole, strict=True)]
-    return list(zip(photos, names, strict=True)), others
+    return Found(list(zip(photos, names, strict=True)), [], others, linked, closed)
+
+
+def _below(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """All files below a folder that are not hidden, and of the folders the links and those that cannot be read."""
+    files: list[Path] = []
+    linked: list[Path] = []
+    closed: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
+        here = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        linked += [here / name for name in folders if (here / name).is_symlink()]
+        files += [here / name for name in names if not name.startswith(".")]
+    return sorted(files), sorted(linked), sorted(closed)
 
 
 def _and_not(others: Sequence[Path]) -> str:

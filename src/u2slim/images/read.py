@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -27,6 +27,7 @@ NEAR = 48  # of 255: a colour so near to the ground vanishes on it
 MAX_VANISHING = 0.2  # of the opaque pixels
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_SAMPLES = 339  # the TIFF tag that says what pixels are: 2 is numbers with a sign
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -137,10 +138,16 @@ def photo_pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
 def _photo_pixels(image: Image.Image, srgb: bool) -> tuple[np.ndarray, np.ndarray | None]:
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ValueError("32-bit or signed pixels; save it with 8 or 16 bits")
+    key = _transparent_value(image)
     image = _upright(image)
     # upstream: https://github.com/python-pillow/Pillow/issues/3159; drop when it is closed
     if image.mode.startswith("I"):  # 16-bit grayscale; converting it with Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        deep_HW = np.asarray(image)
+        image = Image.fromarray((deep_HW >> 8).clip(0, 255).astype(np.uint8))
+        if key is not None:
+            image.putalpha(Image.fromarray(np.where(deep_HW == key, 0, 255).astype(np.uint8)))
+    elif key is not None:
+        image.info["transparency"] = key
     if srgb or has_foreign_profile(image):
         try:
             image = to_srgb(image)
@@ -149,10 +156,30 @@ def _photo_pixels(image: Image.Image, srgb: bool) -> tuple[np.ndarray, np.ndarra
                 raise
     if not has_alpha(image):
         return np.array(image.convert("RGB")), None
-    rgba = image.convert("RGBA")
+    rgba = _straight(image).convert("RGBA")
     own_HW4 = np.array(rgba)
     behind = Image.new("RGBA", rgba.size, (ground(own_HW4),) * 3)
     return np.array(Image.alpha_composite(behind, rgba).convert("RGB")), own_HW4
+
+
+def _transparent_value(image: Image.Image) -> Any:
+    """The one gray or colour of a PNG that stands for transparency, as the values that Pillow reads; None elsewhere.
+
+    To be asked before the pixels are loaded.
+    """
+    # upstream: not reported as far as known (seen with Pillow 13.0), which scales pixels to 8 bits and not this value;
+    # drop when PNGs of 2, 4 and 16 bits with a tRNS chunk are transparent in convert("RGBA")
+    key, stored = image.info.get("transparency"), str(getattr(image, "tile", ""))
+    if image.format != "PNG" or key is None or isinstance(key, bytes):
+        return None
+    if "RGB;16" in stored:
+        return tuple(value >> 8 for value in key)
+    return key * next((scale for bits, scale in {"L;2": 85, "L;4": 17}.items() if bits in stored), 1)
+
+
+def _straight(image: Image.Image) -> Image.Image:
+    """The same with colours that are not multiplied by their transparency, as HEIC may have them."""
+    return image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
 
 
 def ground(own_HW4: np.ndarray) -> int:
@@ -206,9 +233,11 @@ def read_stored(source: str | Source) -> np.ndarray:
         # upstream: https://github.com/python-pillow/Pillow/issues/7723 (closed for 1888); drop when RGB has 16 bits
         has_lost_bits = ";16" in str(file.tile) and not file.mode.startswith("I")  # Pillow keeps the upper eight
         image = _upright(file)
-        if has_alpha(image) and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
-            # Whether the mask is in the colours or in the transparency would be a guess.
-            raise UserError(f"{source} is a picture with transparency, not a mask; save the mask as a gray image.")
+        if has_alpha(image):
+            image = _straight(image).convert("RGBA")
+            if np.asarray(image.getchannel("A")).min() < 255:
+                # Whether the mask is in the colours or in the transparency would be a guess.
+                raise UserError(f"{source} is a picture with transparency, not a mask; save the mask as a gray image.")
         gray = np.asarray(image if image.mode == "L" or image.mode.startswith("I") else image.convert("L"))
         if gray.min() < 0:
             raise ValueError("negative pixels; save it with 8 or 16 bits")
@@ -275,8 +304,8 @@ def read_header(source: str | Source) -> Header:
     try:
         with opened(source if isinstance(source, str | Path) else BytesIO(source.read_bytes())) as image:
             turn, (width, height) = _turn(image), image.size
-            if image.format == "TIFF" and turn >= 5:
-                width, height = height, width  # Pillow has swapped them already
+            if getattr(image, "tag_v2", {}).get(_ORIENTATION) in (5, 6, 7, 8):
+                width, height = height, width  # Pillow has swapped them already, but not for a turn in XMP data
             mode = "L" if image.format == "WEBP" and image.mode == "RGB" else image.mode  # WebP has no gray of its own
     except Exception as error:  # as in _open
         raise unreadable(source, error) from error
@@ -309,6 +338,11 @@ def _open(source: str | Source, data: bytes, decode: Callable[[ImageFile.ImageFi
             # upstream: not reported as far as known (seen with Pillow 13.0); drop when it inverts them, as 8 bits
             if image.format == "TIFF" and image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(262) == 0:
                 raise ValueError("16 bits with white as 0, which is read inverted; save it with black as 0")
+            # upstream: not reported as far as known (seen with Pillow 13.0); drop when it scales 12 bits to 16
+            if image.format == "TIFF" and ";12" in str(image.tile):
+                raise ValueError("12 bits, which are read nearly black; save it with 8 or 16 bits")
+            if image.format == "TIFF" and 2 in np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLES, 1)):
+                raise ValueError("signed pixels; save it with 8 or 16 bits without a sign")
             return decode(image)
     except UserError:
         raise

@@ -70,10 +70,16 @@ def encode(pixels: np.ndarray, kind: Format = PNG, metadata: Metadata | None = N
         raise UserError(f"This Pillow is built without {kind.name}: pip install --upgrade pillow, or choose png.")
     if pixels.ndim == 3 and pixels.shape[2] == 4 and not kind.has_alpha:
         pixels = over(pixels[..., :3], pixels[..., 3], np.full_like(pixels[..., :3], 255))
-    file = BytesIO()
+    file, options = BytesIO(), {**kind.options, **(metadata or Metadata()).options()}
+    if "exif" in options:
+        # upstream: not reported as far as known (seen with Pillow 13.0): libtiff gets no directories inside EXIF data,
+        # as every camera writes them; Pillow's own writer does not compress. Drop when both together work.
+        options.pop("compression", None)
     try:
-        Image.fromarray(pixels).save(file, kind.name.upper(), **kind.options, **(metadata or Metadata()).options())
-    except (OSError, ValueError, OverflowError) as error:  # as of EXIF data that the format has no room for
+        Image.fromarray(pixels).save(file, kind.name.upper(), **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # as of EXIF data that the format has no room for; what Pillow raises depends on both
         raise UserError(f"it cannot be a {kind.name} file ({error}); choose another format, or keep less.") from error
     return file.getvalue()
 
