@@ -19,7 +19,7 @@ from u2slim.data.sample import render
 from u2slim.zoo import PUBLISHED, SHIPPED, PublishedFile
 
 PACKAGE = Path(u2slim.__file__).parent
-WITHOUT = "torch lightning pytorch_lightning torchmetrics hydra omegaconf onnxruntime albumentations matplotlib"
+WITHOUT = "av torch lightning pytorch_lightning torchmetrics hydra omegaconf onnxruntime albumentations matplotlib"
 
 BLOCKED = f"""
 import sys

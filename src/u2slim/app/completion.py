@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     parser: Any = main_parser()
     for command in parser._subparsers._group_actions[0].choices.values():
         for action in command._actions:
-            if action.dest in ("inputs", "output", "net", "background"):
+            if action.dest in ("inputs", "clip", "output", "net", "background"):
                 action.complete = shtab.FILE
             if action.dest == "folder":
                 action.complete = shtab.DIRECTORY

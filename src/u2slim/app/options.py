@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,6 +15,8 @@ from u2slim.zoo.shipped import DEFAULT, SHIPPED
 
 if TYPE_CHECKING:
     from u2slim.cutout.cutter import Cutter
+    from u2slim.cutout.single import Style
+    from u2slim.runtime import Runner
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run = Callable[[argparse.Namespace], int]
@@ -54,6 +57,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep", type=_kept, metavar="KINDS", help="of exif, icc and dpi, as exif,icc, or none; default: icc")
     add("--srgb", action="store_true", help="turn the colours into sRGB's by the photo's profile")
+    add_net_options(parser)(
+        "--workers", type=count, metavar="N", help="photos at a time; default: one a core, at most 8"
+    )
+
+
+def add_net_options(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
+    """How the mask is made, and what runs; returns what adds further options to the latter."""
     add = parser.add_argument_group("how the mask is made").add_argument
     add(
         "--border",
@@ -95,7 +105,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda or what the runtime calls it; default: cpu, or torch's GPU",
     )
     add("--threads", type=count, metavar="N", help="for the net, all photos together; default: one a core")
-    add("--workers", type=count, metavar="N", help="photos at a time; default: one a core, at most 8")
+    return add
 
 
 def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool, photos: int, workers: int) -> "Cutter":
@@ -104,28 +114,13 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
     Raises:
         UserError: options that do not go together, or a net, runtime or background that there is not.
     """
-    from u2slim.cutout.backgrounds import open_background
     from u2slim.cutout.cutter import Cutter
     from u2slim.cutout.single import Style
-    from u2slim.images.refine import ForegroundML, GuidedFilter
-    from u2slim.zoo import open_net
 
     kind = FORMATS[options.format or "png"]
     _check(options, kind.has_dpi)
-    handle = open_net(options.net, given_preprocess(options.mean, options.std, options.scale))
-    runtime = options.runtime
-    if runtime == "auto" and handle.onnx_path() is not None:
-        runtime = fastest_runtime(photos)
-    runner = handle.runner(runtime, not options.no_stretch, workers, options.threads, options.size, options.device)
-    style = Style(
-        options.border,
-        GuidedFilter() if options.refine else None,
-        options.largest,
-        options.threshold,
-        ForegroundML() if options.colours else None,
-        None if options.background is None else open_background(options.background),
-        options.crop,
-    )
+    runner = open_runner(options, photos, workers)
+    style = replace(open_style(options), crop=options.crop)
     if runner.labels and style != Style():
         raise UserError(
             "This net tells classes apart. --border, --refine, --largest, --threshold, --colours, --background and "
@@ -135,6 +130,33 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
     wants_mask = options.mask is not None or into_folder
     keep = ("icc",) if options.keep is None else options.keep
     return Cutter(runner, output, is_file, options.mask != "only", wants_mask, style, kind, keep, options.srgb)
+
+
+def open_runner(options: argparse.Namespace, photos: int, workers: int) -> "Runner":
+    """The options' net in a runtime, for so many photos."""
+    from u2slim.zoo import open_net
+
+    handle = open_net(options.net, given_preprocess(options.mean, options.std, options.scale))
+    runtime = options.runtime
+    if runtime == "auto" and handle.onnx_path() is not None:
+        runtime = fastest_runtime(photos)
+    return handle.runner(runtime, not options.no_stretch, workers, options.threads, options.size, options.device)
+
+
+def open_style(options: argparse.Namespace) -> "Style":
+    """How masks and cut-outs look by the options, but for --crop."""
+    from u2slim.cutout.backgrounds import open_background
+    from u2slim.cutout.single import Style
+    from u2slim.images.refine import ForegroundML, GuidedFilter
+
+    return Style(
+        options.border,
+        GuidedFilter() if options.refine else None,
+        options.largest,
+        options.threshold,
+        ForegroundML() if options.colours else None,
+        None if options.background is None else open_background(options.background),
+    )
 
 
 def _check(options: argparse.Namespace, has_dpi: bool) -> None:

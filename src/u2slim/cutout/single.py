@@ -1,5 +1,6 @@
 """From one photo to its mask and its cut-out: the one function behind every way in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,7 +145,13 @@ class Cutout:
             write_image(path, self.on(background), kind)
 
 
-def cut(runner: Runner, image_HW3: np.ndarray, own_HW4: np.ndarray | None = None, style: Style | None = None) -> Cutout:
+def cut(
+    runner: Runner,
+    image_HW3: np.ndarray,
+    own_HW4: np.ndarray | None = None,
+    style: Style | None = None,
+    see: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Cutout:
     """The cut-out of an RGB uint8 photo, whole: `crop` and `background` are left to whoever writes it.
 
     Args:
@@ -152,9 +159,10 @@ def cut(runner: Runner, image_HW3: np.ndarray, own_HW4: np.ndarray | None = None
         image_HW3: what the net sees.
         own_HW4: the photo's own RGBA, where it has transparency: what is transparent there stays so.
         style: how; None: the mask as the net makes it.
+        see: from what the net is shown to its small mask, as `Runner.small_mask`; a film's remembers earlier frames.
     """
     style = style or Style()
-    soft, confidence = _soft_mask(runner, image_HW3, style.border)
+    soft, confidence = _soft_mask(runner, image_HW3, style.border, see or runner.small_mask)
     mask = to_8bit(soft if style.refine is None else style.refine(image_HW3, soft))
     mask = largest_part(mask) if style.largest else mask
     mask = mask if style.threshold is None else hard(mask, style.threshold)
@@ -166,7 +174,9 @@ def cut(runner: Runner, image_HW3: np.ndarray, own_HW4: np.ndarray | None = None
     return Cutout(image_HW3, colours, mask, alpha, confidence)
 
 
-def _soft_mask(runner: Runner, image_HW3: np.ndarray, border: float) -> tuple[np.ndarray, float]:
+def _soft_mask(
+    runner: Runner, image_HW3: np.ndarray, border: float, see: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, float]:
     """The mask (H, W) float32 and the net's confidence."""
     height, width = image_HW3.shape[:2]
     pad = round(border * max(height, width))
@@ -176,7 +186,7 @@ def _soft_mask(runner: Runner, image_HW3: np.ndarray, border: float) -> tuple[np
         edge = np.concatenate([image_HW3[0], image_HW3[-1], image_HW3[:, 0], image_HW3[:, -1]])
         colour = edge.mean(0).round().tolist()
         image_HW3 = cv2.copyMakeBorder(image_HW3, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=colour)
-    small = runner.small_mask(image_HW3)
+    small = see(image_HW3)
     inside = stretched(small) >= 0.5
     confidence = float(small[inside].mean()) if inside.any() else 0.0
     return runner.enlarged(small, image_HW3.shape[:2])[pad : pad + height, pad : pad + width], confidence

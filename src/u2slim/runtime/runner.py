@@ -48,7 +48,11 @@ class Runner(ABC):
         Raises:
             UserError: the net gives NaN or infinite values for this photo.
         """
-        return self._finite(self.probability(self.resized(image_HW3)))
+        return self.mask_of_resized(self.resized(image_HW3))
+
+    def mask_of_resized(self, image_HW3: np.ndarray) -> np.ndarray:
+        """The same of an image that `resized` made."""
+        return self._finite(self.probability(image_HW3))
 
     def small_masks(self, images: Iterable[np.ndarray]) -> list[np.ndarray]:
         """The net's own masks of several photos, in one call where the file has a batch axis.
