@@ -40,13 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def main_parser() -> argparse.ArgumentParser:
     """Of all commands."""
-    from u2slim.app import (
-        completion,
-        cut,
-        nets,
-        serve,
-        watch,
-    )  # takes a moment, in which Ctrl-C shall end in a word, too
+    # This takes a moment, in which Ctrl-C shall end in a word, too.
+    from u2slim.app import completion, cut, nets, serve, watch
 
     parser = argparse.ArgumentParser(
         "u2slim", description="Cut subjects out of photos, offline, with nets of a few MB."
