@@ -112,7 +112,7 @@ def test_python_on_the_pages_for_cutting_out_runs(tmp_path, monkeypatch):
 def app_options(words: list[str]) -> None:
     """Have the parser of `u2slim` read a command line."""
     with pytest.MonkeyPatch.context() as patch:
-        for command in ("cut", "watch", "video", "nets", "completion"):
+        for command in ("cut", "watch", "video", "serve", "nets", "completion"):
             patch.setattr(f"u2slim.app.{command}.run", lambda options: 7)
         assert app.main(words) == 7, words
 

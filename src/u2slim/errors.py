@@ -9,6 +9,10 @@ class BadLabels(UserError):
     """A label image that can be read and whose numbers cannot be used."""
 
 
+class Unreadable(UserError):
+    """A file that is no image of a known kind, or a damaged one."""
+
+
 def missing_extra(what: str, package: str, extra: str) -> UserError:
     """The sentence for an optional part that is not installed.
 

@@ -53,20 +53,15 @@ def _sentence(error: OSError) -> str:
 
 def main_parser() -> argparse.ArgumentParser:
     """Of all commands."""
-    from u2slim.app import (  # takes a moment, in which Ctrl-C shall end in a word, too
-        completion,
-        cut,
-        nets,
-        video,
-        watch,
-    )
+    # This takes a moment, in which Ctrl-C shall end in a word, too.
+    from u2slim.app import completion, cut, nets, serve, video, watch
 
     parser = argparse.ArgumentParser(
         "u2slim", description="Cut subjects out of photos, offline, with nets of a few MB."
     )
     parser.add_argument("--version", action="version", version=f"u2slim {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (cut, watch, video, nets, completion):
+    for command in (cut, watch, video, serve, nets, completion):
         command.add_to(commands)
     return parser
 

@@ -47,6 +47,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def known_nets() -> list[dict[str, object]]:
+    """Name, size, licence, and whether the file is at hand, of each; nothing is downloaded."""
+    told: list[dict[str, object]] = []
+    for net in SHIPPED.values():
+        megabytes = round(net.onnx.stat().st_size / 1e6, 2)
+        told.append({"name": net.name, "megabytes": megabytes, "licence": "Apache-2.0", "here": True})
+    for other in PUBLISHED.values():
+        about = {"name": other.name, "megabytes": other.files[0].megabytes, "licence": other.licence}
+        told.append(about | {"here": _at_hand(other) is not None})
+    return told
+
+
 def _times(names: list[str], runtimes: list[str]) -> dict[tuple[str, str], str]:
     """Milliseconds of one photo by net and runtime."""
     import numpy as np

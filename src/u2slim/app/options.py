@@ -39,6 +39,13 @@ def add_command(commands: Commands, run: Run, name: str, about: str, examples: s
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which net, how it runs, and what becomes of a photo."""
+    add_picture_options(parser)
+    add = add_net_options(parser).add_argument
+    add("--workers", type=count, metavar="N", help="photos at a time; default: one a core, at most 8")
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """What becomes of a photo."""
     add = parser.add_argument_group("what is written").add_argument
     add("--mask", choices=("also", "only"), help="write the mask, too, or nothing else; a folder gets both by default")
     add(
@@ -57,13 +64,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep", type=_kept, metavar="KINDS", help="of exif, icc and dpi, as exif,icc, or none; default: icc")
     add("--srgb", action="store_true", help="turn the colours into sRGB's by the photo's profile")
-    add_net_options(parser)(
-        "--workers", type=count, metavar="N", help="photos at a time; default: one a core, at most 8"
-    )
+    add_mask_options(parser)
 
 
-def add_net_options(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
-    """How the mask is made, and what runs; returns what adds further options to the latter."""
+def add_mask_options(parser: argparse.ArgumentParser) -> None:
+    """How the mask is made."""
     add = parser.add_argument_group("how the mask is made").add_argument
     add(
         "--border",
@@ -77,7 +82,12 @@ def add_net_options(parser: argparse.ArgumentParser) -> Callable[..., argparse.A
     add("--threshold", type=_fraction, metavar="T", help="no soft edges: all or nothing by T, from 0 to 1")
     add("--colours", choices=("ml",), help="take the background's colours out of soft edges")
     add("--no-stretch", action="store_true", help="do not stretch each mask to the full range")
-    add = parser.add_argument_group("what runs").add_argument
+
+
+def add_net_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """Which net and how it runs, in a group that can take more."""
+    group = parser.add_argument_group("what runs")
+    add = group.add_argument
     add(
         "--net",
         default=DEFAULT,
@@ -105,7 +115,7 @@ def add_net_options(parser: argparse.ArgumentParser) -> Callable[..., argparse.A
         help="cpu, cuda or what the runtime calls it; default: cpu, or torch's GPU",
     )
     add("--threads", type=count, metavar="N", help="for the net, all photos together; default: one a core")
-    return add
+    return group
 
 
 def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool, photos: int, workers: int) -> "Cutter":
@@ -114,26 +124,16 @@ def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool,
     Raises:
         UserError: options that do not go together, or a net, runtime or background that there is not.
     """
-    from u2slim.cutout.cutter import Cutter
-    from u2slim.cutout.single import Style
-
-    kind = FORMATS[options.format or "png"]
-    _check(options, kind.has_dpi)
-    runner = open_runner(options, photos, workers)
-    style = replace(open_style(options), crop=options.crop)
-    if runner.labels and style != Style():
-        raise UserError(
-            "This net tells classes apart. --border, --refine, --largest, --threshold, --colours, --background and "
-            "--crop are for masks: leave them out."
-        )
-    into_folder = output is not None and not is_file
-    wants_mask = options.mask is not None or into_folder
-    keep = ("icc",) if options.keep is None else options.keep
-    return Cutter(runner, output, is_file, options.mask != "only", wants_mask, style, kind, keep, options.srgb)
+    check(options)
+    return make_cutter(options, open_runner(options, photos, workers), output, is_file)
 
 
-def open_runner(options: argparse.Namespace, photos: int, workers: int) -> "Runner":
-    """The options' net in a runtime, for so many photos."""
+def open_runner(options: argparse.Namespace, photos: float, workers: int) -> "Runner":
+    """The net in the runtime that is quickest for so many photos, for `workers` threads at once.
+
+    Raises:
+        UserError: a net or runtime that there is not.
+    """
     from u2slim.zoo import open_net
 
     handle = open_net(options.net, given_preprocess(options.mean, options.std, options.scale))
@@ -143,23 +143,63 @@ def open_runner(options: argparse.Namespace, photos: int, workers: int) -> "Runn
     return handle.runner(runtime, not options.no_stretch, workers, options.threads, options.size, options.device)
 
 
-def open_style(options: argparse.Namespace) -> "Style":
-    """How masks and cut-outs look by the options, but for --crop."""
-    from u2slim.cutout.backgrounds import open_background
+def make_cutter(
+    options: argparse.Namespace,
+    runner: "Runner",
+    output: Path | None = None,
+    is_file: bool = False,
+    files: bool = True,
+) -> "Cutter":
+    """What does the work of options that `check` let pass, with a net that is open.
+
+    Args:
+        options: of `add_picture_options`.
+        runner: of the net.
+        output, is_file: see `Cutter`.
+        files: whether a background may be a picture's file.
+
+    Raises:
+        UserError: a background that there is not, or options that are not for this net.
+    """
+    from u2slim.cutout.cutter import Cutter
+    from u2slim.cutout.single import Style
+
+    style = replace(open_style(options, files), crop=options.crop)
+    if runner.labels and style != Style():
+        raise UserError(
+            "This net tells classes apart. --border, --refine, --largest, --threshold, --colours, --background and "
+            "--crop are for masks: leave them out."
+        )
+    into_folder = output is not None and not is_file
+    wants_mask = options.mask is not None or into_folder
+    keep = ("icc",) if options.keep is None else options.keep
+    kind = FORMATS[options.format or "png"]
+    return Cutter(runner, output, is_file, options.mask != "only", wants_mask, style, kind, keep, options.srgb)
+
+
+def open_style(options: argparse.Namespace, files: bool = True) -> "Style":
+    """How masks and cut-outs look by the options, but for --crop.
+
+    Raises:
+        UserError: a background that there is not.
+    """
+    from u2slim.cutout.backgrounds import open_background, plain_background
     from u2slim.cutout.single import Style
     from u2slim.images.refine import ForegroundML, GuidedFilter
 
+    opened = open_background if files else plain_background
     return Style(
         options.border,
         GuidedFilter() if options.refine else None,
         options.largest,
         options.threshold,
         ForegroundML() if options.colours else None,
-        None if options.background is None else open_background(options.background),
+        None if options.background is None else opened(options.background),
     )
 
 
-def _check(options: argparse.Namespace, has_dpi: bool) -> None:
+def check(options: argparse.Namespace) -> None:
+    """Raise a UserError for options of `add_picture_options` that do not go together."""
     if options.mask == "only":
         useless = {"--background": options.background, "--colours": options.colours, "--keep": options.keep}
         if given := [name for name, value in useless.items() if value is not None]:
@@ -168,7 +208,7 @@ def _check(options: argparse.Namespace, has_dpi: bool) -> None:
         raise UserError("--srgb turns the colours into those of no profile: leave icc out of --keep, or leave it out.")
     if options.background is not None and "icc" in (options.keep or ()):
         raise UserError("Over a --background everything is in sRGB: leave icc out of --keep, or leave it out.")
-    if "dpi" in (options.keep or ()) and not has_dpi:
+    if "dpi" in (options.keep or ()) and not FORMATS[options.format or "png"].has_dpi:
         raise UserError(f"{options.format} files have no place for dpi: leave it out of --keep, or choose png.")
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
 
-from u2slim.app.options import Commands, add_command, add_net_options, open_runner, open_style
+from u2slim.app.options import Commands, add_command, add_mask_options, add_net_options, open_runner, open_style
 from u2slim.errors import UserError
 from u2slim.files import user_path
 
@@ -36,6 +36,7 @@ def add_to(commands: Commands) -> None:
     add("--background", metavar="COLOUR|FILE|blur", help="lay the subject over it; default: transparency")
     add("--steady", action="store_true", help="average masks over time, along with what moves: less flicker")
     add("--no-sound", action="store_true", help="leave out the sound")
+    add_mask_options(parser)
     add_net_options(parser)
 
 

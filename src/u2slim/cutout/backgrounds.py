@@ -85,19 +85,29 @@ def open_background(text: str | Path) -> Background:
     Raises:
         UserError: it is none of them, or the picture cannot be read.
     """
-    if str(text) == "blur":
-        return Blur()
     path = user_path(text)
-    if path.is_file():
+    if str(text) != "blur" and path.is_file():
         picture = Picture(path, file_digest(path, "sha256"))
         _ = picture.pixels  # so that a broken one is told before the first photo
         return picture
+    return plain_background(str(text), "a picture's file, ")
+
+
+def plain_background(text: str, others: str = "") -> Background:
+    """The same without files, which a server's guests have no business with.
+
+    Args:
+        text: `blur` or a colour.
+        others: what else the sentence is to offer.
+    """
+    if text == "blur":
+        return Blur()
     try:
-        red, green, blue, *transparency = ImageColor.getrgb(str(text))
+        red, green, blue, *transparency = ImageColor.getrgb(text)
         if transparency not in ([], [255]):
             raise ValueError("transparent")
     except ValueError as error:
         raise UserError(
-            f"{text} is no background: give an opaque colour (white, '#00ff80'), a picture's file, or blur."
+            f"{text} is no background: give an opaque colour (white, '#00ff80'), {others}or blur."
         ) from error
     return Colour((red, green, blue))

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from u2slim.errors import BadLabels, UserError
+from u2slim.errors import BadLabels, Unreadable, UserError
 from u2slim.images.decoders import is_whole_png, jpeg_damage, opened, plain_jpeg, plain_png
 from u2slim.images.metadata import has_alpha, has_foreign_profile, to_srgb
 
@@ -350,20 +350,20 @@ def _open(source: str | Source, data: bytes, decode: Callable[[ImageFile.ImageFi
         raise unreadable(source, error) from error
 
 
-def unreadable(source: str | Source, error: Exception) -> UserError:
+def unreadable(source: str | Source, error: Exception) -> Unreadable:
     """The sentence for a file that could not be read."""
     path = Path(source) if isinstance(source, str) else source
     if isinstance(path, Path) and not isinstance(error, PermissionError):
         if path.is_symlink() and not path.exists():
-            return UserError(f"{path} is a link that leads nowhere; mend or remove it.")
+            return Unreadable(f"{path} is a link that leads nowhere; mend or remove it.")
         if not path.exists():
-            return UserError(f"{path}: no such file.")
+            return Unreadable(f"{path}: no such file.")
         if path.is_dir():
-            return UserError(f"{path} is a folder, not an image.")
+            return Unreadable(f"{path} is a folder, not an image.")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         if not path.read_bytes():
-            return UserError(f"{path} is empty (0 bytes); replace or remove it.")
+            return Unreadable(f"{path} is empty (0 bytes); replace or remove it.")
         reason = "not an image of a known kind"
     remedy = "allow yourself to read it" if isinstance(error, PermissionError) else "replace or remove it"
-    return UserError(f"{path} cannot be read ({reason}); {remedy}.")
+    return Unreadable(f"{path} cannot be read ({reason}); {remedy}.")

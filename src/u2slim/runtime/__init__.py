@@ -87,7 +87,7 @@ def net_runner(
         return onnx_runner(path, runtime, stretch, streams, threads, device=device)
 
 
-def fastest_runtime(photos: int) -> str:
+def fastest_runtime(photos: float) -> str:
     """The installed runtime that takes an ONNX file and so many photos to their masks in the least time.
 
     That includes loading (benchmarks/results/runtimes.md).
