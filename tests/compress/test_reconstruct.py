@@ -351,10 +351,11 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path):
             filled(tmp_path / "kept", **other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "bits"),
     [
-        pytest.param("model=standard model.width=lite model.conv.bits=5", 5, marks=pytest.mark.slow),
+        ("model=standard model.width=lite model.conv.bits=5", 5),
         ("model=lite_half +model.conv.bits=6", 6),
     ],
 )

@@ -309,7 +309,9 @@ def in_float32(path: Path, output: Path) -> Path:
     return output
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "isnet-s" else ()) for name in SHIPPED]
+)
 def test_every_shipped_net(as_in_onnxruntime, tmp_path, name):
     """Those in 8 bits are computed in float32, which OpenCV 5 does rightly and OpenCV 4.6 at all."""
     path = SHIPPED[name].onnx

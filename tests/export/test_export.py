@@ -68,6 +68,7 @@ def test_names_follow_the_modules_and_metadata_say_what_the_file_is(net, tmp_pat
     assert str(Path.cwd()).encode() not in (tmp_path / "a.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_all_outputs_at_any_size_are_torchs(net, tmp_path: Path):
     path = tmp_path / "open.onnx"
     write_onnx(net, SIDE, path, outputs="all", dynamic=True)

@@ -38,6 +38,7 @@ def table(sweep: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_in_a_sweep_over_two_processes_each_job_has_one_of_everything(place, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     start = place / "ddp"
