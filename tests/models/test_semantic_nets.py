@@ -351,6 +351,7 @@ def test_what_cannot_be_pruned_or_built_is_named():
     assert {type(m) for m in ICNet(width=0.125).modules() if isinstance(m, ConvVariant)} == {StandardConv}
 
 
+@pytest.mark.slow
 def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_path):
     pytest.importorskip("torch_pruning", reason="torch-pruning absent: pip install torch-pruning")
     settings = ("task=semantic", "data=sample_semantic", "trainer=cpu", "trainer.precision=32-true")

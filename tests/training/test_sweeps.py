@@ -69,6 +69,7 @@ def test_in_a_sweep_over_two_processes_each_job_has_one_of_everything(place, mon
     assert rows[0]["val/MAE"] != rows[1]["val/MAE"]
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_named_and_a_sweep_started_again_does_only_what_is_left(place):
     command = ("train.py", "-m", *COMMON, "data.root=data,later", "trainer.max_steps=2", "hydra.sweep.dir=left")
     printed = run(*command, cwd=place, ok=False)
