@@ -38,6 +38,12 @@ def free_memory(groups: Path = Path("/sys/fs/cgroup"), machine: Path = Path("/pr
     return min(found, default=None)
 
 
+def memory_to_take() -> int | None:
+    """Four fifths of `free_memory`, so that others get on, too; None: the system does not say."""
+    free = free_memory()
+    return None if free is None else free * 4 // 5
+
+
 def _numbers(folder: Path, names: Sequence[str]) -> list[int]:
     """All numbers in these files; none where one is missing, or says that there is no limit."""
     try:

@@ -1,11 +1,22 @@
-"""Tables of words, in a terminal and as Markdown."""
+"""Tables of words, in a terminal and as Markdown; bars."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
+
+
+@contextmanager
+def bar(what: str, total: int | None) -> Iterator[Callable[[], object]]:
+    """A bar on standard error, and what moves it on by one; None: nobody knows how far it has to go."""
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield partial(progress.advance, task)
 
 
 def print_whole(table: Table) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,13 +66,11 @@ def run(options: argparse.Namespace) -> int:
     earlier = earlier_results(options.inputs, output)
     photos, results, no_photos, linked, closed = find_all_photos(options.inputs, earlier, output is None)
     if results:
-        others = f" and {len(results) - 1} more" if len(results) > 1 else ""
-        print(f"passed over, as results of photos beside them: {results[0]}{others}", file=sys.stderr)
+        print(f"passed over, as results of photos beside them: {_first(results)}", file=sys.stderr)
     if no_photos:
         print(f"passed over, as no photos: {others_named(no_photos)}", file=sys.stderr)
     if linked:
-        others = f" and {len(linked) - 1} more" if len(linked) > 1 else ""
-        print(f"passed over, as links to folders, unless you name them: {linked[0]}{others}", file=sys.stderr)
+        print(f"passed over, as links to folders, unless you name them: {_first(linked)}", file=sys.stderr)
     if is_file and len(photos) > 1:
         raise UserError(f"-o {options.output} is one file for {len(photos)} photos; give a folder.")
     workers = min(options.workers or default_workers(len(photos)), len(photos))
@@ -82,8 +81,7 @@ def run(options: argparse.Namespace) -> int:
     for reason in [*outcome.failed.values(), *map(closed_sentence, closed)]:
         print(f"u2slim: {reason}", file=sys.stderr)
     if outcome.empty:
-        more = f" and {len(outcome.empty) - SHOWN} more" if len(outcome.empty) > SHOWN else ""
-        print(f"no subject in {', '.join(sorted(outcome.empty)[:SHOWN])}{more}: the mask is empty", file=sys.stderr)
+        print(f"no subject in {_first(sorted(outcome.empty), SHOWN)}: the mask is empty", file=sys.stderr)
     before = f" ({outcome.before} skipped, already done; --redo makes them again)" if outcome.before else ""
     where = f": {_where(cutter, photos)}" if outcome.done else ""
     print(
@@ -164,6 +162,12 @@ def _where(cutter: "Cutter", photos: list[tuple[Path, Path]]) -> str:
     if cutter.into_folder:
         return str(cutter.output)
     return ", ".join(map(str, cutter.paths(*photos[0]))) if len(photos) == 1 else "beside the photos"
+
+
+def _first(paths: Sequence[str | Path], most: int = 1) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return f"{', '.join(map(str, paths[:most]))}{more}"
 
 
 def _photos(number: int) -> str:

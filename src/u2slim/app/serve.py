@@ -9,8 +9,12 @@ from functools import partial
 from u2slim.app.options import Commands, add_command, add_net_options, count
 from u2slim.errors import missing_extra
 
-NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"} | {
-    "prometheus_client": "prometheus-client"
+# The package that brings each module.
+NEEDED = {
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
 }
 AT_ONCE = 8  # photos that may come together, by which the number at work is chosen
 MAX_BYTES = 64_000_000

@@ -2,9 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from time import perf_counter
 
 from u2slim.app.options import Commands, add_command, add_mask_options, add_net_options, open_runner, open_style
@@ -44,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say."""
     from u2slim.cutout.steady import FrameMasks, Steady
     from u2slim.cutout.video import Clip, coding_for, cut_video
+    from u2slim.terminal import bar
 
     source = user_path(options.clip)
     output = user_path(options.output) if options.output else source.with_name(f"{source.stem}-cut.webm")
@@ -59,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         start = perf_counter()
         masks = FrameMasks(runner, Steady() if options.steady else None)
         length = clip.length
-        with _bar(length) as advance:
+        with bar("cutting out", length) as advance:
             film = cut_video(clip, output, style, masks, not options.no_sound, advance)
     seconds = perf_counter() - start
     if film.damaged:
@@ -74,17 +72,6 @@ def run(options: argparse.Namespace) -> int:
         f"{output} ({film.coding.name}, {film.sound})"
     )
     return 0
-
-
-@contextmanager
-def _bar(length: int | None) -> Iterator[Callable[[], object]]:
-    """A bar on standard error, and what moves it on by a frame."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("cutting out", total=length)
-        yield partial(bar.advance, task)
 
 
 def _frames(number: int) -> str:

@@ -21,7 +21,7 @@ from u2slim.app.options import make_cutter, open_runner
 from u2slim.app.received import Limits, Refusal, for_guests, too_many_pixels
 from u2slim.errors import Unreadable, UserError
 from u2slim.images.read import Loaded, read_header
-from u2slim.processes import end_with_parent, free_memory
+from u2slim.processes import end_with_parent, memory_to_take
 from u2slim.runtime import Runner
 from u2slim.runtime.runner import threads_each
 
@@ -115,6 +115,6 @@ def make(data: bytes, options: argparse.Namespace, limits: Limits, folder: Path)
 
 
 def memory_each(concurrency: int) -> int | None:
-    """Bytes that each of so many photos may take, of four fifths of what is free; None: nobody knows."""
-    free = free_memory()
-    return None if free is None else free * 4 // 5 // concurrency
+    """Bytes that each of so many photos may take; None: nobody knows."""
+    free = memory_to_take()
+    return None if free is None else free // concurrency

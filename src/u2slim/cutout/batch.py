@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
 
@@ -14,7 +13,7 @@ from u2slim.cutout.cutter import RESULTS, Cutter, Made, OutOfMemory, attempt, sp
 from u2slim.errors import UserError
 from u2slim.files import user_path, write_whole
 from u2slim.images.read import image_size
-from u2slim.processes import free_memory
+from u2slim.processes import memory_to_take
 
 MAX_WORKERS = 8  # by default: each holds a photo and a net's activations
 NOTE = ".made_by"  # names what made the results beside it, and is older than they are
@@ -159,13 +158,12 @@ class Memory:
     """Lets so many photos be worked on at once as there is memory for, and one however large it is.
 
     Args:
-        free: bytes that all together may take; None: four fifths of what is free now, or any where nobody knows.
+        free: bytes that all together may take; None: `memory_to_take`, or any where nobody knows.
     """
 
     def __init__(self, free: int | None = None):
-        if free is None and (now := free_memory()) is not None:
-            free = now * 4 // 5
-        self.free, self.taken, self.change = free, 0, Condition()
+        self.free = memory_to_take() if free is None else free
+        self.taken, self.change = 0, Condition()
 
     @contextmanager
     def for_photo(self, photo: Path, bytes_a_pixel: int) -> Iterator[None]:
@@ -187,16 +185,14 @@ class Memory:
 
 @contextmanager
 def _advance(count: int) -> Iterator[Callable[[], object]]:
-    """A bar on standard error, where there are several photos, and what moves it on by one."""
+    """A bar, where there are several photos, and what moves it on by one."""
     if count < 2:
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
+    from u2slim.terminal import bar  # takes a moment, which one photo does not need
 
-    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("cutting out", total=count)
-        yield partial(bar.advance, task)
+    with bar("cutting out", count) as advance:
+        yield advance
 
 
 def _not_done(cutter: Cutter, source: str, photos: Sequence[Named]) -> list[Named]:
