@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz
+.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz web
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
@@ -98,6 +98,13 @@ SECONDS ?= 600
 cpp-fuzz: setup-dev ## Feed broken files to the C++ program: make cpp-fuzz SECONDS=600
 	PYTHON=$(CURDIR)/$(BIN)/python cpp/fuzz.sh $(SECONDS)
 
+# The net inside the page: a shipped one by name.
+NET ?= lite-l
+web: ## Build the page that cuts photos out in the browser into dist/web: make web NET=lite-s
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo "make web needs Node.js from 20 on, and npm"; exit 1; }
+	npm --prefix web ci --silent
+	node web/build.mjs src/u2slim/nets/$(NET).onnx dist/web
+
 clean: ## Remove the environment, caches, builds and generated data (outputs/ and dist/ stay)
-	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample data/sample_semantic build
+	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample data/sample_semantic build web/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

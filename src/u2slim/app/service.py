@@ -212,7 +212,7 @@ def _headers(facts: dict[str, object]) -> dict[str, str]:
 
 def _policy(html: str) -> str:
     """What a browser may load and run for the page: what is in it, and this server's answers."""
-    parts = {tag: re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL) for tag in ("script", "style")}
+    parts = {tag: re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", html, re.DOTALL) for tag in ("script", "style")}
     sources = {
         tag: " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
         for tag, texts in parts.items()
