@@ -11,7 +11,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,13 @@ from u2slim.cutout.cutter import Cutter
 from u2slim.errors import UserError, missing_extra
 from u2slim.remote import Place, reason
 
-TOGETHER = 16  # photos that a process is given at once, and that are done again where it ends
-RETRIES = 3  # for them, before each is tried alone
+TOGETHER = 32  # photos that a process is given at once, and that are done again where it ends
+RETRIES = 3  # where their process ends
 # Ray asks nobody before it tells its makers of its use, and says much that is no news.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 FATAL = -1  # the number of what ends all the work
@@ -61,11 +62,11 @@ def on_ray(
     Raises:
         UserError: Ray is not installed or not there, or a process cannot open the net or write results.
     """
-    ray = _started(options)
-    try:
+    # Ray's threads print what has happened to processes, which would be among the lines of --json.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), _started(options) as ray:
         left = dict(enumerate(photos))
-        for together, retries in ((TOGETHER, RETRIES), (1, 0)):  # what ends its process is tried once more, alone
-            for number, before, why_not, facts, is_empty in _rows(ray, options, cutter.output, left, together, retries):
+        for together in (TOGETHER, 1):  # a photo that ends its process takes others with it, but not alone
+            for number, before, why_not, facts, is_empty in _rows(ray, options, cutter.output, left, together):
                 if number == FATAL:
                     raise UserError(why_not)
                 if number in left:
@@ -75,12 +76,11 @@ def on_ray(
                 return
         for photo, name in left.values():
             tell(photo, name, version(photo), f"{photo}: its process ended, as where memory runs out.")
-    finally:
-        ray.shutdown()
 
 
-def _started(options: argparse.Namespace) -> Any:
-    """The module `ray`, connected to its cluster."""
+@contextmanager
+def _started(options: argparse.Namespace) -> Iterator[Any]:
+    """The module `ray`, connected to its cluster until the end."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     try:
         import ray
@@ -100,7 +100,10 @@ def _started(options: argparse.Namespace) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.max_errored_blocks = -1  # their photos are tried alone
-    return ray
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _rows(
@@ -109,7 +112,6 @@ def _rows(
     output: Place | None,
     photos: Mapping[int, Named[Place]],
     together: int,
-    retries: int,
 ) -> Iterator[Row]:
     """What becomes of the photos, in any order; nothing of those whose process ended at each try."""
     each = _processors(options)
@@ -118,17 +120,21 @@ def _rows(
     plain.threads = each
     del plain.run, plain.shard
     items = [pickle.dumps((number, photo, name)) for number, (photo, name) in photos.items()]
-    rows = ray.data.from_items(items, override_num_blocks=math.ceil(len(items) / together)).map_batches(
-        Process,
-        fn_constructor_args=(plain, output, len(photos), str(Path.cwd())),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(workers, math.ceil(len(items) / together))),
-        num_cpus=each,
-        num_gpus=1 if (options.device or "").startswith("cuda") else None,
-        max_restarts=-1,
-        max_task_retries=retries,
-    )
+    blocks = math.ceil(len(items) / together)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of `max_task_retries`, for which Ray 2.60 has no other place
+        rows = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+            Process,
+            fn_constructor_args=(plain, output, len(photos), str(Path.cwd())),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=min(workers, blocks), max_tasks_in_flight_per_actor=1 if together == 1 else None
+            ),
+            num_cpus=each,
+            num_gpus=1 if (options.device or "").startswith("cuda") else None,
+            max_task_retries=RETRIES,
+        )
     try:
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from map(pickle.loads, batch["item"].to_pylist())

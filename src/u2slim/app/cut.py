@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         photos,
         workers,
         options.redo,
-        _print_facts if options.json else None,
+        partial(_print_facts, out=sys.stdout) if options.json else None,
         progress=not options.json,
         manifest=_open_manifest(options, cutter) if has_manifest else None,
         work=work,
@@ -264,12 +264,19 @@ def _shard(text: str) -> "Shard":
     return Shard(int(index), int(number))
 
 
-def _print_facts(photo: Place | str, paths: Sequence[Place], made: "Told | str | None") -> None:
+def _print_facts(
+    photo: Place | str, paths: Sequence[Place], made: "Told | str | None", out: TextIO | None = None
+) -> None:
+    """One line of JSON on a photo.
+
+    Args:
+        out: None: standard output as it is now.
+    """
     if isinstance(made, str):
         told: dict[str, object] = {"error": made}
     else:
         told = {"files": list(map(str, paths)), **(made.facts() if made else {"skipped": True})}
-    print(json.dumps({"photo": str(photo), **told}), flush=True)
+    print(json.dumps({"photo": str(photo), **told}), flush=True, file=out)
 
 
 def _where(cutter: "Cutter", photos: Sequence[tuple[Place, Path]]) -> str:
