@@ -586,6 +586,7 @@ def test_a_white_logo_on_transparency_is_kept(photo):
 
 # What changes nothing on purpose: how fast it runs, what is printed, and what is done again.
 NO_CHANGE = {"--runtime", "--device", "--threads", "--workers", "--json", "--redo", "--help", "--output"}
+NO_CHANGE |= {"--shard", "--manifest", "--ray"}  # which photos, and where the work is done
 OTHER_VALUES = {
     "--mask": ["only"], "--background": ["red"], "--format": ["webp"], "--crop": ["3"], "--keep": ["exif"],
     "--srgb": [], "--border": ["20"], "--refine": ["guided"], "--largest": [], "--threshold": ["0.5"],

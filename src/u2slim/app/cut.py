@@ -62,7 +62,7 @@ def add_to(commands: Commands) -> None:
         "--manifest",
         action="store_true",
         help="keep a list of what is done and what has failed in OUT/manifest, and go by that; always with --shard, "
-        "--ray, or an address as OUT",
+        "--ray, or an address",
     )
     add(
         "--ray",
@@ -79,12 +79,12 @@ def run(options: argparse.Namespace) -> int:
     from u2slim.images.photos import closed_sentence, expanded
 
     options.inputs = [without_protocol(given) for given in options.inputs]
-    options.output = without_protocol(options.output or "")
+    options.output = without_protocol(options.output) if options.output else None
     addresses = list(filter(is_address, options.inputs))
     if not addresses:
         options.inputs = expanded(options.inputs)
     if PIPE in options.inputs or options.output == PIPE:
-        if addresses or is_address(options.output) or options.shard or options.manifest or options.ray:
+        if addresses or is_address(options.output or "") or options.shard or options.manifest or options.ray:
             raise UserError("A pipe takes one photo from and to here: no address, --shard, --manifest or --ray.")
         return _pipe(options)
     if addresses and len(addresses) < len(options.inputs):
@@ -158,7 +158,8 @@ def _has_manifest(options: argparse.Namespace, output: Place | None, is_file: bo
         raise UserError(f"{given[0]} needs a folder for the results and their manifest: -o FOLDER.")
     if output is None or is_file:
         return False
-    return bool(given) or not isinstance(output, Path) or there_is_one(output)
+    is_far = not isinstance(output, Path) or is_address(options.inputs[0])
+    return bool(given) or is_far or there_is_one(output)
 
 
 def _open_manifest(options: argparse.Namespace, cutter: "Cutter") -> "Manifest":
@@ -175,8 +176,8 @@ def _open_manifest(options: argparse.Namespace, cutter: "Cutter") -> "Manifest":
 
 def _find(options: argparse.Namespace, output: Place | None) -> "tuple[Found, Mapping[Any, str]]":
     """The photos that are asked for, and what they are put into shards by; what is passed over is printed."""
-    from u2slim.cutout.batch import earlier_results
-    from u2slim.cutout.cutter import NOTE, RESULTS
+    from u2slim.cutout.batch import WRITTEN, earlier_results
+    from u2slim.cutout.cutter import NOTE
     from u2slim.images.photos import Found, find_all_photos, keys_below, others_named
 
     found: Found
@@ -184,7 +185,7 @@ def _find(options: argparse.Namespace, output: Place | None) -> "tuple[Found, Ma
     if is_address(options.inputs[0]):
         from u2slim.images.remote_photos import find_remote_photos
 
-        found, keys = find_remote_photos(options.inputs, NOTE, RESULTS, None if isinstance(output, Path) else output)
+        found, keys = find_remote_photos(options.inputs, NOTE, WRITTEN, None if isinstance(output, Path) else output)
     else:
         earlier = earlier_results(options.inputs, output if isinstance(output, Path) else None)
         found = find_all_photos(options.inputs, earlier, output is None)

@@ -11,7 +11,7 @@ from threading import Condition, Lock, Semaphore
 from typing import Protocol, TypeAlias, TypeVar
 
 from u2slim.cutout.cutter import NOTE, RESULTS, Cutter, Made, OutOfMemory, attempt, spare_inputs, write_files
-from u2slim.cutout.manifest import Manifest
+from u2slim.cutout.manifest import FOLDER, Manifest
 from u2slim.errors import UserError
 from u2slim.files import user_path, write_whole
 from u2slim.images.read import Loaded, image_size, load
@@ -20,6 +20,7 @@ from u2slim.remote import NotWritten, Place, RemoteFile
 
 MAX_WORKERS = 8  # by default: each holds a photo and a net's activations
 
+WRITTEN = (*RESULTS, FOLDER)  # below the folder of results
 # For each worker, where photos or results are elsewhere: one computes while the others wait for a store.
 THREADS_A_WORKER = 4
 
@@ -171,7 +172,7 @@ def in_threads(cutter: Cutter, photos: Sequence[Named[P]], workers: int, tell: T
 def earlier_results(sources: Sequence[str | Path], output: Path | None = None) -> list[Path]:
     """The folders of results, of this command and of earlier ones, that are below the folders to look for photos in."""
     made = {note.parent for source in sources for note in user_path(source).rglob(NOTE)}
-    return [folder / kind for folder in sorted(made | {output} if output else made) for kind in RESULTS]
+    return [folder / kind for folder in sorted(made | {output} if output else made) for kind in WRITTEN]
 
 
 def default_workers(photos: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from u2slim.cutout.backgrounds import Picture
 from u2slim.cutout.single import Cutout, Style, cut
 from u2slim.errors import UserError
-from u2slim.files import real_path, write_bytes_whole
+from u2slim.files import RealPaths, write_bytes_whole
 from u2slim.images.colours import overlay
 from u2slim.images.metadata import read_metadata
 from u2slim.images.read import Loaded, load, read_photo
@@ -176,20 +176,21 @@ def attempt(cutter: Cutter, photo: Place | Loaded) -> Made | str:
 
 def spare_inputs(cutter: Cutter, photos: Sequence[tuple[Place, Path]]) -> None:
     """Raise UserError where a result of one of the photos would overwrite what is read: a photo, or the background."""
-    originals = {_itself(photo): "photo" for photo, _ in photos}
+    real = RealPaths()
+
+    def itself(place: Place) -> Place:
+        """The same for all names of a file."""
+        return place if isinstance(place, RemoteFile) else real(place)
+
+    originals = {itself(photo): "photo" for photo, _ in photos}
     if isinstance(cutter.style.background, Picture):
-        originals[_itself(cutter.style.background.path)] = "background"
+        originals[itself(cutter.style.background.path)] = "background"
     for photo, name in photos:
         for path in cutter.paths(photo, name):
-            if kind := originals.get(_itself(path)):
+            if kind := originals.get(itself(path)):
                 raise UserError(
                     f"The result of {photo} would overwrite the {kind} {path}; choose another place with -o."
                 )
-
-
-def _itself(place: Place) -> Place:
-    """The same for all names of a file."""
-    return place if isinstance(place, RemoteFile) else real_path(place)
 
 
 def write_files(paths: Sequence[Place], files: Sequence[bytes]) -> None:

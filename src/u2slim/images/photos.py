@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from u2slim.errors import UserError
-from u2slim.files import real_path, user_path
+from u2slim.files import RealPaths, real_path, user_path
 from u2slim.images.read import EXTENSIONS
 from u2slim.remote import Place, RemoteFile
 
@@ -192,12 +192,12 @@ def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> Found[P
         return Found([(source, Path(source.stem))], [], [], [], [])
     if not source.is_dir():
         raise UserError(f"{named} is a device or a socket, not a photo.")
-    skipped = [real_path(folder) for folder in exclude]
+    skipped, real = {real_path(folder) for folder in exclude}, RealPaths()
     photos: list[Path] = []
     others: list[Path] = []
     files, linked, closed = _below(source)
     for path in files:
-        if any(real_path(path).is_relative_to(folder) for folder in skipped):
+        if skipped and not skipped.isdisjoint(real(path).parents):
             continue
         is_dangling = path.is_symlink() and not path.exists()
         is_photo = path.suffix.lower() in EXTENSIONS and (path.is_file() or is_dangling)  # the latter is told of

@@ -1,6 +1,7 @@
 """Finding photos in stores that fsspec knows, by one listing a folder."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,4 +88,5 @@ def _below(address: str) -> tuple[bool, list[tuple[RemoteFile, str]]]:
 
 def _file(top: RemoteFile, path: str, info: Mapping[str, Any]) -> RemoteFile:
     changes = next((info[key] for key in _CHANGES if info.get(key) is not None), "")
+    changes = changes.timestamp() if isinstance(changes, datetime) else changes
     return RemoteFile(top.fs, path, f"{info.get('size')}-{changes}".replace('"', ""))
