@@ -357,7 +357,8 @@ def test_a_process_of_rays_that_is_killed_loses_no_photo(album):
         os.link(album / "0.jpg", album / f"{index}.jpg")
     (album / "broken.jpg").write_bytes(encoded()[:500])
     words = ["cut", "album", "-o", "out", "--ray", "local", "--workers", "2", "--json", *NET]
-    env = os.environ | THREADS | {"PYTHONPATH": str(REPO / "src")}
+    paths = os.pathsep.join([str(REPO / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | THREADS | {"PYTHONPATH": paths}
     with subprocess.Popen(
         [sys.executable, "-m", "u2slim.app.main", *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
