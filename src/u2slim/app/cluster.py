@@ -91,10 +91,11 @@ def _started(options: argparse.Namespace) -> Iterator[Any]:
     if options.ray == "local" and options.workers:
         own["num_cpus"] = options.workers * _processors(options)
     try:
-        ray.init(options.ray, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        with warnings.catch_warnings(action="ignore"):
+            ray.init(options.ray, log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except Exception as error:  # a cluster that is not there, or is of another version
         raise UserError(
-            f"--ray {options.ray}: there is no such cluster ({reason(error)}); give local, auto, or ray://HOST:PORT."
+            f"--ray {options.ray} cannot be used ({reason(error)}); give local, auto, or a cluster's address."
         ) from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # which has a handler of its own
     context = ray.data.DataContext.get_current()
@@ -121,8 +122,7 @@ def _rows(
     del plain.run, plain.shard
     items = [pickle.dumps((number, photo, name)) for number, (photo, name) in photos.items()]
     blocks = math.ceil(len(items) / together)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of `max_task_retries`, for which Ray 2.60 has no other place
+    with warnings.catch_warnings(action="ignore"):  # of `max_task_retries`, for which Ray 2.60 has no other place
         rows = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             Process,
             fn_constructor_args=(plain, output, len(photos), str(Path.cwd())),

@@ -67,8 +67,8 @@ def add_to(commands: Commands) -> None:
     add(
         "--ray",
         metavar="ADDRESS",
-        help="share the work out by Ray: local, for processes on this machine; auto, for the cluster that this machine "
-        "is part of; or ray://HOST:PORT",
+        help="share the work out by Ray: local, for processes on this machine; auto, for the cluster that it is part "
+        "of; or a cluster's address",
     )
 
 
@@ -158,8 +158,9 @@ def _has_manifest(options: argparse.Namespace, output: Place | None, is_file: bo
         raise UserError(f"{given[0]} needs a folder for the results and their manifest: -o FOLDER.")
     if output is None or is_file:
         return False
-    is_far = not isinstance(output, Path) or is_address(options.inputs[0])
-    return bool(given) or is_far or there_is_one(output)
+    if given or is_address(options.inputs[0]):
+        return True
+    return not isinstance(output, Path) or there_is_one(output)
 
 
 def _open_manifest(options: argparse.Namespace, cutter: "Cutter") -> "Manifest":
