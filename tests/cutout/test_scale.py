@@ -184,6 +184,9 @@ def test_results_in_a_store_are_no_photos_and_overwrite_none(store, album, capsy
     assert cut("memory://odd", "-o", "odd") == 1
     assert capsys.readouterr().err.count("cannot have a name with an empty part, . or .. in it") == 2
     assert names(Path("odd")) == {"masks/b", "cutouts/b"}
+    store.rm("/odd/b.jpg")
+    assert cut("memory://odd", "-o", "none") == 1
+    assert "0 of 0 photos done" in capsys.readouterr().out
 
 
 def test_one_photo_that_a_store_does_not_give_or_take_is_one_line(store, album, capsys, monkeypatch):

@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     if not photos and not found.closed:
         print(f"shard {options.shard} has none of the {_photos(all_photos)}: nothing to do.", file=sys.stderr)
         return 0
-    workers = min(options.workers or default_workers(len(photos)), max(1, len(photos)))
+    workers = max(1, min(options.workers or default_workers(len(photos)), len(photos)))
     cutter = open_cutter(options, output, is_file, len(photos), 1 if options.ray else workers)
     source = "\n".join(str(real_path(user_path(given))) for given in options.inputs)
     work = None
