@@ -119,7 +119,8 @@ def test_one_photo_needs_few_modules(photo):
     """Each of these takes longer to import than a photo to decode."""
     script = (
         "import sys; from u2slim.app.main import main; main(['cut', 'photo.jpg', '--runtime', 'opencv']); "
-        "print(*{'onnx', 'rich', 'loky', 'torch', 'requests', 'watchfiles', 'shtab', 'pymatting'} & {*sys.modules})"
+        "print(*{'onnx', 'rich', 'loky', 'torch', 'requests', 'watchfiles', 'shtab', 'pymatting', 'fsspec'} "
+        "& {*sys.modules})"
     )
     env = os.environ | {"PYTHONPATH": str(REPO / "src")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=env, check=True, text=True)

@@ -15,7 +15,7 @@ from u2slim.images.write import ENDINGS, format_of
 from u2slim.remote import Place, is_address, open_address, without_protocol
 
 if TYPE_CHECKING:
-    from u2slim.cutout.batch import Told
+    from u2slim.cutout.batch import Outcome, Told
     from u2slim.cutout.cutter import Cutter
     from u2slim.cutout.manifest import Manifest, Shard
     from u2slim.images.photos import Found
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; 1 if any photo failed."""
     if options.output == "":
         raise UserError("-o has no name: give a folder, or a file for one photo.")
-    from u2slim.images.photos import closed_sentence, expanded
+    from u2slim.images.photos import expanded
 
     options.inputs = [without_protocol(given) for given in options.inputs]
     options.output = without_protocol(options.output) if options.output else None
@@ -126,7 +126,21 @@ def run(options: argparse.Namespace) -> int:
         manifest=_open_manifest(options, cutter) if has_manifest else None,
         work=work,
     )
-    for reason in [*outcome.failed.values(), *map(closed_sentence, found.closed)]:
+    _tell(options, outcome, cutter, photos, found.closed)
+    return int(bool(outcome.failed or found.closed))
+
+
+def _tell(
+    options: argparse.Namespace,
+    outcome: "Outcome",
+    cutter: "Cutter",
+    photos: Sequence[tuple[Place, Path]],
+    closed: Sequence[Place],
+) -> None:
+    """Print what became of the photos."""
+    from u2slim.images.photos import closed_sentence
+
+    for reason in [*outcome.failed.values(), *map(closed_sentence, closed)]:
         print(f"u2slim: {reason}", file=sys.stderr)
     if outcome.empty:
         print(f"no subject in {_first(sorted(outcome.empty), SHOWN)}: the mask is empty", file=sys.stderr)
@@ -139,7 +153,6 @@ def run(options: argparse.Namespace) -> int:
     )
     if outcome.failed:
         print(f"u2slim: {_photos(len(outcome.failed))} could not be cut out, as said above.", file=sys.stderr)
-    return int(bool(outcome.failed or found.closed))
 
 
 def _output(options: argparse.Namespace) -> Place | None:
@@ -294,4 +307,4 @@ def _first(paths: Sequence[str | Place], most: int = 1) -> str:
 
 
 def _photos(number: int) -> str:
-    return f"{number} photo{'s' if number > 1 else ''}"
+    return f"{number} photo{'' if number == 1 else 's'}"
