@@ -24,6 +24,21 @@ def real_path(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+class RealPaths:
+    """`real_path` of very many files, of whose folders each is looked up once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, Path] = {}
+
+    def __call__(self, path: Path) -> Path:
+        if path.name in ("", "..") or path.is_symlink():
+            return real_path(path)
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = real_path(folder)
+        return self._folders[folder] / path.name
+
+
 def cache_dir() -> Path:
     """`$U2SLIM_CACHE`, or `u2slim` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "u2slim"

@@ -119,7 +119,8 @@ def test_one_photo_needs_few_modules(photo):
     """Each of these takes longer to import than a photo to decode."""
     script = (
         "import sys; from u2slim.app.main import main; main(['cut', 'photo.jpg', '--runtime', 'opencv']); "
-        "print(*{'onnx', 'rich', 'loky', 'torch', 'requests', 'watchfiles', 'shtab', 'pymatting'} & {*sys.modules})"
+        "print(*{'onnx', 'rich', 'loky', 'torch', 'requests', 'watchfiles', 'shtab', 'pymatting', 'fsspec'} "
+        "& {*sys.modules})"
     )
     env = os.environ | {"PYTHONPATH": str(REPO / "src")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=env, check=True, text=True)
@@ -586,6 +587,7 @@ def test_a_white_logo_on_transparency_is_kept(photo):
 
 # What changes nothing on purpose: how fast it runs, what is printed, and what is done again.
 NO_CHANGE = {"--runtime", "--device", "--threads", "--workers", "--json", "--redo", "--help", "--output"}
+NO_CHANGE |= {"--shard", "--manifest", "--ray"}  # which photos, and where the work is done
 OTHER_VALUES = {
     "--mask": ["only"], "--background": ["red"], "--format": ["webp"], "--crop": ["3"], "--keep": ["exif"],
     "--srgb": [], "--border": ["20"], "--refine": ["guided"], "--largest": [], "--threshold": ["0.5"],

@@ -3,13 +3,13 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from u2slim.errors import UserError
 from u2slim.images.metadata import KINDS
 from u2slim.images.preprocess import SCALES, given_preprocess
 from u2slim.images.write import FORMATS
+from u2slim.remote import Place
 from u2slim.runtime import ONNX_RUNTIMES, fastest_runtime
 from u2slim.zoo.shipped import DEFAULT, SHIPPED
 
@@ -118,7 +118,9 @@ def add_net_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup
     return group
 
 
-def open_cutter(options: argparse.Namespace, output: Path | None, is_file: bool, photos: int, workers: int) -> "Cutter":
+def open_cutter(
+    options: argparse.Namespace, output: Place | None, is_file: bool, photos: int, workers: int
+) -> "Cutter":
     """What does the options' work on so many photos.
 
     Raises:
@@ -146,7 +148,7 @@ def open_runner(options: argparse.Namespace, photos: float, workers: int) -> "Ru
 def make_cutter(
     options: argparse.Namespace,
     runner: "Runner",
-    output: Path | None = None,
+    output: Place | None = None,
     is_file: bool = False,
     files: bool = True,
 ) -> "Cutter":

@@ -29,6 +29,7 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Watch until Ctrl-C or SIGTERM, which are the usual ends."""
     from u2slim.cutout.batch import default_workers
+    from u2slim.cutout.manifest import there_is_one
     from u2slim.cutout.watching import watch
 
     folder, output = user_path(options.folder), user_path(options.output or ".")
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"There is no folder {options.folder} to watch.")
     if options.output == "" or output.is_file() or real_path(output) == real_path(folder):
         raise UserError(f"-o {options.output} is no place for the results: give another folder than the watched one.")
+    if there_is_one(output):
+        raise UserError(f"-o {options.output} has a manifest of u2slim cut, which would not know: give another folder.")
     workers = options.workers or default_workers(AT_ONCE)
     cutter = open_cutter(options, output, False, AT_ONCE, workers)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -12,17 +12,19 @@ import numpy as np
 from u2slim.cutout.backgrounds import Picture
 from u2slim.cutout.single import Cutout, Style, cut
 from u2slim.errors import UserError
-from u2slim.files import real_path, write_bytes_whole
+from u2slim.files import RealPaths, write_bytes_whole
 from u2slim.images.colours import overlay
 from u2slim.images.metadata import read_metadata
 from u2slim.images.read import Loaded, load, read_photo
 from u2slim.images.write import PNG, Format, encode
+from u2slim.remote import Place, RemoteFile
 from u2slim.runtime import Runner
 
 # What OpenCV, onnxruntime, OpenVINO and torch say.
 _NO_MEMORY = re.compile(
     r"insufficient memory|out of memory|bad[ _]alloc|failed to allocate|can't allocate", re.IGNORECASE
 )
+NOTE = ".made_by"  # names what made the results beside it, and is older than they are
 RESULTS = ("masks", "cutouts", "classes", "overlays")  # folders of results
 
 
@@ -75,7 +77,7 @@ class Cutter:
     """
 
     runner: Runner
-    output: Path | None = None
+    output: Place | None = None
     is_file: bool = False
     cutout: bool = True
     mask: bool = True
@@ -84,7 +86,7 @@ class Cutter:
     keep: tuple[str, ...] = ("icc",)
     srgb: bool = False
 
-    def __call__(self, photo: Path | Loaded) -> Made:
+    def __call__(self, photo: Place | Loaded) -> Made:
         """The files of a photo, in memory.
 
         Raises:
@@ -102,9 +104,10 @@ class Cutter:
             files.append(encode(drawn[-1], self.kind, metadata))
         return Made(files, result, time.perf_counter() - start)
 
-    def paths(self, photo: Path, name: Path) -> list[Path]:
+    def paths(self, photo: Place, name: Path) -> list[Place]:
         """What is written of a photo: of mask and cut-out those that are asked for."""
         endings = self._ending if not self.cutout else ".png", self._ending
+        both: list[Place]
         if self.output is None:
             both = [
                 photo.with_name(f"{name.name}-{kind}{end}") for kind, end in zip(("mask", "cut"), endings, strict=True)
@@ -158,7 +161,7 @@ class OutOfMemory(str):
     """Why nothing was made of a photo, when there was too little memory for it."""
 
 
-def attempt(cutter: Cutter, photo: Path | Loaded) -> Made | str:
+def attempt(cutter: Cutter, photo: Place | Loaded) -> Made | str:
     """What a cutter makes of a photo, or in a sentence why it makes nothing."""
     try:
         return cutter(photo)
@@ -171,24 +174,33 @@ def attempt(cutter: Cutter, photo: Path | Loaded) -> Made | str:
         return ": ".join(filter(None, (str(photo), type(error).__name__, text)))
 
 
-def spare_inputs(cutter: Cutter, photos: Sequence[tuple[Path, Path]]) -> None:
+def spare_inputs(cutter: Cutter, photos: Sequence[tuple[Place, Path]]) -> None:
     """Raise UserError where a result of one of the photos would overwrite what is read: a photo, or the background."""
-    originals = {real_path(photo): "photo" for photo, _ in photos}
+    real = RealPaths()
+
+    def itself(place: Place) -> Place:
+        """The same for all names of a file."""
+        return place if isinstance(place, RemoteFile) else real(place)
+
+    originals = {itself(photo): "photo" for photo, _ in photos}
     if isinstance(cutter.style.background, Picture):
-        originals[real_path(cutter.style.background.path)] = "background"
+        originals[itself(cutter.style.background.path)] = "background"
     for photo, name in photos:
         for path in cutter.paths(photo, name):
-            if kind := originals.get(real_path(path)):
+            if kind := originals.get(itself(path)):
                 raise UserError(
                     f"The result of {photo} would overwrite the {kind} {path}; choose another place with -o."
                 )
 
 
-def write_files(paths: Sequence[Path], files: Sequence[bytes]) -> None:
+def write_files(paths: Sequence[Place], files: Sequence[bytes]) -> None:
     """Write a photo's results, each whole or not at all.
 
     Raises:
-        UserError: a folder cannot be written.
+        UserError: a folder cannot be written; NotWritten: a store does not take them.
     """
     for path, data in zip(paths, files, strict=True):
-        write_bytes_whole(path, data)
+        if isinstance(path, RemoteFile):
+            path.write_bytes(data)
+        else:
+            write_bytes_whole(path, data)

@@ -8,11 +8,12 @@ from typing import NoReturn
 
 from watchfiles import watch as changes_in
 
-from u2slim.cutout.batch import Named, cut_all, earlier_results, state
-from u2slim.cutout.cutter import Cutter, Made
+from u2slim.cutout.batch import Named, Told, cut_all, earlier_results, state
+from u2slim.cutout.cutter import Cutter
 from u2slim.errors import UserError
 from u2slim.files import real_path
 from u2slim.images.photos import NoPhotos, closed_sentence, find_all_photos
+from u2slim.remote import Place
 
 QUIET = 1000  # ms without a change, after which a file that is copied in is taken to be whole
 
@@ -51,7 +52,7 @@ def _look(
     busy: Collection[Path],
     report: Callable[[Path, str], object],
 ) -> None:
-    def told(photo: Path, paths: list[Path], made: Made | str | None) -> None:
+    def told(photo: Path, paths: list[Place], made: Told | str | None) -> None:
         if isinstance(made, str):
             failed[photo] = before[photo]
         if made is not None:
@@ -68,7 +69,8 @@ def _look(
     cut_all(cutter, str(real_path(folder)), photos, workers, report=told, progress=False)
 
 
-def _photos(cutter: Cutter, folder: Path) -> tuple[list[Named], list[Path]]:
+def _photos(cutter: Cutter, folder: Path) -> tuple[list[Named[Path]], list[Path]]:
+    assert isinstance(cutter.output, Path)
     try:
         found = find_all_photos([folder], earlier_results([folder], cutter.output))
         return found.photos, found.closed

@@ -4,18 +4,21 @@ import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from u2slim.errors import UserError
-from u2slim.files import real_path, user_path
+from u2slim.files import RealPaths, real_path, user_path
 from u2slim.images.read import EXTENSIONS
+from u2slim.remote import Place, RemoteFile
 
 log = logging.getLogger(__name__)
+P = TypeVar("P", bound=Place)
 
 
-class Found(NamedTuple):
+class Found(NamedTuple, Generic[P]):
     """What there is to cut out.
 
     Args:
@@ -26,14 +29,14 @@ class Found(NamedTuple):
         closed: folders below the folders that cannot be read.
     """
 
-    photos: list[tuple[Path, Path]]
-    results: list[Path]
-    others: list[Path]
-    linked: list[Path]
-    closed: list[Path]
+    photos: list[tuple[P, Path]]
+    results: list[P]
+    others: list[P]
+    linked: list[P]
+    closed: list[P]
 
 
-def find_all_photos(sources: Sequence[str | Path], exclude: Sequence[Path] = (), beside: bool = False) -> Found:
+def find_all_photos(sources: Sequence[str | Path], exclude: Sequence[Path] = (), beside: bool = False) -> Found[Path]:
     """(photo, name) of files and folders together, as `find_photos` has each; none is there twice.
 
     What an earlier run has put beside a photo that is there itself, `NAME-cut.png` or `NAME-mask.png`, is no photo.
@@ -65,24 +68,49 @@ def find_all_photos(sources: Sequence[str | Path], exclude: Sequence[Path] = (),
     results = [found.pop(path)[0] for path in [*found] if _is_result(path, originals)]
     photos = list(found.values())
 
-    def key(photo: Path, name: Path) -> Path:
-        return photo.absolute().with_name(name.name) if beside else name
+    @cache
+    def top() -> str:
+        return os.path.commonpath([photo.absolute().parent for photo, _ in photos])
 
-    # Names that meet get longer: by the folders that tell them apart, then by their endings.
-    for ending in (lambda photo: photo.with_suffix(""), lambda photo: photo):
-        times = Counter(key(*pair) for pair in photos)
-        if max(times.values()) > 1:
-            top = os.path.commonpath([photo.absolute().parent for photo, _ in photos])
-            photos = [
-                (photo, name if times[key(photo, name)] == 1 else ending(photo.absolute()).relative_to(top))
-                for photo, name in photos
+    named = told_apart(
+        photos,
+        lambda photo, name: photo.absolute().with_name(name.name) if beside else name,
+        lambda photo: photo.absolute().relative_to(top()),
+    )
+    return Found(named, results, list(others), list(linked), list(closed))
+
+
+def told_apart(
+    photos: Sequence[tuple[P, Path]], key: Callable[[P, Path], Path], whole: Callable[[P], Path]
+) -> list[tuple[P, Path]]:
+    """The same photos, of which those whose names would meet have longer ones.
+
+    Args:
+        photos: each with its name.
+        key: of photo and name, the same where results would meet.
+        whole: the path that tells a photo from all others, with its ending.
+
+    Raises:
+        UserError: two have one name even so.
+    """
+    named = list(photos)
+    for ending in (True, False):  # by the folders that tell them apart, then by their endings, too
+        times = Counter(key(*pair) for pair in named)
+        if max(times.values(), default=0) > 1:
+            named = [
+                (photo, name if times[key(photo, name)] == 1 else _longer(whole(photo), ending))
+                for photo, name in named
             ]
-    taken: dict[Path, Path] = {}
-    for photo, name in photos:
+    taken: dict[Path, P] = {}
+    for photo, name in named:
         other = taken.setdefault(key(photo, name), photo)
         if other is not photo:
             raise UserError(f"{other} and {photo} would both become {name}: rename one, or use another place for it.")
-    return Found(photos, results, list(others), list(linked), list(closed))
+    return named
+
+
+def _longer(whole: Path, without_ending: bool) -> Path:
+    return whole.with_suffix("") if without_ending else whole
 
 
 def expanded(sources: Sequence[str]) -> list[str]:
@@ -134,12 +162,27 @@ def find_photos(source: str | Path, exclude: Sequence[Path] = (), setting: str =
     return found.photos
 
 
-def closed_sentence(folder: Path) -> str:
-    """What is said of a folder that cannot be read."""
+def keys_below(sources: Iterable[str | Path], photos: Iterable[Path]) -> dict[Path, str]:
+    """Each photo's path below the source that it was found in, without its ending; of a file that was named its name.
+
+    Unlike the names of results these do not depend on which other photos there are.
+    """
+    folders = {user_path(source) for source in sources}
+    keys = {}
+    for photo in photos:
+        folder = next((parent for parent in photo.parents if parent in folders), photo.parent)
+        keys[photo] = photo.relative_to(folder).with_suffix("").as_posix()
+    return keys
+
+
+def closed_sentence(folder: Place) -> str:
+    """What is said of a folder that cannot be read, or of a file in a store that has no name for results."""
+    if isinstance(folder, RemoteFile):
+        return f"{folder}: a file cannot have a name with an empty part, . or .. in it; rename it."
     return f"{folder} is a folder that cannot be read; allow yourself to read and enter it."
 
 
-def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> Found:
+def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> Found[Path]:
     """The same, and what else there is below a folder."""
     source = user_path(source)
     named = f"{setting}={source}" if setting else str(source)
@@ -149,12 +192,12 @@ def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> Found:
         return Found([(source, Path(source.stem))], [], [], [], [])
     if not source.is_dir():
         raise UserError(f"{named} is a device or a socket, not a photo.")
-    skipped = [real_path(folder) for folder in exclude]
+    skipped, real = {real_path(folder) for folder in exclude}, RealPaths()
     photos: list[Path] = []
     others: list[Path] = []
     files, linked, closed = _below(source)
     for path in files:
-        if any(real_path(path).is_relative_to(folder) for folder in skipped):
+        if skipped and not skipped.isdisjoint(real(path).parents):
             continue
         is_dangling = path.is_symlink() and not path.exists()
         is_photo = path.suffix.lower() in EXTENSIONS and (path.is_file() or is_dangling)  # the latter is told of
@@ -168,11 +211,16 @@ def _found(source: str | Path, exclude: Sequence[Path], setting: str) -> Found:
             raise NoPhotos(f"No photos under {named} but in {linked[0]}, a link to a folder; name that itself.")
         raise NoPhotos(f"No photos under {named} (looked for {', '.join(EXTENSIONS)}){_and_not(others)}.")
     whole = [photo.relative_to(source) for photo in photos]
+    return Found(list(zip(photos, names_in_folder(whole), strict=True)), [], others, linked, closed)
+
+
+def names_in_folder(whole: Sequence[Path]) -> list[Path]:
+    """Names for the results of photos by their paths below a folder, which are all different."""
     names, times = [path.with_suffix("") for path in whole], None
-    while times is None or max(times.values()) > 1:  # one that keeps its ending may meet another without: a.jpg(.webp)
+    while times is None or max(times.values(), default=0) > 1:  # one that keeps its ending may meet another without
         times = Counter(names)
         names = [name if times[name] == 1 else path for name, path in zip(names, whole, strict=True)]
-    return Found(list(zip(photos, names, strict=True)), [], others, linked, closed)
+    return names
 
 
 def _below(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -192,9 +240,12 @@ def _and_not(others: Sequence[Path]) -> str:
     return f"; there is {others_named(others)}" if others else ""
 
 
-def others_named(others: Sequence[Path], most: int = 5) -> str:
+def others_named(others: Sequence[Place], most: int = 5) -> str:
     """How many files that are no photos there are of each kind, the most frequent first."""
-    kinds = Counter(path.suffix.lower() if path.is_file() else "pipe, socket or device" for path in others)
+    kinds = Counter(
+        path.suffix.lower() if isinstance(path, RemoteFile) or path.is_file() else "pipe, socket or device"
+        for path in others
+    )
     told = [f"{times} {kind or 'without an ending'}" for kind, times in kinds.most_common(most)]
     left = kinds.total() - sum(times for _, times in kinds.most_common(most))
     return ", ".join([*told, f"{left} of other kinds"] if left else told)

@@ -12,6 +12,7 @@ from PIL import Image, features
 from u2slim.errors import UserError
 from u2slim.files import write_bytes_whole
 from u2slim.images.metadata import Metadata
+from u2slim.remote import Place
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ ROWS = 256  # that are laid over each other at a time
 ENDINGS = tuple(ending for kind in FORMATS.values() for ending in kind.endings)
 
 
-def format_of(path: Path) -> Format | None:
+def format_of(path: Place) -> Format | None:
     """The format that a file's ending stands for; None: none that is written."""
     return next((kind for kind in FORMATS.values() if path.suffix.lower() in kind.endings), None)
 
