@@ -36,7 +36,10 @@ _PATH_NAME = re.compile(
 # shards.SET=FILE, sets.NAME.images=FOLDER
 _NAMED_PATHS = re.compile(r"(^|\.)((shards|models)\.|sets\.[^.]+\.(images|masks)$)")
 _ALSO_PATHS = frozenset(
-    ("agree_with", "davis", "dense", "export.images", "hydra.sweep.subdir", "init.lstsq.keep", "measured")
+    (
+        *("agree_with", "davis", "dense", "export.images", "hydra.sweep.subdir", "init.lstsq.keep", "measured"),
+        *("data.images", "data.masks", "data.val_images", "data.val_masks", "data.val_list", "own.images", "own.masks"),
+    )
 )
 _NO_PATHS = frozenset(("callbacks.checkpoint", "loss.weights"))
 _SWEPT = "hydra.sweeper.params."  # holds what is tried of other settings

@@ -190,7 +190,7 @@ def test_own_sets_stand_beside_published_ones(duts, caplog):
 
 
 WRONG = {
-    "data.sets.mine.mask is not known; the keys of a set are images, masks, endings, title": {
+    "data.sets.mine.mask is not known; the keys of a set are images, masks, endings, subject, title": {
         "mine": MINE | {"mask": 1}
     },
     "data.sets.mine.masks is missing: give the folder of the masks": {"mine": {"images": "photos"}},
@@ -223,8 +223,11 @@ def test_missing_folders_and_folders_without_pairs_are_named(tmp_path):
         list_pairs(mine(), tmp_path)
     write_set(tmp_path, "photos", "masks", 3)
     for path in (tmp_path / "masks").iterdir():
-        path.rename(path.with_name(f"{path.stem}_mask.png"))
-    text = r"3 images in .*0000\.jpg\), 3 masks in .*0000_mask\.png\).*sets\.mine\.endings=\[IMAGES,MASKS\]"
+        path.rename(path.with_name(f"truth{int(path.stem) + 7}.png"))
+    text = (
+        r"3 images in .*0000\.jpg, 0001\.jpg, 0002\.jpg\), 3 masks in .*truth7\.png, truth8\.png, truth9\.png\)\. "
+        r"Tried: the same path but for the extension\. .*sets\.mine\.endings=\[IMAGES,MASKS\]"
+    )
     with pytest.raises(UserError, match=text):
         SaliencyDataModule(str(tmp_path), test={"mine": None}, sets={"mine": MINE}).test_pairs()
 

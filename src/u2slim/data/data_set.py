@@ -28,7 +28,8 @@ class DataSet:
     root. `extensions` are those of the published images and masks. `by_hand` says what to do where no archive can be
     unpacked as it is.
 
-    A set of one's own has `folders` instead: those of its images and masks, absolute or below the data root.
+    A set of one's own has `folders` instead: those of its images and masks, absolute or below the data root; or a CSV
+    file of pairs and nothing, of which `split` chooses some. Its `subject` says what in a mask is the subject.
 
     Semantic sets have `labels`. With `endings`, of images and of masks in order of preference, the files that belong
     together are those with the same name before its ending. A published set's folders may then have folders inside.
@@ -47,6 +48,8 @@ class DataSet:
     labels: Labels | None = None
     endings: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     folders: tuple[str, str] | None = None
+    subject: tuple[str | int, ...] = ()
+    split: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)

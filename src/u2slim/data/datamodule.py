@@ -17,7 +17,7 @@ from u2slim.data.catalog import get_data_set
 from u2slim.data.check import Record, examine_all
 from u2slim.data.data_set import DataSet
 from u2slim.data.dataset import PairDataset, StreamSampler, TrainStream
-from u2slim.data.own_sets import own_sets
+from u2slim.data.own_sets import short_sets
 from u2slim.data.pairs import (
     Listing,
     Pair,
@@ -39,6 +39,7 @@ OF_TRAINING = tuple(
     f"data.{name}"
     for name in (
         *("train", "val", "unlabelled", "batch_size", "val_batch_size", "val_count", "manifest", "repeats_apart"),
+        *("val_images", "val_masks", "val_share", "val_list"),
         *("on_bad", "size", "augment", "cache", "cache_gb", "num_workers", "limit_train"),
     )
 )
@@ -64,6 +65,8 @@ class PairsDataModule(pl.LightningDataModule):
         cache: folder of a cache of resized pairs, at most `cache_gb` large; None decodes every sample anew.
         limit_train: use only so many training pairs (for tests of a set-up).
         generate: make the sample set under `root` first.
+        images, masks, endings, subject: of the set `own`, as `own_sets` reads them; with them none need be declared.
+        val_images, val_masks: the folders of `own_val`, which then validates.
     """
 
     def __init__(
@@ -86,6 +89,12 @@ class PairsDataModule(pl.LightningDataModule):
         limit_train: int | None = None,
         generate: bool = False,
         sets: Mapping[str, Mapping[str, Any]] | None = None,
+        images: str | None = None,
+        masks: str | None = None,
+        endings: Sequence[str] | None = None,
+        subject: str | Sequence[str | int] | None = None,
+        val_images: str | None = None,
+        val_masks: str | None = None,
     ):
         super().__init__()
         if on_bad not in ("stop", "skip"):
@@ -103,7 +112,13 @@ class PairsDataModule(pl.LightningDataModule):
         if root is None or root == "":
             raise UserError(f"data.root={root}: give the folder of the data sets, . for the one you are in.")
         self.root = root if "://" in str(root) else user_path(str(root))
-        own = own_sets(sets)
+        given = {"images": images, "masks": masks, "endings": endings, "subject": subject}
+        val_folders = {"images": val_images, "masks": val_masks}
+        own, has_val, has_test = short_sets(sets, str(root), given, val_folders)
+        if has_val and not val:
+            val = ["own_val"]
+        if has_test and test == {"own": None}:
+            test = {"own_test": None}
         for name, names in {"train": train, "val": val}.items():
             listed = isinstance(names, Sequence) and all(isinstance(one, str) for one in names)
             if not listed:

@@ -72,7 +72,12 @@ class SetReport:
 @research_command("doctor")
 def main(cfg: DictConfig) -> None:
     check_whole_number(cfg, "examples", 1)
-    reports, across = diagnose(cfg.root, plain(cfg)["sets"], plain(cfg.shards))
+    sets, own = plain(cfg)["sets"], plain(cfg)["own"]
+    if own["images"]:
+        if isinstance(sets, str | list):
+            raise UserError("own.images and names of sets are two questions: leave one out.")
+        sets = {**(sets or {}), "own": own}
+    reports, across = diagnose(cfg.root, sets, plain(cfg.shards))
     folder = output_dir()
     tables = [cells for cells in (rows(reports), label_rows(reports)) if len(cells) > 1]
     tables += class_rows({r.data_set: r.usable for r in reports.values() if r.data_set.labels})

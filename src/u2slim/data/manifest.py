@@ -4,7 +4,7 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -109,6 +109,39 @@ def write(path: Path, pairs: Sequence[Pair], records: Mapping[Pair, Record]) -> 
             rows.writerows((p.set, p.name, records[p].image_hash, records[p].mask_hash) for p in pairs)
 
     write_whole(path, save)
+
+
+def named(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
+    """The pairs whose names a text file has, one a line, with or without extension; `#` begins a remark.
+
+    Raises:
+        UserError: one is not among the candidates, or shows what a training image that is not listed shows.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.val_list={path} cannot be read ({error}).") from error
+    there = {pair.name: (pair, record) for pair, record in candidates}
+    found = {line: there.get(line) or there.get(str(PurePosixPath(line).with_suffix(""))) for line in lines if line}
+    if missing := [line for line, one in found.items() if one is None]:
+        raise UserError(
+            f"data.val_list={path}: {len(missing)} of {len(found)} names are no images of the set, e.g. "
+            f"{', '.join(missing[:3])}; names are as {next(iter(there), 'IMAGE')}."
+        )
+    if not found:
+        raise UserError(f"data.val_list={path} names no images.")
+    listed = {pair for pair, _ in found.values()}
+    training = _Training([one for one in train if one[0] not in listed])
+    if faults := [
+        f"{pair.name} ({copies[0].name})"
+        for pair, record in found.values()
+        if (copies := training.copies(pair, record))
+    ]:
+        raise UserError(
+            f"data.val_list={path}: {len(faults)} images show what training images show: {', '.join(faults[:3])}; list "
+            "those, too, or allow it with data.repeats_apart=false."
+        )
+    return [pair for pair, _ in found.values()]
 
 
 def read(path: Path, candidates: Checked, train: Checked) -> list[Pair]:

@@ -12,7 +12,7 @@ from u2slim.data import shards
 from u2slim.data.catalog import UNLABELLED, get_data_set
 from u2slim.data.data_set import DataSet
 from u2slim.data.folders import Files, by_stem, find_folders, image_and_mask_files, labelled
-from u2slim.data.own_sets import own_files
+from u2slim.data.own_files import own_files
 from u2slim.errors import UserError
 from u2slim.files import user_path
 from u2slim.images.read import EXTENSIONS, Header, Source, load, read_header

@@ -237,7 +237,10 @@ def read_stored(source: str | Source) -> np.ndarray:
             image = _straight(image).convert("RGBA")
             if np.asarray(image.getchannel("A")).min() < 255:
                 # Whether the mask is in the colours or in the transparency would be a guess.
-                raise UserError(f"{source} is a picture with transparency, not a mask; save the mask as a gray image.")
+                raise UserError(
+                    f"{source} is a picture with transparency, not a mask; save the mask as a gray image, or give "
+                    "data.subject=alpha if that is the mask."
+                )
         gray = np.asarray(image if image.mode == "L" or image.mode.startswith("I") else image.convert("L"))
         if gray.min() < 0:
             raise ValueError("negative pixels; save it with 8 or 16 bits")
@@ -248,6 +251,15 @@ def read_stored(source: str | Source) -> np.ndarray:
     data = load(source).data
     pixels = plain_png(data)
     return _open(source, data, decode) if pixels is None else pixels
+
+
+def read_with(source: str | Source, choose: Callable[[Image.Image], T]) -> T:
+    """What a function makes of the upright image, decoded by Pillow.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return _open(source, load(source).data, lambda image: choose(_upright(image)))
 
 
 def read_ids(source: str | Source) -> np.ndarray:
