@@ -11,7 +11,6 @@ from functools import partial
 
 import albumentations as A
 import cv2
-import hydra
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -236,9 +235,16 @@ def test_preview_shows_every_image_with_its_samples(tmp_path):
     write_preview(configured("preview", *scenes, "augment=scene"), tmp_path / "c.png")
     classes = np.array(Image.open(tmp_path / "c.png"))[30 : 30 + 2 * 96, 2 * 128 + 16 : 4 * 128 + 16]
     assert len(colours & set(map(tuple, classes.reshape(-1, 3)))) >= 3, "the first image's classes in their colours"
-    with pytest.raises(hydra.errors.InstantiationException, match="augment=scene crops any shape"):
-        write_preview(configured("preview", *scenes), tmp_path / "c.png")
     with pytest.raises(UserError, match="draws=0"):
         write_preview(configured("preview", "draws=0", "title=strong"), tmp_path / "c.png")
     with pytest.raises(UserError, match="ends in .png"):
         write_preview(cfg, tmp_path / "c.jpg")
+
+
+@pytest.mark.parametrize("recipe", [u2net, strong])
+def test_images_need_not_be_squares(recipe):
+    image = cv2.resize(render(7, 3)[0], (200, 120))
+    mask = np.where(image[..., 0] > 100, 255, 0).astype(np.uint8)
+    for k in range(4):
+        made, marked = draw(recipe([120, 200], 0.8), k, image, mask)
+        assert made.shape == (96, 160, 3) and marked.shape == (96, 160)

@@ -241,7 +241,7 @@ def test_an_unknown_name_is_answered_with_ones_own_too():
 
 def test_the_settings_that_lack_end_train_in_a_sentence(tmp_path):
     printed = run("train.py", "data=own", "init=random", *TINY, cwd=tmp_path, ok=False)
-    assert "data.sets.own.images is missing: give the folder of the images" in printed and "Traceback" not in printed
+    assert "data.images is missing: give the folder of your photos" in printed and "Traceback" not in printed
 
 
 def test_the_doctor_looks_at_ones_own_set(tmp_path):

@@ -19,7 +19,7 @@ from u2slim.images.masks import to_8bit
 from u2slim.models import U2Net
 from u2slim.models.resize import upsample
 from u2slim.runtime.torch_runner import TorchRunner
-from u2slim.training.losses import BoundaryLoss, CrispLoss, DeepSupervision, HybridLoss
+from u2slim.training.losses import BoundaryLoss, CrispLoss, DeepSupervision, FocalLoss, HybridLoss, TverskyLoss
 from u2slim.training.metrics import SaliencyMetrics
 
 
@@ -135,6 +135,30 @@ def test_crisp_loss_is_its_formula_and_rewards_a_choice_where_cross_entropy_rewa
     assert best(CrispLoss()) == pytest.approx(0.99)
     half = CrispLoss().term(torch.zeros_like(mask), mask)  # both 70 of which half, either 100 less the other half
     assert float(half) == pytest.approx(1 - (35 + 1) / (85 + 1) + 0.5)
+
+
+def test_losses_for_small_subjects_are_their_formulas():
+    torch.manual_seed(3)
+    logits, mask = torch.randn(2, 1, 6, 8), torch.rand(2, 1, 6, 8)
+    p = logits.sigmoid()
+    cross_entropy = -(mask * p.log() + (1 - mask) * (1 - p).log())
+    weighed = DeepSupervision(positive=4)
+    assert not weighed.is_cross_entropy and DeepSupervision().is_cross_entropy
+    expected = -(4 * mask * p.log() + (1 - mask) * (1 - p).log()).mean()
+    torch.testing.assert_close(weighed.term(logits, mask), expected)
+
+    hard = (mask > 0.8).float()
+    right = torch.where(hard == 1, p, 1 - p)
+    alpha = torch.where(hard == 1, 0.25, 0.75)
+    focal = (-alpha * (1 - right) ** 2 * right.log()).mean()
+    torch.testing.assert_close(FocalLoss().term(logits, hard), focal)
+
+    missed, false, both = ((part).sum((1, 2, 3)) for part in ((1 - p) * mask, p * (1 - mask), p * mask))
+    index = (both + 1) / (both + 0.7 * missed + 0.3 * false + 1)
+    torch.testing.assert_close(TverskyLoss().term(logits, mask), cross_entropy.mean() + (1 - index).mean())
+    for wrong in (lambda: DeepSupervision(positive=0), lambda: FocalLoss(alpha=1), lambda: TverskyLoss(false=-1)):
+        with pytest.raises(UserError, match="loss.*give"):
+            wrong()
 
 
 def test_loss_wants_one_weight_an_output():

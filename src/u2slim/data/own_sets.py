@@ -47,7 +47,17 @@ def short_sets(
         UserError: as `own_sets`.
     """
     if given["images"] is None:
+        if alone := [f"data.{key}" for key, value in given.items() if value is not None]:
+            raise UserError(f"{alone[0]} belongs to data.images, which is not given.")
+        own = declared.get("own") if isinstance(declared, Mapping) else None
+        if isinstance(own, Mapping) and not any(own.values()):
+            raise UserError(
+                "data.images is missing: give the folder of your photos, absolute or below data.root, or a CSV file of "
+                "pairs; and the folder of their masks as data.masks."
+            )
         return own_sets(declared), False, False
+    if val["images"] is None and val["masks"] is not None:
+        raise UserError("data.val_masks belongs to data.val_images, which is not given.")
     splits = splits_of(user_path(root) / user_path(str(given["images"])))
     sets: dict[str, Any] = {"own": {**given, "split": "train" if splits else None}}
     if val["images"] is not None:
@@ -70,15 +80,11 @@ def _own_set(name: str, keys: Any, setting: str) -> DataSet:
         raise UserError(f"{setting}={keys}: give {{images: FOLDER, masks: FOLDER}}.")
     if unknown := [key for key in keys if key not in KEYS]:
         raise UserError(f"{setting}.{unknown[0]} is not known; the keys of a set are {', '.join(KEYS)}.")
-    folders = []
+    folders: list[str] = []
     subject = checked_subject(keys.get("subject"), f"{setting}.subject")
     for key in ("images", "masks"):
-        if (
-            key == "masks"
-            and keys.get("masks") is None
-            and (folders[0].lower().endswith(".csv") or subject == ("alpha",))
-        ):
-            folders.append(folders[0])
+        if folders and keys.get(key) is None and (folders[0].lower().endswith(".csv") or subject == ("alpha",)):
+            folders *= 2  # a table has both, and so has a cut-out
             continue
         if not isinstance(folder := keys.get(key), str | Path) or not str(folder):
             given = "is missing" if folder is None else f"is {folder!r}"

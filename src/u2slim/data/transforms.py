@@ -1,6 +1,6 @@
 """Augmentation recipes: each maps a uint8 image and mask to uint8 ones of another size.
 
-Those for saliency take squares of side S to squares of side round(S * crop).
+Those for saliency take images of a size to ones of round(size * crop), squares or not.
 
 Every random number comes from the state that `set_random_state` sets, so that a sample is a function of it.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from u2slim.data.labels import IGNORE
 from u2slim.errors import UserError
 from u2slim.images.preprocess import IMAGENET_MEAN
-from u2slim.sizes import sides
+from u2slim.sizes import Size, sides
 
 Range = Sequence[float]  # lowest and highest
 
@@ -33,8 +33,8 @@ class Augment(Protocol):
 class FlipsAndCrop:
     """A flip each way and a random crop, in a third of the time that albumentations takes for it."""
 
-    def __init__(self, side: int, upside_down: float = 0.5):
-        self.side = side
+    def __init__(self, shape: Size, upside_down: float = 0.5):
+        self.shape = sides(shape)
         self.upside_down = upside_down
         self._generator = np.random.default_rng(0)
 
@@ -43,8 +43,9 @@ class FlipsAndCrop:
 
     def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         right, down, top, left = self._generator.random(4)
-        y, x = (int(share * (length - self.side + 1)) for share, length in zip((top, left), mask.shape, strict=True))
-        crops = (pixels[y : y + self.side, x : x + self.side] for pixels in (image, mask))
+        height, width = self.shape
+        y, x = int(top * (mask.shape[0] - height + 1)), int(left * (mask.shape[1] - width + 1))
+        crops = (pixels[y : y + height, x : x + width] for pixels in (image, mask))
         sideways, upside_down = right < 0.5, down < self.upside_down
         if sideways or upside_down:
             around = -1 if sideways and upside_down else int(sideways)  # OpenCV: 1 sideways, 0 upside down
@@ -52,14 +53,14 @@ class FlipsAndCrop:
         return dict(zip(("image", "mask"), crops, strict=True))
 
 
-def u2net(size: int = 320, crop: float = 0.9, upside_down: float = 0.5) -> FlipsAndCrop:
-    """U2-Net's recipe: flips both ways and a random crop, of an image that is a square already.
+def u2net(size: Size = 320, crop: float = 0.9, upside_down: float = 0.5) -> FlipsAndCrop:
+    """U2-Net's recipe: flips both ways and a random crop, of an image that has its size already.
 
     The authors' loader flips vertically (p = 0.5); their horizontal flips were made beforehand, as copies.
 
     Args:
-        size: side S of the square in pixels.
-        crop: side of the crop as a share of the square's; 0.9 of 320 are the authors' 288 pixels.
+        size: side of the square in pixels, or [height, width].
+        crop: sides of the crop as a share of the image's; 0.9 of 320 are the authors' 288 pixels.
         upside_down: probability of the vertical flip; 0 for photos that are all upright.
 
     Raises:
@@ -71,7 +72,7 @@ def u2net(size: int = 320, crop: float = 0.9, upside_down: float = 0.5) -> Flips
 
 
 def strong(
-    size: int = 320,
+    size: Size = 320,
     crop: float = 0.9,
     upside_down: float = 0.5,
     affine_p: float = 0.7,
@@ -123,7 +124,7 @@ def strong(
         noise_p=noise_p,
         jpeg_p=jpeg_p,
     )
-    side = _cropped(size, crop)
+    height, width = _cropped(size, crop)
     try:
         if wrong := [f"{name}={p}" for name, p in chances.items() if not 0 <= p <= 1]:
             raise ValueError(f"{', '.join(wrong)} must be from 0 to 1")
@@ -144,7 +145,7 @@ def strong(
                     border_mode=cv2.BORDER_REFLECT_101,
                     p=affine_p,
                 ),
-                A.RandomCrop(side, side),
+                A.RandomCrop(height, width),
                 # Masks of photos mark the visible part of an object. So the hidden part is erased from the mask, too:
                 # kept, it would ask for an outline of which nothing is to be seen, and call the occluder salient.
                 A.CoarseDropout(
@@ -235,10 +236,8 @@ class Noise(A.ImageOnlyTransform):
         return cv2.add(img, noise, dtype=cv2.CV_8U)
 
 
-def _cropped(size: int, crop: float) -> int:
-    if not isinstance(size, int):
-        raise UserError(f"This augmentation makes squares, not data.size={list(size)}; augment=scene crops any shape.")
-    side = round(size * crop)
-    if not 0 < crop <= 1 or side < 1:
-        raise UserError(f"data.augment.crop={crop} must be a share of the side, above 0 and at most 1.")
-    return side
+def _cropped(size: Size, crop: float) -> tuple[int, int]:
+    height, width = (round(side * crop) for side in sides(size))
+    if not 0 < crop <= 1 or min(height, width) < 1:
+        raise UserError(f"data.augment.crop={crop} must be a share of the sides, above 0 and at most 1.")
+    return height, width

@@ -15,6 +15,8 @@ from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.recompute import recompute_activations
 from u2slim.training.losses import OutputsLoss
+from u2slim.training.parts import freeze as frozen_parts
+from u2slim.training.parts import parameter_groups, scheduled
 from u2slim.training.steps import will_be_logged
 
 
@@ -33,6 +35,8 @@ class SegmentationTask(pl.LightningModule):
         recompute: activation checkpointing, less memory for a second forward pass.
         freeze_batchnorm: BatchNorm normalises with its running statistics, and leaves them as they are, in training
             too; its weights and biases train.
+        freeze: parts of the net that stay as they are, as `encoder`; see `training.parts`.
+        rates: factors of the learning rate for parts of the net.
         kept: what checkpoints keep of a task besides.
 
     A task says how its outputs are scored. Logged every `trainer.log_every_n_steps` steps, as the mean over the global
@@ -54,6 +58,8 @@ class SegmentationTask(pl.LightningModule):
         compiled: bool = False,
         recompute: bool = False,
         freeze_batchnorm: bool = False,
+        freeze: Sequence[str] = (),
+        rates: Mapping[str, float] | None = None,
         kept: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -73,6 +79,9 @@ class SegmentationTask(pl.LightningModule):
         loss.weights_of(self.net.outputs)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.freeze_batchnorm = freeze_batchnorm
+        self.frozen_norms = frozen_parts(self.net, freeze)
+        self.rates = dict(rates or {})
+        parameter_groups(self.net, self.rates, 1.0)  # a wrong part is said before the first step
         # Not Lightning's own averages, which are wrong where processes see different numbers of images.
         # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/21859; drop when it is closed
         self.val_losses = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("loss", self.answer)})
@@ -108,8 +117,8 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         # Validation brings every module back to the mode it was in.
-        for module in self.net.modules():
-            if self.freeze_batchnorm and isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+        for module in self.net.modules() if self.freeze_batchnorm else self.frozen_norms:
+            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                 module.eval()
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
@@ -170,10 +179,12 @@ class SegmentationTask(pl.LightningModule):
         return self.optimizer(self.net.parameters()).defaults["lr"]
 
     def configure_optimizers(self) -> dict:
-        optimizer = self.optimizer(self.net.parameters())
+        optimizer = self.optimizer(parameter_groups(self.net, self.rates, self.learning_rate))
         if self.scheduler is None:
             return {"optimizer": optimizer}
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
-        }
+        scheduler = self.scheduler(optimizer)
+        if len({f"{lr:.6g}" for lr in scheduled(optimizer.param_groups)}) > 1:
+            raise UserError(
+                "scheduler=one_cycle has one learning rate for all parts: leave out task.rates, or use cosine."
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

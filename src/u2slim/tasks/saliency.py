@@ -1,6 +1,6 @@
 """Salient-object segmentation as a LightningModule."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class SaliencyTask(SegmentationTask):
     def __init__(
         self,
         model: Mapping[str, Any],
-        size: int = 320,
+        size: int | Sequence[int] = 320,
         init: Callable[[nn.Module], nn.Module] | None = None,
         loss: OutputsLoss | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,

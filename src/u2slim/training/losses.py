@@ -23,7 +23,7 @@ class OutputsLoss(nn.Module):
         weights: one an output; None: all 1.
     """
 
-    is_cross_entropy: ClassVar[bool] = False  # each term, so that it can be held against the entropy of the masks
+    is_cross_entropy: bool = False  # each term, so that it can be held against the entropy of the masks
     of_classes: ClassVar[bool] = False  # rather than of masks
 
     def __init__(self, weights: Sequence[float] | None = None):
@@ -57,12 +57,24 @@ class DeepSupervision(OutputsLoss):
 
     Input: logits (B, 1, h, w) by name, each at most as large as the mask (B, 1, H, W) in 0..1, and compared with it at
     the mask's size.
+
+    Args:
+        weights: one an output; None: all 1.
+        positive: how much more a subject's pixel counts than another, for subjects that are small.
     """
 
-    is_cross_entropy = True
+    def __init__(self, weights: Sequence[float] | None = None, positive: float = 1):
+        super().__init__(weights)
+        if not positive > 0:
+            raise UserError(f"loss.positive={positive}: give a factor above 0.")
+        self.positive, self.is_cross_entropy = positive, positive == 1
 
     def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         """One output's loss."""
+        if self.positive != 1:
+            logits = upsample(logits_B1HW.float(), mask_B1HW.shape[2:])
+            factor = logits.new_tensor(self.positive)
+            return F.binary_cross_entropy_with_logits(logits, mask_B1HW, pos_weight=factor)
         if logits_B1HW.shape == mask_B1HW.shape:
             return F.binary_cross_entropy_with_logits(logits_B1HW.float(), mask_B1HW)
         return _UpsampledBCE.apply(logits_B1HW.float(), mask_B1HW)
@@ -149,6 +161,51 @@ class BoundaryLoss(OutputsLoss):
         pixels = F.binary_cross_entropy_with_logits(logits, mask_B1HW, reduction="none")
         cross_entropy = (weight * pixels).sum((1, 2, 3)) / weight.sum((1, 2, 3))
         return cross_entropy.mean() + soft_iou_loss(logits.sigmoid(), mask_B1HW, weight)
+
+
+class FocalLoss(OutputsLoss):
+    """Cross-entropy in which pixels that are right already count little (Lin et al., ICCV 2017), for small subjects.
+
+    A pixel's cross-entropy is multiplied by (1 - p)^gamma, p being the probability of what it is, and by `alpha` where
+    it is the subject's, by 1 - `alpha` elsewhere.
+    """
+
+    def __init__(self, weights: Sequence[float] | None = None, gamma: float = 2, alpha: float = 0.25):
+        super().__init__(weights)
+        if gamma < 0 or not 0 < alpha < 1:
+            raise UserError(f"loss.gamma={gamma}, loss.alpha={alpha}: give gamma from 0 on, and alpha between 0 and 1.")
+        self.gamma, self.alpha = gamma, alpha
+
+    def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        logits = upsample(logits_B1HW.float(), mask_B1HW.shape[2:])
+        probability = logits.sigmoid()
+        wrong = probability + mask_B1HW - 2 * probability * mask_B1HW
+        share = self.alpha * mask_B1HW + (1 - self.alpha) * (1 - mask_B1HW)
+        pixels = F.binary_cross_entropy_with_logits(logits, mask_B1HW, reduction="none")
+        return (share * wrong**self.gamma * pixels).mean()
+
+
+class TverskyLoss(OutputsLoss):
+    """Cross-entropy and 1 - Tversky index (Salehi et al., 2017): what is missed may count more, for small subjects.
+
+    Each image's index is both / (both + `false` x what is too much + `missed` x what is missed), to which one pixel is
+    added; with 1/2 and 1/2 it is Dice's.
+    """
+
+    def __init__(self, weights: Sequence[float] | None = None, false: float = 0.3, missed: float = 0.7):
+        super().__init__(weights)
+        if false < 0 or missed < 0 or false + missed == 0:
+            raise UserError(f"loss.false={false}, loss.missed={missed}: give two numbers from 0 on, not both 0.")
+        self.false, self.missed = false, missed
+
+    def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        logits = upsample(logits_B1HW.float(), mask_B1HW.shape[2:])
+        probability = logits.sigmoid()
+        both = (probability * mask_B1HW).sum((1, 2, 3))
+        false = (probability * (1 - mask_B1HW)).sum((1, 2, 3))
+        missed = ((1 - probability) * mask_B1HW).sum((1, 2, 3))
+        index = (both + 1) / (both + self.false * false + self.missed * missed + 1)
+        return F.binary_cross_entropy_with_logits(logits, mask_B1HW) + (1 - index).mean()
 
 
 class CrispLoss(OutputsLoss):

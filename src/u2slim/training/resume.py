@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,14 @@ _VOLATILE = re.compile(
     r"|^(?!init\.).*(dir|path|folder)$"
 )
 _MAX_STEPS = "trainer.max_steps"
+# Settings of today, and what runs did before they were there.
+_ADDED = {
+    ("data", "repeats_apart"): True,
+    ("data", "val_share"): 0.1,
+    ("loss", "positive"): 1,
+    ("task", "freeze"): [],
+    ("task", "rates"): {},
+}
 # How the first process of a run tells the others, which it starts with its own environment.
 _CHECKPOINT_VARIABLE = "U2SLIM_CHECKPOINT"
 
@@ -74,7 +83,8 @@ def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
         raise UserError(f"{path} is a net without its training; begin a new one with init=checkpoint init.path={path}.")
     group = saved["optimizer_states"][0]["param_groups"][0]
     lr = group.get("max_lr", group.get("initial_lr", group["lr"]))  # one cycle, another schedule, none
-    if lr != cfg.optimizer.lr:
+    lr /= group.get("rate", 1)
+    if not math.isclose(lr, cfg.optimizer.lr):
         raise UserError(f"{path} was trained with optimizer.lr={lr:g}, and goes on with that; give the same.")
     for schedule in saved["lr_schedulers"]:
         own = (
@@ -192,8 +202,9 @@ def _differences(cfg: DictConfig, run: Path) -> set[str]:
 def _today(config: dict) -> dict:
     """A run's config of any age as it would be written today."""
     today = current_run(config) | {"model": current_config(config["model"])}
-    if (today.get("data") or {}).get("repeats_apart") is True:
-        del today["data"]["repeats_apart"]  # the rule that runs had before it was a setting
+    for (group, name), usual in _ADDED.items():
+        if isinstance(today.get(group), dict) and today[group].get(name) == usual:
+            del today[group][name]
     return today
 
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from u2slim.cli import plain, warn_idle, write_json
@@ -40,6 +40,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         UserError: a setting is wrong, data are missing, or the run cannot go on.
     """
     check_choices(cfg)
+    settle_model(cfg)
     settle_size(cfg)
     with torch.device("meta"):  # a wrong setting of the net is said before data are looked at
         build_net(plain(cfg.model))
@@ -75,8 +76,22 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         write_json(folder / "metrics.json", reached | metrics)
         scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if re.fullmatch("val/[^/]+", name))
         log.info("trained %s to step %d: %s", task.net.name, trainer.global_step, scores)
+        for callback in trainer.callbacks:
+            if isinstance(callback, pl.callbacks.ModelCheckpoint) and callback.monitor and callback.best_model_path:
+                best = float(callback.best_model_score)
+                log.info("best by %s (%.4f): %s", callback.monitor, best, callback.best_model_path)
         log.info("checkpoints, logs and pictures: %s", folder)
     return metrics.get(cfg.optimized_metric)
+
+
+def settle_model(cfg: DictConfig) -> None:
+    """With model=of_init the config becomes that of the net which the run begins from."""
+    if cfg.model.get("_target_") is not None:
+        return
+    if not cfg.init.get("path"):
+        raise UserError("model=of_init is the net of init=checkpoint: add init.path=FILE, or a net's name.")
+    with open_dict(cfg):
+        cfg.model = OmegaConf.create(dict(open_net(cfg.init.path).net().config))
 
 
 def settle_size(cfg: DictConfig) -> None:
