@@ -194,6 +194,23 @@ def test_a_table_of_pairs_divides_them(tmp_path):
         own(tmp_path, images="pairs.csv")
 
 
+def test_training_takes_the_masks_of_numbers_and_of_polygons(tmp_path):
+    write_set(tmp_path, "photos", "truth", 6)
+    (tmp_path / "masks").mkdir()
+    for path in (tmp_path / "truth").iterdir():
+        numbers = np.where(np.asarray(Image.open(path)) > 127, 8, 3).astype(np.uint8)
+        Image.fromarray(numbers).save(tmp_path / "masks" / path.name)
+    expected = own(tmp_path, images="photos", masks="truth").train_pairs
+    for subject in (3, 8):  # the second time the same files are looked at another way
+        made = own(tmp_path, images="photos", masks="masks", subject=subject).train_pairs
+        assert len(made) == 5
+        for ours, theirs in zip(made, expected, strict=True):
+            truth = np.where(read_mask(theirs.mask) > 127, 255, 0)
+            np.testing.assert_array_equal(read_mask(ours.mask), truth if subject == 8 else 255 - truth)
+    reports, _ = diagnose(str(tmp_path), {"own": {"images": "photos", "masks": "masks", "subject": 9}})
+    assert {finding.kind for finding in reports["own"].findings} == {"empty mask"}
+
+
 def test_what_validates_is_a_share_a_folder_or_a_list(tmp_path):
     write_set(tmp_path, "photos", "masks", 10)
     write_set(tmp_path, "more", "theirs", 2, first=30)

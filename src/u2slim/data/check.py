@@ -17,6 +17,7 @@ from PIL import Image
 from rich.progress import track
 
 from u2slim.data import shards
+from u2slim.data.own_masks import MadeMask
 from u2slim.data.pairs import Pair, misfit
 from u2slim.errors import BadLabels, UserError
 from u2slim.files import cache_dir
@@ -169,6 +170,8 @@ def _keys(pairs: Sequence[Pair]) -> Iterator[bytes]:
             if source.shard not in states:
                 states[source.shard] = shards.state(source.shard)
             return f"{source} {source.offset} {states[source.shard]}"
+        if isinstance(source, MadeMask):
+            return f"{state(source.path)} {source.how}"
         try:
             stat = Path(source).stat()
         except OSError as error:

@@ -6,6 +6,7 @@ Each is turned into a gray PNG, 255 for the subject, when it is read. So whoever
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,10 @@ Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class ChosenMask:
-    """An image of which a part is the subject.
-
-    Args:
-        path: the file.
-        subject: `alpha`, what is not transparent; `any`, all but black or the palette's first colour; or numbers of a
-            gray image or palette; or colours (`red`, `#ff0000`).
-    """
+class MadeMask:
+    """A mask that is made of what is in a file."""
 
     path: Path
-    subject: Subject
 
     @property
     def name(self) -> str:
@@ -46,6 +40,28 @@ class ChosenMask:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def how(self) -> str:
+        """What of the file it is made of, the same for masks that are the same as long as the file is."""
+        return blake2b(repr(self).encode(), digest_size=8).hexdigest()
+
+    def read_bytes(self) -> bytes:
+        """A gray PNG, 255 for the subject."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ChosenMask(MadeMask):
+    """An image of which a part is the subject.
+
+    Args:
+        path: the file.
+        subject: `alpha`, what is not transparent; `any`, all but black or the palette's first colour; or numbers of a
+            gray image or palette; or colours (`red`, `#ff0000`).
+    """
+
+    subject: Subject
 
     def read_bytes(self) -> bytes:
         """The gray PNG.
@@ -57,7 +73,7 @@ class ChosenMask:
 
 
 @dataclass(frozen=True)
-class DrawnMask:
+class DrawnMask(MadeMask):
     """Polygons of a photo.
 
     Args:
@@ -66,17 +82,8 @@ class DrawnMask:
         polygons: filled where an odd number of a group's lie over each other.
     """
 
-    path: Path
     size: tuple[int, int]
     polygons: tuple[tuple[Points, ...], ...]
-
-    @property
-    def name(self) -> str:
-        """The file's."""
-        return self.path.name
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     def read_bytes(self) -> bytes:
         """The gray PNG."""
@@ -89,19 +96,10 @@ class DrawnMask:
 
 
 @dataclass(frozen=True)
-class LabelmeMask:
+class LabelmeMask(MadeMask):
     """The polygons, rectangles and circles of a labelme file: all of them, or those with the given labels."""
 
-    path: Path
     subject: Subject
-
-    @property
-    def name(self) -> str:
-        """The file's."""
-        return self.path.name
-
-    def __str__(self) -> str:
-        return str(self.path)
 
     def read_bytes(self) -> bytes:
         """The gray PNG.
