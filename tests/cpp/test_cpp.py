@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from tests.conftest import REPO, random_net
+from tests.conftest import REPO, random_net, run, write_set
 from tests.onnx_files import write_as_published, write_plain_net
 from u2slim.cutout.batch import Outcome, cut_all
 from u2slim.cutout.cutter import Cutter
@@ -786,3 +787,28 @@ def test_the_example_of_the_docs_builds_against_an_installed_library(build, smal
     shell(tmp_path / "b" / "example", small, tmp_path / "photo.png", tmp_path / "mask.png")
     shell(tmp_path / "prefix" / "bin" / "u2slim", tmp_path / "photo.png", "--net", small, "-o", tmp_path)
     assert (np.asarray(Image.open(tmp_path / "mask.png")) == np.asarray(Image.open(tmp_path / "masks/photo.png"))).all()
+
+
+@pytest.mark.slow
+def test_the_tutorial_leads_from_photos_to_this_program(tmp_path, program):
+    """Its own commands, for two steps of a small size instead of many."""
+    write_set(tmp_path, "photos", "masks", 40)
+    blocks = re.findall(r"^```\n(.*?)^```", (REPO / "docs" / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    short = ("trainer.max_steps=2", "callbacks.checkpoint.every_n_train_steps=1", "scheduler.warmup_steps=0")
+    short += ("data.size=64", "data.num_workers=0")
+    for line in lines:
+        first, *words = shlex.split(line)
+        if first == "python":
+            door, *rest = words if words[0] != "-m" else words[1:]
+            run(door, *rest, *(short if door == "train.py" else ()), cwd=tmp_path)
+        elif first == "u2slim":
+            run("u2slim.app.main", *words, "--runtime", "opencv", cwd=tmp_path)
+        elif first != "make":
+            status, out, err = program(*(word if word.startswith("-") else tmp_path / word for word in words))
+            assert status == 0, out + err
+    found = sorted((tmp_path / "cut" / "masks").iterdir())
+    assert len(found) == 40
+    for path in found:
+        ours, theirs = (cv2.imread(str(each), 0) for each in (path, tmp_path / "cut-cpp" / "masks" / path.name))
+        assert np.abs(ours.astype(int) - theirs).max() <= 1, path.name

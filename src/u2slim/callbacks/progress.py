@@ -50,7 +50,8 @@ class Progress(RichProgressBar):
         step, total = trainer.global_step, trainer.max_steps
         left = (now - self._start) / max(1, step - self._first_step) * (total - step)
         values = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
-        log.info("step %d of %d, %s, %s left", step, total, values, timedelta(seconds=round(left)))
+        told = filter(None, (f"step {step} of {total}", values, f"{timedelta(seconds=round(left))} left"))
+        log.info("%s", ", ".join(told))
 
     def get_metrics(self, trainer, pl_module) -> dict:
         return self._metrics
