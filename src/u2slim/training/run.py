@@ -8,13 +8,15 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from u2slim.cli import plain, warn_idle, write_json
 from u2slim.data.datamodule import PairsDataModule
-from u2slim.errors import UserError
+from u2slim.errors import UserError, missing_extra
 from u2slim.files import write_whole
 from u2slim.models import build_net
 from u2slim.models.batch_norm import one_value_named
@@ -147,8 +149,17 @@ def build_trainer(cfg: DictConfig, task: pl.LightningModule) -> pl.Trainer:
         val_check_interval=cfg.trainer.val_check_interval * cfg.trainer.accumulate_grad_batches,
         # Without a class it is only what a task sets of a callback that is not chosen.
         callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback and "_target_" in callback],
-        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+        logger=[_logger(name, logger) for name, logger in cfg.logger.items() if logger],
     )
+
+
+def _logger(name: str, cfg: DictConfig) -> Logger:
+    try:
+        return instantiate(cfg)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise missing_extra(f"logger={name}", name, name) from error
+        raise
 
 
 def _describe(cfg: DictConfig, task: pl.LightningModule, data: PairsDataModule, trainer: pl.Trainer) -> None:
