@@ -209,6 +209,8 @@ def test_the_settings_that_are_paths():
         *("agree_with", "davis", "dense", "measured", "init.lstsq.keep", "data.sets.own.images", "data.sets.own.masks"),
         *("store", "weights", "task.distill.teacher", "init.folder", "init.path", "init.weights"),
         *(f"data.{name}" for name in ("cache", "manifest", "root", "unlabelled", "shards.duts_tr", "shards.duts_te")),
+        *(f"data.{name}" for name in ("images", "masks", "val_images", "val_masks", "val_list")),
+        *("own.images", "own.masks", "logger.tensorboard.save_dir"),
         *(f"export.{name}" for name in ("calibration", "images", "output", "weights")),
         *(f"callbacks.{name}.folder" for name in ("confusion", "nonfinite", "pictures")),
         *(f"callbacks.{name}.{part}" for name in ("best", "checkpoint") for part in ("dirpath", "filename")),

@@ -135,10 +135,8 @@ def test_there_is_a_parameter_for_each_option_of_a_photo(client):
     options = {word.removeprefix("--") for word in words if word.startswith("--")}
     told = sentence(client.post("/cut?x=1"))
     assert set(told.partition("there are ")[2].rstrip(".").split(", ")) == options - {
-        "output",
-        "redo",
-        "json",
-        "workers",
+        *("output", "redo", "json", "workers"),
+        *("shard", "manifest", "ray"),
     }
 
 
@@ -199,7 +197,7 @@ def test_the_page_asks_this_server_alone(client):
     assert not re.findall(r"https?:|[\"'(]//|@import|<link (?!rel=\"icon\" href=\"data:,\")|\bsrc=", answer.text)
     assert not re.findall(r"<[^>]* (style|on\w+)=", answer.text)  # which its own policy forbids
     policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and policy.count("'sha256-") == 2
+    assert "default-src 'none'" in policy and "unsafe" not in policy and policy.count("'sha256-") == 3
     labelled = set(
         re.findall(r'id="(\w+)" type="file"|<label[^>]*>[^<]*\s*<(?:select|input)[^>]* id="(\w+)"', answer.text)
     )

@@ -31,7 +31,6 @@ _MAX_STEPS = "trainer.max_steps"
 _ADDED = {
     ("data", "repeats_apart"): True,
     ("data", "val_share"): 0.1,
-    ("loss", "positive"): 1,
     ("task", "freeze"): [],
     ("task", "rates"): {},
 }
