@@ -257,6 +257,7 @@ def test_a_run_trains_and_resumes_in_folders_of_any_name(place, monkeypatch):
     assert json.loads((place / WORST / "2024/metrics.json").read_text())["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_hands_paths_of_any_name_to_its_jobs(place):
     (place / "é (1)").symlink_to(place / WORST)
     (place / "(2").symlink_to(place / WORST)

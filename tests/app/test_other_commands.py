@@ -114,6 +114,7 @@ def test_watch_refuses_in_a_sentence(tmp_path, monkeypatch, capsys, words, sente
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nets_says_where_each_is_and_how_fast(capsys, monkeypatch):
     monkeypatch.setattr("u2slim.app.nets.REPEATS", 1)
     monkeypatch.setattr("u2slim.app.nets.installed_runtimes", lambda: ["opencv"])  # the others take a minute

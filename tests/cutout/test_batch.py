@@ -352,6 +352,7 @@ def hold_against_rembg(python: str | Path, tmp_path: Path, as_u2netp: bool) -> N
                 assert np.abs(theirs - ours).mean() < 2
 
 
+@pytest.mark.slow
 def test_rembg_gives_the_masks_of_an_external_file(tmp_path):
     pytest.importorskip("rembg", reason="rembg is not installed: pip install 'rembg[cpu]'")
     hold_against_rembg(sys.executable, tmp_path, as_u2netp=False)  # by its name only newer ones take another file

@@ -31,6 +31,7 @@ def test_official_images_give_the_authors_masks(real, lite):
         assert np.abs(ours - theirs).mean() <= 0.006, photo.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preprocess", ["embedded", "external"])
 def test_exports_agree_with_torch_on_photos(real, lite, tmp_path, preprocess):
     path = tmp_path / "lite.onnx"
