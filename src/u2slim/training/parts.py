@@ -21,7 +21,7 @@ def modules_of(net: Net, part: str, setting: str) -> list[nn.Module]:
     if part == HEADS:
         return net.heads
     try:
-        return [net.get_submodule(part)] if part else [net]
+        return [net.get_submodule(part)]
     except AttributeError as error:
         known = [name for name, child in net.named_children() if any(True for _ in child.parameters())]
         raise UserError(
