@@ -40,6 +40,15 @@ def test_frozen_parts_stay_to_the_bit_and_the_others_learn():
     assert any("running_mean" in name for name in changed), "elsewhere BatchNorm goes on measuring"
 
 
+def test_frozen_batchnorms_keep_their_statistics_where_they_are_replaced_by_synchronised_ones():
+    made = task(freeze=["encoder"])
+    made.net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(made.net)
+    made.train()
+    made.on_train_start()
+    norms = {n: m for n, m in made.net.named_modules() if isinstance(m, torch.nn.SyncBatchNorm)}
+    assert norms and all(norm.training != name.startswith("encoder.") for name, norm in norms.items())
+
+
 def test_parts_learn_at_their_own_rates_through_a_schedule():
     rates = {"encoder": 0.1, "encoder.5": 0.5, "heads": 2}
     made = task(

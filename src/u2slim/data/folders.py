@@ -10,6 +10,9 @@ from u2slim.images.read import EXTENSIONS, Source
 
 Files = dict[str, list[Source]]  # by what the names of an image and of its mask have in common
 
+# Where images and masks share a folder, photos are kept as JPEG and masks as PNG.
+SHARED = ((".jpg", ".jpeg"), (".png",))
+
 # (images, masks) folders that copies of the sets use, whichever the set; tried after a set's own layouts. The last
 # one is for copies that keep photos (JPEG) and masks (PNG) together.
 MIRRORS: tuple[tuple[str, str], ...] = (
@@ -70,10 +73,8 @@ def image_and_mask_files(data_set: DataSet, image_folder: Path, mask_folder: Pat
     if data_set.endings:
         images, masks = data_set.endings
         return _by_ending(image_folder, images), _by_ending(mask_folder, masks)
-    # Where images and masks share a folder, the published sets keep photos as JPEG and masks as PNG.
-    shared = image_folder == mask_folder
-    images = by_stem(image_folder, (".jpg", ".jpeg") if shared else EXTENSIONS)
-    return images, by_stem(mask_folder, (".png",) if shared else EXTENSIONS)
+    of_images, of_masks = SHARED if image_folder == mask_folder else (EXTENSIONS, EXTENSIONS)
+    return by_stem(image_folder, of_images), by_stem(mask_folder, of_masks)
 
 
 def by_stem(folder: Path, extensions: Sequence[str]) -> Files:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from u2slim.data.data_set import DataSet
-from u2slim.data.folders import Files
+from u2slim.data.folders import SHARED, Files
 from u2slim.data.own_masks import ALPHA, ChosenMask, LabelmeMask, check_colours, read_coco
 from u2slim.errors import UserError
 from u2slim.files import user_path
@@ -88,8 +88,7 @@ def _told_apart(data_set: DataSet, folder: Path, setting: str) -> tuple[Named, N
     if photos.keys() & polygons.keys():
         return photos, polygons
     jpegs, pngs = (
-        {n: f for n, p in photos.items() if (f := [q for q in p if q.suffix.lower() in kinds])}
-        for kinds in ((".jpg", ".jpeg"), (".png",))
+        {n: f for n, p in photos.items() if (f := [q for q in p if q.suffix.lower() in kinds])} for kinds in SHARED
     )
     if jpegs.keys() & pngs.keys():
         return jpegs, pngs

@@ -15,8 +15,8 @@ from u2slim.models.memory_format import to_memory_format
 from u2slim.models.normalise import Normalise
 from u2slim.models.recompute import recompute_activations
 from u2slim.training.losses import OutputsLoss
-from u2slim.training.parts import freeze as frozen_parts
-from u2slim.training.parts import parameter_groups, scheduled
+from u2slim.training.parts import freeze as freeze_parts
+from u2slim.training.parts import modules_of, parameter_groups
 from u2slim.training.steps import will_be_logged
 
 
@@ -79,7 +79,8 @@ class SegmentationTask(pl.LightningModule):
         loss.weights_of(self.net.outputs)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.freeze_batchnorm = freeze_batchnorm
-        self.frozen_norms = frozen_parts(self.net, freeze)
+        freeze_parts(self.net, freeze)
+        self.frozen = freeze
         self.rates = dict(rates or {})
         parameter_groups(self.net, self.rates, 1.0)  # a wrong part is said before the first step
         # Not Lightning's own averages, which are wrong where processes see different numbers of images.
@@ -117,9 +118,12 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         # Validation brings every module back to the mode it was in.
-        for module in self.net.modules() if self.freeze_batchnorm else self.frozen_norms:
-            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-                module.eval()
+        # Looked for only now, since trainer.sync_batchnorm has put others in their places.
+        still = [each for part in self.frozen for each in modules_of(self.net, part, "task.freeze")]
+        for module in [self.net] if self.freeze_batchnorm else still:
+            for norm in module.modules():
+                if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+                    norm.eval()
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         """The total and the term of the net's answer, for callbacks."""
@@ -183,7 +187,7 @@ class SegmentationTask(pl.LightningModule):
         if self.scheduler is None:
             return {"optimizer": optimizer}
         scheduler = self.scheduler(optimizer)
-        if len({f"{lr:.6g}" for lr in scheduled(optimizer.param_groups)}) > 1:
+        if len({f"{group['lr'] / group.get('rate', 1):.6g}" for group in optimizer.param_groups}) > 1:
             raise UserError(
                 "scheduler=one_cycle has one learning rate for all parts: leave out task.rates, or use cosine."
             )

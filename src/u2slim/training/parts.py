@@ -1,10 +1,9 @@
 """Parts of a net that training treats in a way of their own: frozen, or with another learning rate."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from u2slim.errors import UserError
 from u2slim.models import Net
@@ -30,22 +29,19 @@ def modules_of(net: Net, part: str, setting: str) -> list[nn.Module]:
         ) from error
 
 
-def freeze(net: Net, parts: Sequence[str]) -> list[nn.Module]:
-    """Keep parts of a net as they are; returns their BatchNorms, which have to use their running statistics.
+def freeze(net: Net, parts: Sequence[str]) -> None:
+    """Keep parts of a net from learning; their BatchNorms have to use their running statistics besides.
 
     Raises:
         UserError: there is no such part, or nothing is left to train.
     """
     if isinstance(parts, str) or not all(isinstance(part, str) for part in parts):
         raise UserError(f"task.freeze={parts}: give parts of the net, e.g. [encoder].")
-    norms: list[nn.Module] = []
     for part in parts:
         for module in modules_of(net, part, "task.freeze"):
             module.requires_grad_(False)
-            norms += [each for each in module.modules() if isinstance(each, _BatchNorm)]
     if parts and not any(parameter.requires_grad for parameter in net.parameters()):
         raise UserError(f"task.freeze={list(parts)} leaves nothing to train.")
-    return norms
 
 
 def parameter_groups(net: Net, rates: Mapping[str, float], lr: float) -> list[Any]:
@@ -74,8 +70,3 @@ def parameter_groups(net: Net, rates: Mapping[str, float], lr: float) -> list[An
         if parameter.requires_grad:
             grouped.setdefault(chosen.get(parameter, 1), []).append(parameter)
     return [{"params": found, "lr": lr * rate, "rate": rate} for rate, found in grouped.items() if found]
-
-
-def scheduled(groups: Sequence[Mapping[str, Any]]) -> Iterator[float]:
-    """The learning rates that a scheduler has set, each by its group's factor: the same, where it heeds them."""
-    return (group["lr"] / group.get("rate", 1) for group in groups)
