@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import chromium
 from u2slim.data.sample import render
 from u2slim.evaluation.results import CURVES, SCORES, ModelFacts, Picture, Result
 from u2slim.report.page import FALSE, LONG_SIDE, MISSED, error_map, write_page
@@ -230,12 +230,9 @@ def test_one_unmeasured_model_without_pictures_or_finite_values(tmp_path):
 
 def browse(page: Path, profile: Path) -> tuple[Page, list[str]]:
     """The document as Chromium leaves it, and what it printed on its console."""
-    found = [chromium for name in ("chromium", "chromium-browser", "google-chrome") if (chromium := shutil.which(name))]
-    if not found:
-        pytest.skip("no Chromium: install one as chromium, chromium-browser or google-chrome")
     options = ["--no-sandbox", "--disable-gpu", "--window-size=1000,800", "--virtual-time-budget=5000"]
     logging = ["--enable-logging=stderr", "--v=0", f"--user-data-dir={profile}"]
-    command = [found[0], "--headless", *options, *logging, "--dump-dom", page.as_uri()]
+    command = [chromium(), "--headless", *options, *logging, "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
