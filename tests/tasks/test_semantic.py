@@ -171,6 +171,17 @@ def test_the_loss_is_the_papers_sum_by_hand_and_ignores_what_has_no_class():
         CascadeLoss([1.0])(named(outputs), labels)
 
 
+def test_weighted_classes_count_as_torch_weighs_them_and_a_batch_without_classes_is_nothing():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, generator=generator)
+    labels = torch.tensor([0, 1, 2, IGNORE])[torch.randint(4, (2, 4, 5), generator=generator)]
+    loss = CascadeLoss([1.0], class_weights=[0.5, 1.0, 4.0])
+    expected = F.cross_entropy(logits, labels, torch.tensor([0.5, 1.0, 4.0]), ignore_index=IGNORE)
+    torch.testing.assert_close(loss(named([logits]), labels)[0], expected)
+    assert loss(named([logits]), torch.full_like(labels, IGNORE))[0] == 0
+    assert "class_weights" not in loss.state_dict(), "older checkpoints have none"
+
+
 def named(outputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     return dict(zip(("main", "auxiliary1", "auxiliary2"), outputs, strict=False))
 

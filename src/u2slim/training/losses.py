@@ -107,13 +107,25 @@ class CascadeLoss(OutputsLoss):
     Input: logits (B, classes, h, w) by name, and labels (B, H, W) int64, which go down to each output's size without
     new values, as the paper has it. Nets with fewer outputs use the first weights. Each term is a mean over the pixels
     that have a class, and 0 where none has.
+
+    Args:
+        weights: one an output.
+        ignore: the label of pixels that have no class.
+        class_weights: how much a pixel of each class counts; None: all the same. Each term is then a weighted mean.
     """
 
     of_classes = True
 
-    def __init__(self, weights: Sequence[float] | None = (1.0, 0.4, 0.16), ignore: int = 255):
+    def __init__(
+        self,
+        weights: Sequence[float] | None = (1.0, 0.4, 0.16),
+        ignore: int = 255,
+        class_weights: Sequence[float] | None = None,
+    ):
         super().__init__(weights)
         self.ignore = ignore
+        weight_C = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
+        self.register_buffer("class_weights", weight_C, persistent=False)
 
     def weights_of(self, outputs: Sequence[str]) -> tuple[float, ...]:
         if self.weights is not None and len(self.weights) > len(outputs):
@@ -123,8 +135,12 @@ class CascadeLoss(OutputsLoss):
     def term(self, logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
         """One output's loss."""
         label = F.interpolate(label_BHW[:, None].float(), logits_BCHW.shape[2:], mode="nearest-exact")[:, 0].long()
-        total = F.cross_entropy(logits_BCHW.float(), label, ignore_index=self.ignore, reduction="sum")
-        return total / (label != self.ignore).sum().clamp(min=1)
+        weight_C = self.class_weights
+        total = F.cross_entropy(logits_BCHW.float(), label, weight_C, ignore_index=self.ignore, reduction="sum")
+        known = label != self.ignore
+        if weight_C is None:
+            return total / known.sum().clamp(min=1)
+        return total / weight_C[label[known]].sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 class HybridLoss(OutputsLoss):
