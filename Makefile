@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz web
+.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz docs web
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
@@ -76,9 +76,15 @@ test: setup-dev ## Run the quick tests
 test-all: setup-dev ## Run all tests, the slow ones too
 	$(PYTEST) -m "slow or not slow"
 
-lint: setup-dev ## Check style, formatting and types
+docs: setup-dev ## Build the documentation into dist/docs, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open dist/docs/index.html"
+
+lint: setup-dev ## Check style, formatting, spelling, the length of sentences, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python docs/tools/words.py
 	$(BIN)/mypy
 
 format: setup-dev ## Mend style and formatting

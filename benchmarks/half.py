@@ -5,7 +5,7 @@
 Each row is the published lite net, computed wholly in float16: weights, activations and what BatchNorm divides by.
 With --random, a net of random weights instead, its BatchNorm measured on the photos.
 Columns: its largest activation, photos whose mask is not finite (cast to 8 bits, black), and of the others the mask's
-largest difference from float32's and the IoU of both. docs/fp16.md draws the conclusions.
+largest difference from float32's and the IoU of both. docs/lab/fp16.md draws the conclusions.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from u2slim.repository import CONFIGS
 from u2slim.runtime import ONNX_RUNTIMES
 
 RUNTIMES = (*ONNX_RUNTIMES, "torch")
-NETS = ("standard", "grouped", "lowrank", "lite_two_thirds", "lite_half", "dwsep")
+NETS = ("standard", "grouped", "lowrank", "lite_two_thirds", "lite_half", "lite_l", "lite_m", "lite_s", "dwsep")
 BASE = ("lite", "standard", "opencv")
 
 

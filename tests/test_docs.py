@@ -21,7 +21,7 @@ from u2slim.cli import prepare_hydra
 from u2slim.data.sample import render
 
 PAGES = [REPO / name for name in ("README.md", "CONTRIBUTING.md", "weights/README.md", "src/u2slim/nets/README.md")]
-PAGES += sorted((REPO / "docs").glob("*.md"))
+PAGES += sorted((REPO / "docs").rglob("*.md"))
 GROUPS = {str(path.parent.relative_to(REPO / "conf")) for path in (REPO / "conf").rglob("*.yaml")} - {"."}
 # What stands for something of the reader's own: NAME, DIR, RUN/last.ckpt, ...
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|\.{3}|.*[$*].*")
@@ -103,7 +103,7 @@ def test_examples_in_docstrings_are_true():
 def test_python_on_the_pages_for_cutting_out_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(render(3, 1)[0]).save("photo.jpg")
-    for page in (REPO / "README.md", REPO / "docs/cut.md"):
+    for page in (REPO / "README.md", REPO / "docs/guides/cut.md"):
         for language, code in BLOCK.findall(page.read_text()):
             if language == "python":
                 exec(code, {})

@@ -35,7 +35,7 @@ std::vector<char> read_model(const std::string& path) {
 void require_cuda() {
     if (cv::dnn::getAvailableTargets(cv::dnn::DNN_BACKEND_CUDA).empty())
         throw Error("OpenCV " CV_VERSION " has no CUDA in its dnn module here, or there is no GPU that it can use; "
-                    "docs/cuda.md says how to build one that has, or use the CPU: --device cpu.");
+                    "docs/guides/cuda.md says how to build one that has, or use the CPU: --device cpu.");
 }
 
 #if CV_VERSION_MAJOR >= 5

@@ -765,9 +765,9 @@ def test_what_is_wrong_with_a_command_is_said(program, small, tmp_path):
         (*full[:1], f"--model={small}"): "--model is now --net",
         (*full, "--backend", "cpu"): "--backend is now --device",
         (*full, "--cutout"): "--mask only for masks alone",
-        (*full, "--device", "cuda"): "docs/cuda.md",
+        (*full, "--device", "cuda"): "docs/guides/cuda.md",
     }.items():
-        if reason == "docs/cuda.md" and Path("/dev/nvidia0").exists():
+        if reason == "docs/guides/cuda.md" and Path("/dev/nvidia0").exists():
             continue
         status, out, err = program(*words)
         assert status == 2 and reason in err and not out, (words, out, err)

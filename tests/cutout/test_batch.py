@@ -325,7 +325,7 @@ for name, settings in named.items():
 
 
 def hold_against_rembg(python: str | Path, tmp_path: Path, as_u2netp: bool) -> None:
-    """An external file of ours, put where docs/cut.md says, gives rembg the masks that `u2slim cut` makes."""
+    """An external file of ours, put where docs/guides/cut.md says, gives rembg the masks that `u2slim cut` makes."""
     net, home = open_net("lite-half").net(), tmp_path / ".rembg" / "models"
     files = [home / "u2net_custom" / "net.onnx", *([home / "u2netp" / "u2netp.onnx"] if as_u2netp else [])]
     for file in files:

@@ -24,11 +24,12 @@ Photo = str | Path | bytes | Loaded | Image.Image | np.ndarray
 class Segmenter:
     """A net in a runtime, from photos to soft masks; any number of threads may call it at once.
 
-    >>> import numpy, u2slim
-    >>> net = u2slim.Segmenter("lite-half", runtime="opencv", threads=2)
-    >>> mask = net(numpy.zeros((300, 400, 3), numpy.uint8))
-    >>> mask.shape, mask.dtype
-    ((300, 400), dtype('float32'))
+    Examples:
+        >>> import numpy, u2slim
+        >>> net = u2slim.Segmenter("lite-half", runtime="opencv", threads=2)
+        >>> mask = net(numpy.zeros((300, 400, 3), numpy.uint8))
+        >>> mask.shape, mask.dtype
+        ((300, 400), dtype('float32'))
 
     Args:
         net: a name or a file; see `open_net`.
@@ -106,10 +107,11 @@ def cut_out(
 ) -> Cutout:
     """Cut the subject out of one photo.
 
-    >>> import numpy, u2slim
-    >>> result = u2slim.cut_out(numpy.zeros((300, 400, 3), numpy.uint8))
-    >>> result.mask.shape, result.rgba.shape, result.on("white").shape
-    ((300, 400), (300, 400, 4), (300, 400, 3))
+    Examples:
+        >>> import numpy, u2slim
+        >>> result = u2slim.cut_out(numpy.zeros((300, 400, 3), numpy.uint8))
+        >>> result.mask.shape, result.rgba.shape, result.on("white").shape
+        ((300, 400), (300, 400, 4), (300, 400, 3))
 
     Args:
         photo: a file, its bytes, a picture of Pillow's, or pixels (H, W, 3) uint8, also gray or with transparency.

@@ -25,7 +25,7 @@ class Style:
 
     Args:
         border: of the mean colour of the photo's edge, laid round it for the net, as a part of the longer side; for
-            close-ups, and for nothing else (docs/cut.md).
+            close-ups, and for nothing else (docs/guides/cut.md).
         refine: brings the mask's edges to the photo's.
         largest: keep only the mask's largest connected part.
         threshold: make the mask 0 and 255 by it, in 0..1.

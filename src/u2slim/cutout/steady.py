@@ -17,7 +17,7 @@ class Steady:
 
     A frame's mask is `new + keep * (old - new)`. There `old` is the steadied mask of the frame before, warped by the
     optical flow between the two photos. Where the warped photo is not the new one, as at what appears, in a cut or
-    where the flow is wrong, `keep` falls to 0. So a mask does not smear behind its subject (docs/video.md).
+    where the flow is wrong, `keep` falls to 0. So a mask does not smear behind its subject (docs/guides/video.md).
 
     Args:
         keep: the old mask's weight where the photos agree.

@@ -2,7 +2,7 @@
 
     python -m u2slim.evaluation.selection models=[lite-half,a.onnx] root=ROOT davis=DIR
 
-What the photos are, and why these: docs/selection.md.
+What the photos are, and why these: docs/lab/selection.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""One number to choose between nets by, from photos that no table of nets shows: docs/selection.md."""
+"""One number to choose between nets by, from photos that no table of nets shows: docs/lab/selection.md."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from u2slim.zoo import open_net
 
 DENSE = "u2netp"
 RUNTIME = "openvino"
-# The weights of what the score adds up, chosen in docs/selection.md.
+# The weights of what the score adds up, chosen in docs/lab/selection.md.
 MIXTURE = {(name, number): 0.25 for name in ("duts", "davis") for number in ("maxF", "agree_mean")}
 
 

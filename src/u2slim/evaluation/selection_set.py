@@ -1,4 +1,4 @@
-"""The photos that nets are chosen by, none of which a table of nets shows: docs/selection.md."""
+"""The photos that nets are chosen by, none of which a table of nets shows: docs/lab/selection.md."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

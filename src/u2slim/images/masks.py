@@ -6,7 +6,7 @@ import numpy as np
 VISIBLE = 26  # of 255: a tenth; fainter pixels count for no subject's box
 
 
-NOTHING = 0.3  # a net whose mask is nowhere so high sees no subject (docs/cut-measured.md)
+NOTHING = 0.3  # a net whose mask is nowhere so high sees no subject (docs/lab/cut-measured.md)
 
 
 def stretched(mask: np.ndarray) -> np.ndarray:
