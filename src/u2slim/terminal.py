@@ -19,9 +19,43 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[], object]]:
         yield partial(progress.advance, task)
 
 
-def print_whole(table: Table) -> None:
-    """A table with all of its words, even where the terminal is too narrow and breaks its lines."""
-    Console(width=max(Console().width, Console(width=1000).measure(table).maximum)).print(table)
+def print_whole(table: Table, repeated: int = 1) -> None:
+    """A table with all of its words: where a terminal is too narrow, the columns go below each other in parts.
+
+    Each part begins with the first `repeated` columns, which say what a row is.
+    """
+    console = Console()
+    if not console.is_terminal:  # a file or a pager has room
+        Console(width=max(console.width, _width(table))).print(table)
+        return
+    for part in _parts(table, console.width, repeated):
+        Console(width=max(console.width, _width(part))).print(part)
+
+
+def _parts(table: Table, width: int, repeated: int) -> Iterator[Table]:
+    first = last = repeated
+    while last < len(table.columns):
+        last += 1
+        if last - first == 1 or _width(_columns(table, repeated, first, last)) <= width:
+            continue
+        yield _columns(table, repeated, first, last - 1)
+        first = last = last - 1
+    yield _columns(table, repeated, first, last)
+
+
+def _columns(table: Table, repeated: int, first: int, last: int) -> Table:
+    """The same table with its first columns and those from `first` to `last`."""
+    chosen = [*table.columns[:repeated], *table.columns[first:last]]
+    part = Table(box=table.box, pad_edge=table.pad_edge, padding=table.padding)
+    for column in chosen:
+        part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
+    for row, cells in zip(table.rows, zip(*(column.cells for column in chosen), strict=True), strict=True):
+        part.add_row(*cells, end_section=row.end_section)
+    return part
+
+
+def _width(table: Table) -> int:
+    return Console(width=1000).measure(table).maximum
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:

@@ -85,8 +85,7 @@ def _evaluate_masks(
         for stretch in stretches
     ]
     facts = {name: model.facts for name, model in models.items()}
-    # Too wide a line can be scrolled or piped into a file; a squeezed table cannot be read.
-    print_whole(as_terminal(facts, results))
+    print_whole(as_terminal(facts, results), repeated=2)
     for result in results:
         if result.left_out and result.stretch == stretches[0]:
             some = "; ".join(f"{image}: {reason}" for image, reason in list(result.left_out.items())[:3])
