@@ -28,15 +28,21 @@ $(BIN)/.ready-dev: requirements-dev.txt $(BIN)/.ready
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
-demo: setup ## From the published net to a smaller one to cut-outs; then a short training: minutes on two CPU cores, no download
+demo: setup ## Cut photos out; make a smaller net of the published one; train one: minutes on two CPU cores, no download
 	rm -rf $(DEMO)
 	$(BIN)/python -m u2slim.report.demo_photos out=$(DEMO)/photos
+	@echo; echo "1. Cut photos out with a net that comes with the package:"
+	$(BIN)/u2slim cut $(DEMO)/photos/shown -o $(DEMO)/first
+	@echo; echo "2. Make a smaller net of the published one, by least squares on 16 photos, and prove it:"
 	$(BIN)/python export.py model=lite_l init=pretrained init.folder=$(DEMO)/photos/learnt_from init.count=16 \
 		init.lstsq.pixels=8000 init.lstsq.rounds=2 export.precision=packed export.images=$(DEMO)/photos/shown \
 		export.output=$(DEMO)/small.onnx hydra.run.dir=$(DEMO)/export
+	@echo; echo "3. Cut the same photos out with the published net and with the smaller one:"
 	$(BIN)/u2slim cut $(DEMO)/photos/shown --net u2netp -o $(DEMO)/dense
 	$(BIN)/u2slim cut $(DEMO)/photos/shown --net $(DEMO)/small.onnx -o $(DEMO)/small
+	@echo; echo "4. Train a net of .7 MB for 200 steps, from random weights, on generated images:"
 	$(BIN)/python train.py experiment=demo hydra.run.dir=$(DEMO)/train
+	@echo; echo "5. Score all three, and draw what was made:"
 	$(BIN)/python eval.py 'models=[u2netp,$(DEMO)/small.onnx,$(DEMO)/train/checkpoints/last.ckpt]' data=sample \
 		stretch=true latency=0 report=true hydra.run.dir=$(DEMO)/eval
 	$(BIN)/python -m u2slim.report.demo folder=$(DEMO)

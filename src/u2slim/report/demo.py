@@ -1,7 +1,5 @@
 """The picture at the end of `make demo`: python -m u2slim.report.demo folder=outputs/demo."""
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,11 +16,11 @@ from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair, find_pairs
 from u2slim.files import write_whole
 from u2slim.images.read import read_image, read_mask, read_photo
-from u2slim.models import U2Net
 from u2slim.zoo import open_net
 
 ROWS = 3  # of generated images
-LOSS = f"train/{U2Net.outputs[0]}"
+
+Block = dict[str, list[np.ndarray]]  # the pictures of each column, by its title
 
 
 @research_command("demo")
@@ -31,21 +29,35 @@ def main(cfg: DictConfig) -> None:
     pairs = find_pairs(get_data_set("sample_te"), "data/sample")
     pairs = pairs[:: len(pairs) // ROWS][:ROWS]
     checkpoints = sorted((folder / "train/checkpoints").glob("step_*.ckpt"))
-    blocks = photographs(folder), training(pairs, checkpoints)
+    blocks = {
+        "A published net is made smaller, without training. Both cut out photos that they have not seen:": photographs(
+            folder
+        ),
+        "A net of .7 MB learns from random weights:": training(pairs, checkpoints),
+    }
     picture = folder / "demo.png"
-    write_whole(picture, lambda partial: draw(blocks, losses(folder), partial))
-    made = [folder / "small.onnx", folder / "small/cutouts", checkpoints[-1].with_name("last.ckpt")]
+    write_whole(picture, lambda partial: draw(blocks, partial))
+    made = {
+        folder / "first/cutouts": "photos, cut out by the net that comes with the package",
+        folder / "small.onnx": "the net that was made smaller",
+        folder / "small/cutouts": "photos, cut out by it",
+        checkpoints[-1].with_name("last.ckpt"): "the net that was trained",
+        folder / "eval/report.html": "all nets side by side",
+    }
     print("\nMade:")
-    for path in (*made, folder / "eval/report.html"):
+    for path, what in made.items():
         size = f"{path.stat().st_size / 1e6:.2f} MB" if path.is_file() else f"{len(list(path.iterdir()))} files"
-        print(f"  {path} ({size})")
+        print(f"  {path}: {what}, {size}")
     print(f"Look at the picture: {picture}")
+    print(
+        "Next: u2slim cut YOUR_PHOTO.jpg, and docs/guides/tutorial.md, which leads from 40 photos of your own to a net."
+    )
 
 
-def photographs(folder: Path) -> dict[str, list[np.ndarray]]:
-    """Of the photographs what each column shows: the published net's mask beside the small one's, and its cut-out."""
-    small = f"{(folder / 'small.onnx').stat().st_size / 1e6:.1f} MB, by least squares"
-    shown: dict[str, list[np.ndarray]] = {"photo": [], "published, 4.6 MB": [], small: [], "its cut-out": []}
+def photographs(folder: Path) -> Block:
+    """The published net's masks of the photographs beside the small one's, and its cut-outs."""
+    small = f"small net, {(folder / 'small.onnx').stat().st_size / 1e6:.1f} MB"
+    shown: Block = {"photo": [], "published net, 4.6 MB": [], small: [], "cut out by the small net": []}
     for path in sorted((folder / "photos/shown").iterdir()):
         masks = [read_mask(folder / net / "masks" / path.name) for net in ("dense", "small")]
         cutout = read_photo(folder / "small/cutouts" / path.name)[0]
@@ -54,41 +66,30 @@ def photographs(folder: Path) -> dict[str, list[np.ndarray]]:
     return shown
 
 
-def training(pairs: list[Pair], checkpoints: list[Path]) -> dict[str, list[np.ndarray]]:
-    """Of generated images what each column shows: the masks of a net at each checkpoint of its training."""
+def training(pairs: list[Pair], checkpoints: list[Path]) -> Block:
+    """The masks that a net makes of generated images, early in its training and at its end."""
     images, masks = zip(*(load_pair(pair) for pair in pairs), strict=True)
-    result = {"generated": list(images), "truth": list(masks)}
-    for checkpoint in checkpoints[1:][-2:]:
+    result = {"generated image": list(images), "its true mask": list(masks)}
+    for checkpoint in (checkpoints[0], checkpoints[-1]):
         runner = open_net(checkpoint).runner()
-        result[checkpoint.stem.replace("step_0", "step ")] = [runner(image) for image in images]
+        result[f"after {int(checkpoint.stem.removeprefix('step_'))} steps"] = [runner(image) for image in images]
     return result
 
 
-def losses(folder: Path) -> dict[str, list[float]]:
-    """The logged loss of the net's answer by step."""
-    with (folder / "train/csv/version_0/metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row[LOSS]]
-    return {"step": [int(row["step"]) for row in rows], "loss": [float(row[LOSS]) for row in rows]}
-
-
-def draw(blocks: Sequence[dict[str, list[np.ndarray]]], curve: dict[str, list[float]], path: Path) -> None:
-    rows = sum(len(next(iter(block.values()))) for block in blocks)
-    columns = max(len(block) for block in blocks)
-    figure = plt.figure(figsize=(2.4 * columns, 1.7 * rows + 2.4), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1] * rows + [1.3])
-    top = 0
-    for block in blocks:
+def draw(blocks: dict[str, Block], path: Path) -> None:
+    heights = [len(next(iter(block.values()))) for block in blocks.values()]
+    columns = max(len(block) for block in blocks.values())
+    figure = plt.figure(figsize=(2.4 * columns, 1.75 * sum(heights) + 1.2), layout="constrained")
+    parts = figure.subfigures(len(blocks), 1, height_ratios=heights)
+    for part, height, (sentence, block) in zip(parts, heights, blocks.items(), strict=True):
+        part.suptitle(sentence, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        grid = part.subplots(height, columns)
         for column, (title, pictures) in enumerate(block.items()):
+            grid[0, column].set_title(title, fontsize=10)
             for row, pixels in enumerate(pictures):
-                axes = figure.add_subplot(grid[top + row, column])
-                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1)
-                axes.set_axis_off()
-                if row == 0:
-                    axes.set_title(title, fontsize=10)
-        top += len(pictures)
-    axes = figure.add_subplot(grid[rows, :])
-    axes.plot(curve["step"], curve["loss"], linewidth=0.8)
-    axes.set(xlabel="step", ylabel=LOSS, ylim=(0, None))
+                grid[row, column].imshow(pixels, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1)
+        for axes in grid.flat:
+            axes.set_axis_off()
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
