@@ -777,7 +777,7 @@ def test_what_is_wrong_with_a_command_is_said(program, small, tmp_path):
 
 
 def test_the_example_of_the_docs_builds_against_an_installed_library(build, small, tmp_path):
-    page = (REPO / "docs" / "cpp.md").read_text()
+    page = (REPO / "docs/guides/cpp.md").read_text()
     (tmp_path / "CMakeLists.txt").write_text(re.search(r"```cmake\n(.*?)```", page, re.DOTALL)[1])
     (tmp_path / "example.cpp").write_text(re.search(r"```cpp\n(.*?)```", page, re.DOTALL)[1])
     shell("cmake", "--install", build, "--prefix", tmp_path / "prefix")
@@ -793,7 +793,7 @@ def test_the_example_of_the_docs_builds_against_an_installed_library(build, smal
 def test_the_tutorial_leads_from_photos_to_this_program(tmp_path, program):
     """Its own commands, for two steps of a small size instead of many."""
     write_set(tmp_path, "photos", "masks", 40)
-    blocks = re.findall(r"^```\n(.*?)^```", (REPO / "docs" / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```\n(.*?)^```", (REPO / "docs/guides/tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     short = ("trainer.max_steps=2", "callbacks.checkpoint.every_n_train_steps=1", "scheduler.warmup_steps=0")
     short += ("data.size=64", "data.num_workers=0")
