@@ -42,7 +42,7 @@ class Published:
         source: who publishes them.
         preprocess: what its input is made of, at the size it was published for.
         scores: the paper's numbers by data set: maxF (of the set) and MAE.
-        ecssd: what we measured on ECSSD 0001-0200 at that size (docs/guides/nets.md): maxF and MAE by `pysodmetrics`.
+        ecssd: what we measured on ECSSD 0001-0200 at that size (docs/lab/isnet.md): maxF and MAE by `pysodmetrics`.
     """
 
     name: str

@@ -20,7 +20,7 @@ class Shipped:
     Args:
         name: by which every command knows it.
         about: in a few words.
-        ecssd: maxF and MAE on ECSSD 0001-0200 (docs/guides/compression.md), by which those before `lite-l` were chosen.
+        ecssd: maxF and MAE on ECSSD 0001-0200 (docs/lab/compression.md), by which those before `lite-l` were chosen.
         checkpoint: whether `weights/` has it for training, in float32.
         precision: of the file.
         side: in pixels, of the square that it takes.
