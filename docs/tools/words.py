@@ -12,7 +12,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 HOME = Path(__file__).parents[2]
-MAX_MEAN, MAX_WORDS = 18.0, 45
+MAX_MEAN, MAX_WORDS = 18.0, 40
 ENGLISH = ("*.md", "docs/**/*.md", "src/**/*.md", "weights/*.md", "benchmarks/**/*.md", "examples/**/*.md")
 NOT_ENGLISH = (".zh.md", "CHANGELOG.md")
 
