@@ -122,6 +122,14 @@ def test_other_settings_are_handed_on_untouched(typed):
     assert readable([typed])[0] == [typed]
 
 
+def test_a_dictionary_of_sets_or_classes_replaces_the_configs_own():
+    typed = ["data=own_classes", "data.labels={a: 1}", "data.test={camvid_test: 5}", "data.sets={mine: {images: x}}"]
+    arguments, _ = readable(typed)
+    cfg = composed(*arguments)
+    assert (cfg.data.labels, cfg.data.test, cfg.data.sets.mine.images) == ({"a": 1}, {"camvid_test": 5}, "x")
+    assert list(cfg.data.sets) == ["mine"] and readable(arguments)[0] == arguments
+
+
 def test_flags_and_their_values_are_no_overrides():
     arguments = ["--config-dir", "x=a (1)", "-cn", "y=b (1)", "--config-d", "z=(", "data.root=2024"]
     assert readable(arguments)[0] == [*arguments[:-1], "data.root='2024'"]

@@ -8,6 +8,8 @@ path that is wrong, as its name is whatever it is. So before Hydra sees them, ov
    a value that is quoted already, interpolations such as `${now:%Y}`, lists for the few settings that are lists of
    paths, and with `-m` commas between several paths keep the meaning that Hydra gives them.
 
+A dictionary for one of a few settings is put in place of what a config has there, to which Hydra would add it.
+
 What is rewritten stays as it is when it is rewritten again, as in the processes that a run or a sweep starts.
 """
 
@@ -43,6 +45,7 @@ _ALSO_PATHS = frozenset(
 )
 _NO_PATHS = frozenset(("callbacks.checkpoint", "loss.weights"))
 _SWEPT = "hydra.sweeper.params."  # holds what is tried of other settings
+_REPLACED = frozenset(("data.test", "data.labels", "data.sets"))
 _LISTS_OF_PATHS = frozenset(("models", "runs"))
 
 # Values and settings that have another name today.
@@ -92,6 +95,9 @@ def readable(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             # Lightning starts processes with this value in quotes, but does not escape what is in it.
             # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/16694 (closed); drop when it does
             value = quoted(key, value[1:-1])
+        is_whole = key in _REPLACED and not match["added"] and isinstance(_read(value), dict | list)
+        if is_whole and result[-1:] != [f"{key}=null"]:
+            result.append(f"{key}=null")
         result.append(f"{match['added']}{key}={_readable_value(key, value, sweeps)}")
     return result, notes
 

@@ -43,7 +43,7 @@ def test_any_value_is_taken_or_quoted(tmp_path, name, value):
         ({"cache": "c", "cache_gb": "8"}, "data.cache_gb=8: give a size above 0"),
         ({"train": 5}, "data.train=5: give the names"),
         ({"val": [["ecssd"]]}, r"data.val=\[\['ecssd'\]\]: give the names"),
-        ({"test": ["ecssd"]}, r"data.test=\['ecssd'\]: give each set's name"),
+        ({"test": [3]}, r"data.test=\[3\]: give each set's name"),
         ({"root": None}, "data.root=None: give the folder"),
     ],
 )

@@ -82,6 +82,8 @@ def examine(pair: Pair) -> Record:
             mask = load(pair.mask)
             values = None if labels else read_stored(mask)
             mask_header = read_header(mask)
+    except BadLabels as error:
+        return Record(BAD_LABELS, str(error))
     except UserError as error:
         return Record("unreadable", str(error))
     hashes = {"image_hash": image.hash()} | ({"mask_hash": mask.hash()} if pair.mask else {})

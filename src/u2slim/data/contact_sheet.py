@@ -1,6 +1,7 @@
 """One picture of what the doctor found: for each kind of finding a row of examples."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
+from u2slim.data.class_masks import ClassMask
+from u2slim.data.labels import Labels
 from u2slim.data.pairs import Problem
-from u2slim.errors import UserError
+from u2slim.errors import BadLabels, UserError
 from u2slim.files import write_whole
+from u2slim.images.colours import coloured
 from u2slim.images.read import Source, read_gray, read_image
 
 TILE = 200  # pixels
@@ -38,8 +42,8 @@ def write_sheet(path: Path, findings: Sequence[Problem], examples: int) -> None:
 def _tile(finding: Problem) -> np.ndarray:
     first = finding.pairs[0]
     sources = [pair.image for pair in finding.pairs] if len(finding.pairs) > 1 else [first.image, first.mask]
-    is_mask = len(finding.pairs) == 1 and not first.data_set.labels
-    readers = [read_image, _mask if is_mask else read_image]
+    of_mask = partial(_classes, first.data_set.labels) if first.data_set.labels else _mask
+    readers = [read_image, of_mask if len(finding.pairs) == 1 else read_image]
     return np.hstack([_thumbnail(read, source) for read, source in zip(readers, sources, strict=True)])
 
 
@@ -47,6 +51,14 @@ def _mask(source: Source) -> np.ndarray:
     """The mask in RGB, with all that is neither 0 nor its largest value in magenta."""
     mask = read_gray(source)
     return np.where(((mask > 0) & (mask < mask.max()))[..., None], MAGENTA, mask[..., None]).astype(np.uint8)
+
+
+def _classes(labels: Labels, source: Source) -> np.ndarray:
+    """The classes in their colours in RGB; the file as it is where it holds what is no class."""
+    try:
+        return coloured(labels.read(source), labels.palette)
+    except BadLabels:
+        return read_image(source.path if isinstance(source, ClassMask) else source)
 
 
 def _thumbnail(read: Callable[[Source], np.ndarray], source: Source) -> np.ndarray:

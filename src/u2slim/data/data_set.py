@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from u2slim.data.labels import Labels
+from u2slim.data.own_labels import Stored
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class DataSet:
     unpacked as it is.
 
     A set of one's own has `folders` instead: those of its images and masks, absolute or below the data root; or a CSV
-    file of pairs and nothing, of which `split` chooses some. Its `subject` says what in a mask is the subject.
+    file of pairs and nothing, of which `split` chooses some. Its `subject` says what in a mask is the subject, or its
+    `stored` what in a label file stands for which of its classes.
 
     Semantic sets have `labels`. With `endings`, of images and of masks in order of preference, the files that belong
     together are those with the same name before its ending. A published set's folders may then have folders inside.
@@ -50,6 +52,7 @@ class DataSet:
     folders: tuple[str, str] | None = None
     subject: tuple[str | int, ...] = ()
     split: str = ""
+    stored: Stored | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)

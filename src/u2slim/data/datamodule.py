@@ -54,7 +54,8 @@ class PairsDataModule(pl.LightningDataModule):
         root: the folder (or address) that holds the data sets.
         train, val: names of published sets, or of `sets`. Published ones that are not on disk are named in the log;
             if no `val` set is, a seeded part of the training pairs is held out.
-        test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all.
+        test: the sets that `eval.py` scores, each with how many of its images (the first), or None for all; or just
+            their names.
         sets: of one's own, by name, as `own_sets` reads them.
         shards: for sets that lie in tar shards elsewhere, their paths, addresses or globs.
         batch_size: global, divided by the number of processes.
@@ -67,6 +68,9 @@ class PairsDataModule(pl.LightningDataModule):
         generate: make the sample set under `root` first.
         images, masks, endings, subject: of the set `own`, as `own_sets` reads them; with them none need be declared.
         val_images, val_masks: the folders of `own_val`, which then validates.
+        val_share: the part of the training images that validates, at most `val_count`, where no set is named in `val`.
+        val_list: a text file with the names of the images that validate, one a line, instead.
+        labels, ignore, others: the classes of one's own sets that do not declare their own, as `own_labels` reads them.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class PairsDataModule(pl.LightningDataModule):
         root: str,
         train: str | Sequence[str] = (),
         val: str | Sequence[str] = (),
-        test: Mapping[str, int | None] | None = None,
+        test: Mapping[str, int | None] | str | Sequence[str] | None = None,
         shards: Mapping[str, str | Sequence[str]] | None = None,
         batch_size: int = 16,
         val_batch_size: int = 8,
@@ -95,6 +99,11 @@ class PairsDataModule(pl.LightningDataModule):
         subject: str | Sequence[str | int] | None = None,
         val_images: str | None = None,
         val_masks: str | None = None,
+        val_share: float = 0.1,
+        val_list: str | None = None,
+        labels: Sequence[str] | Mapping[str, Any] | None = None,
+        ignore: int | str | Sequence[int | str] | None = None,
+        others: str | None = None,
     ):
         super().__init__()
         if on_bad not in ("stop", "skip"):
@@ -105,6 +114,8 @@ class PairsDataModule(pl.LightningDataModule):
         for name, count in counts.items():
             if type(count) is not int or count < 1:
                 raise UserError(f"data.{name}={count}: give a whole number of images, from 1 on.")
+        if type(val_share) not in (int, float) or not 0 < val_share < 1:
+            raise UserError(f"data.val_share={val_share}: give a part of the training images, above 0 and below 1.")
         if type(num_workers) is not int or num_workers < 0:
             raise UserError(f"data.num_workers={num_workers}: give a whole number of processes, from 0 on.")
         if type(seed) is not int or seed < 0:
@@ -114,11 +125,16 @@ class PairsDataModule(pl.LightningDataModule):
         self.root = root if "://" in str(root) else user_path(str(root))
         given = {"images": images, "masks": masks, "endings": endings, "subject": subject}
         val_folders = {"images": val_images, "masks": val_masks}
-        own, has_val, has_test = short_sets(sets, str(root), given, val_folders)
+        classes = {"labels": labels, "ignore": ignore, "others": others}
+        own, has_val, has_test = short_sets(sets, str(root), given, val_folders, classes)
         if has_val and not val:
             val = ["own_val"]
         if has_test and test == {"own": None}:
             test = {"own_test": None}
+        if own and "own" not in own and test == {"own": None}:  # sets have other names
+            test = train
+        if isinstance(test, Sequence) and all(isinstance(one, str) for one in test):
+            test = dict.fromkeys([test] if isinstance(test, str) else test)
         for name, names in {"train": train, "val": val}.items():
             listed = isinstance(names, Sequence) and all(isinstance(one, str) for one in names)
             if not listed:
@@ -136,6 +152,7 @@ class PairsDataModule(pl.LightningDataModule):
         shape = list(sides(size))
         self.size = size if isinstance(size, int) else shape
         self.augment, self.on_bad = augment, on_bad
+        self.val_share, self.val_list = val_share, user_path(val_list) if val_list else None
         self.cache = SquareCache(cache, size, cache_gb) if cache else None
         self.num_workers, self.seed, self.limit_train, self.generate = num_workers, seed, limit_train, generate
         self.train_pairs: list[Pair] = []
@@ -181,6 +198,10 @@ class PairsDataModule(pl.LightningDataModule):
 
     def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
         raise NotImplementedError
+
+    def _held_out_count(self, train: manifest.Checked) -> int:
+        """How many of the training images validate, where no others do."""
+        return min(self.val_count, max(1, int(len(train) * self.val_share + 1e-9)))
 
     def for_task(self) -> dict:
         """What a task has to know of the data: its arguments."""

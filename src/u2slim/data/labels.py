@@ -46,8 +46,8 @@ class Labels:
         if (unknown := classes == _UNKNOWN).any():
             strange = np.unique(stored[unknown]).tolist()
             raise BadLabels(
-                f"{source} holds the class ids {_some(strange)}, which it may not: the set's are "
-                f"{_some(sorted(self.ids[end]), 40)}, and {_some(sorted({*self.nothing[end], IGNORE}), 40)} for no "
+                f"{source} holds the class ids {some(strange)}, which it may not: the set's are "
+                f"{some(sorted(self.ids[end]), 40)}, and {some(sorted({*self.nothing[end], IGNORE}), 40)} for no "
                 "class. Mend or replace it."
             )
         return classes
@@ -65,7 +65,8 @@ class Labels:
         raise BadLabels(f"{name} does not say what its ids mean: its name must end in {' or '.join(self.ids)}.")
 
 
-def _some(values: Sequence[int], max_shown: int = 8) -> str:
+def some(values: Sequence[object], max_shown: int = 8) -> str:
+    """The first of them in words."""
     text = ", ".join(map(str, values[:max_shown]))
     return text if len(values) <= max_shown else f"{text} and {len(values) - max_shown} more"
 

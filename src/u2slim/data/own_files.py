@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from u2slim.data.class_masks import ClassMask, LabelmeClasses
 from u2slim.data.data_set import DataSet
 from u2slim.data.folders import SHARED, Files
 from u2slim.data.own_masks import ALPHA, ChosenMask, LabelmeMask, check_colours, read_coco
@@ -35,7 +36,7 @@ def own_files(data_set: DataSet, root: str | Path) -> tuple[Files, Files]:
         photos = _below(images, EXTENSIONS)
         drawn: Files = {
             str(PurePosixPath(name).with_suffix("")): [mask]
-            for name, mask in read_coco(masks, data_set.subject).items()
+            for name, mask in read_coco(masks, data_set.subject, data_set.stored).items()
         }
         return _partners(data_set, photos, drawn, setting, images, masks)
     _ensure_folder(masks, f"{setting}.masks")
@@ -119,6 +120,11 @@ def _before(path: Path, ending: str) -> str | None:
 
 def _as_masks(data_set: DataSet, found: Named, setting: str) -> Files:
     """What reads the masks as gray images."""
+    if stored := data_set.stored:
+        return {
+            name: [LabelmeClasses(p, stored) if p.suffix.lower() in JSON else ClassMask(p, stored) for p in paths]
+            for name, paths in found.items()
+        }
     if any(path.suffix.lower() not in JSON for paths in found.values() for path in paths):
         check_colours(data_set.subject, f"{setting}.subject")
 

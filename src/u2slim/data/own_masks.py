@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor
 
+from u2slim.data.own_labels import Stored
 from u2slim.errors import UserError
 from u2slim.images.metadata import has_alpha
 from u2slim.images.read import read_ids, read_with
@@ -69,7 +70,7 @@ class ChosenMask(MadeMask):
         Raises:
             UserError: the file cannot be read, or has no transparency, numbers or colours.
         """
-        return _png(_chosen(self.path, self.subject))
+        return as_png(_chosen(self.path, self.subject))
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,24 @@ class DrawnMask(MadeMask):
         path: the file that they are from.
         size: (height, width) of the photo.
         polygons: filled where an odd number of a group's lie over each other.
+        values: what each group is filled with; empty: 255.
+        ground: what lies outside.
     """
 
     size: tuple[int, int]
     polygons: tuple[tuple[Points, ...], ...]
+    values: tuple[int, ...] = ()
+    ground: int = 0
 
     def read_bytes(self) -> bytes:
         """The gray PNG."""
-        mask = np.zeros(self.size, np.uint8)
-        for group in self.polygons:
+        mask = np.full(self.size, self.ground, np.uint8)
+        values = self.values or (255,) * len(self.polygons)
+        for group, value in zip(self.polygons, values, strict=True):
             # In sixteenths of a pixel, whose middles have whole numbers for OpenCV.
             corners = [np.rint((np.array(points) - 0.5) * 16).astype(np.int32) for points in group]
-            cv2.fillPoly(mask, corners, 255, cv2.LINE_8, 4)
-        return _png(mask)
+            cv2.fillPoly(mask, corners, value, cv2.LINE_8, 4)
+        return as_png(mask)
 
 
 @dataclass(frozen=True)
@@ -107,14 +113,26 @@ class LabelmeMask(MadeMask):
         Raises:
             UserError: the file is no such one.
         """
-        told = read_json(self.path)
-        try:
-            size = int(told["imageHeight"]), int(told["imageWidth"])
-            shapes = [shape for shape in told["shapes"] if not self.subject or shape["label"] in self.subject]
-            polygons = tuple((_outline(shape),) for shape in shapes if shape.get("shape_type", "polygon") in SHAPES)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(f"{self.path} is no file of labelme's ({error!r}).") from error
-        return DrawnMask(self.path, size, polygons).read_bytes()
+        size, shapes = read_labelme(self.path, self.subject)
+        return DrawnMask(self.path, size, tuple((outline,) for _, outline in shapes)).read_bytes()
+
+
+def read_labelme(path: Path, wanted: Subject = ()) -> tuple[tuple[int, int], list[tuple[str, Points]]]:
+    """The (height, width) of the photo of a labelme file, and its polygons, rectangles and circles with their labels.
+
+    With `wanted`, only those with these labels.
+
+    Raises:
+        UserError: the file is no such one.
+    """
+    told = read_json(path)
+    try:
+        size = int(told["imageHeight"]), int(told["imageWidth"])
+        shapes = [shape for shape in told["shapes"] if not wanted or shape["label"] in wanted]
+        drawn = [shape for shape in shapes if shape.get("shape_type", "polygon") in SHAPES]
+        return size, [(shape["label"], _outline(shape)) for shape in drawn]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{path} is no file of labelme's ({error!r}).") from error
 
 
 def _outline(shape: Mapping[str, Any]) -> Points:
@@ -129,11 +147,14 @@ def _outline(shape: Mapping[str, Any]) -> Points:
     return tuple(zip((left + radius * np.cos(around)).tolist(), (top + radius * np.sin(around)).tolist(), strict=True))
 
 
-def read_coco(path: Path, subject: Subject) -> dict[str, DrawnMask]:
+def read_coco(path: Path, subject: Subject, stored: Stored | None = None) -> dict[str, DrawnMask]:
     """The masks of a COCO file by the `file_name` of their images; of all categories, or of those with the given names.
 
+    With `stored` a mask holds class numbers instead, as this says of the categories' names; the later polygon counts.
+
     Raises:
-        UserError: it is no such file, or has run-length masks, of which no polygons are known.
+        UserError: it is no such file, has run-length masks, of which no polygons are known, or as BadLabels has
+            categories that stand for no class.
     """
     told = read_json(path)
     try:
@@ -141,8 +162,10 @@ def read_coco(path: Path, subject: Subject) -> dict[str, DrawnMask]:
         if missing := [label for label in subject if label not in names.values()]:
             raise UserError(f"{path} has no category {missing[0]!r}; it has {', '.join(sorted(names.values()))}.")
         groups: dict[int, list[tuple[Points, ...]]] = {image["id"]: [] for image in told["images"]}
+        labels: dict[int, list[str]] = {image: [] for image in groups}
         for annotation in told["annotations"]:
-            if subject and names[annotation["category_id"]] not in subject:
+            label = names[annotation["category_id"]] if subject or stored else ""
+            if subject and label not in subject:
                 continue
             parts = annotation["segmentation"]
             if not isinstance(parts, list):
@@ -150,8 +173,17 @@ def read_coco(path: Path, subject: Subject) -> dict[str, DrawnMask]:
                     f"{path}: annotation {annotation.get('id')} is a run-length mask; export polygons or images."
                 )
             groups[annotation["image_id"]] += [(tuple(zip(part[::2], part[1::2], strict=True)),) for part in parts]
+            labels[annotation["image_id"]] += [label] * len(parts)
+        if stored:  # all at once, so that all unknown ones are named
+            stored.of_labels([label for some in labels.values() for label in some], path)
         return {
-            image["file_name"]: DrawnMask(path, (image["height"], image["width"]), tuple(groups[image["id"]]))
+            image["file_name"]: DrawnMask(
+                path,
+                (image["height"], image["width"]),
+                tuple(groups[image["id"]]),
+                tuple(stored.of_labels(labels[image["id"]], path)) if stored else (),
+                stored.ground if stored else 0,
+            )
             for image in told["images"]
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -223,7 +255,8 @@ def check_colours(subject: Subject, setting: str) -> None:
                 ) from error
 
 
-def _png(mask: np.ndarray) -> bytes:
+def as_png(mask: np.ndarray) -> bytes:
+    """A gray image (H, W) uint8 as a file."""
     file = BytesIO()
     Image.fromarray(mask).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from u2slim.data import shards
 from u2slim.data.catalog import UNLABELLED, get_data_set
+from u2slim.data.class_masks import ClassMask
 from u2slim.data.data_set import DataSet
 from u2slim.data.folders import Files, by_stem, find_folders, image_and_mask_files, labelled
 from u2slim.data.own_files import own_files
@@ -95,7 +96,7 @@ def find_pairs(data_set: DataSet, root: str | Path, patterns: str | Sequence[str
     if listing is None:
         return None
     refuse(listing.problems)
-    refuse([problem for pair in listing.pairs if (problem := misfit(pair, *map(read_header, (pair.image, pair.mask))))])
+    refuse([problem for pair in listing.pairs if (problem := misfit(pair, *map(_header, (pair.image, pair.mask))))])
     return listing.pairs
 
 
@@ -178,6 +179,11 @@ def _is_pipe(source: Source) -> bool:
     except OSError:
         return False  # reading it will say what is wrong
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _header(source: Source) -> Header:
+    # What labels of one's own are in the file is seen later, when all of it is read.
+    return read_header(source.path if isinstance(source, ClassMask) else source)
 
 
 def misfit(pair: Pair, image: Header, mask: Header) -> Problem | None:

@@ -19,8 +19,6 @@ class SaliencyDataModule(PairsDataModule):
     Args:
         unlabelled: a folder of further training images, without masks; `limit_train` takes as many of them, too.
         manifest: the file that lists the validation images: used where it is there, else drawn and written.
-        val_share: the part of the training images that validates, at most `val_count`, where no set is named in `val`.
-        val_list: a text file with the names of the images that validate, one a line, instead.
         repeats_apart: images that look alike are never on both sides, training and validation. Without it, or where
             all training images look alike and no others validate, they may be, and the log warns of it.
         options: as `PairsDataModule` says, which come first.
@@ -32,17 +30,12 @@ class SaliencyDataModule(PairsDataModule):
         manifest: str | None = None,
         unlabelled: str | None = None,
         repeats_apart: bool = True,
-        val_share: float = 0.1,
-        val_list: str | None = None,
         **options,
     ):
         super().__init__(*args, **options)
         if type(repeats_apart) is not bool:
             raise UserError(f"data.repeats_apart={repeats_apart}: give true or false.")
-        if type(val_share) not in (int, float) or not 0 < val_share < 1:
-            raise UserError(f"data.val_share={val_share}: give a part of the training images, above 0 and below 1.")
-        self.repeats_apart, self.val_share = repeats_apart, val_share
-        self.val_list = user_path(val_list) if val_list else None
+        self.repeats_apart = repeats_apart
         self.manifest = user_path(manifest) if manifest else None
         self.unlabelled = user_path(unlabelled) if unlabelled else None
 
@@ -73,7 +66,7 @@ class SaliencyDataModule(PairsDataModule):
             return pairs
         if self.val_list:
             return manifest.named(self.val_list, [*val, *train], rivals)
-        count = self.val_count if val else min(self.val_count, max(1, int(len(train) * self.val_share + 1e-9)))
+        count = self.val_count if val else self._held_out_count(train)
         if not apart:
             pairs = manifest.draw(val or train, count, self.seed)
         elif val:

@@ -17,15 +17,15 @@ class SemanticDataModule(PairsDataModule):
     """Pairs of image and label image, whose pixels are the numbers of classes; all of the `val` sets validates.
 
     Args:
-        classes: how many the sets have, which all must have the same.
+        classes: how many the sets have, which all must have the same; None: whatever they have.
         crop, random_mirror, random_scaling: what `augment` was made of, which the stream of samples depends on.
-        options: as `PairsDataModule` says; without a `val` set, `val_count` training images are held out.
+        options: as `PairsDataModule` says.
     """
 
     def __init__(
         self,
         *args,
-        classes: int,
+        classes: int | None = None,
         crop: Sequence[int] | None = None,
         random_mirror: bool = True,
         random_scaling: bool = True,
@@ -35,12 +35,15 @@ class SemanticDataModule(PairsDataModule):
         self.recipe = {"crop": list(crop or ()), "mirror": random_mirror, "scaling": random_scaling}
         sets = [*self.train_sets, *self.val_sets, *self.test_sets]
         if masked := [data_set for data_set in sets if not data_set.labels]:
-            raise UserError(f"{masked[0].title} has masks, not classes: it is for task=saliency.")
-        names, found = ", ".join(data_set.name for data_set in sets), {data_set.labels for data_set in sets}
-        if len(found) != 1:
+            remedy = "name your classes in the order of their ids, as data.labels=[sky,road,car]"
+            remedy = remedy if masked[0].folders else "it is for task=saliency"
+            raise UserError(f"{masked[0].title} has masks, not classes: {remedy}.")
+        names = ", ".join(data_set.name for data_set in sets)
+        if len({data_set.labels.names for data_set in sets}) != 1:
             raise UserError(f"The sets {names or '(none)'} must have the same classes; give one of a kind.")
-        (self.labels,) = found
-        if classes != len(self.labels.names):
+        self.labels = sets[0].labels
+        self._pixels: dict[Pair, Sequence[int]] = {}
+        if classes not in (None, len(self.labels.names)):
             raise UserError(f"data.classes={classes}, but {names} have {len(self.labels.names)}.")
 
     def prepare_data(self) -> None:
@@ -55,13 +58,17 @@ class SemanticDataModule(PairsDataModule):
         return super().state_dict() | {f"augmentation {name}": value for name, value in self.recipe.items()}
 
     def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
+        self._pixels = {pair: record.classes[:-1] for pair, record in train}
         self._name_missing(train, "training")
         if val:
             self._name_missing(val, "validation")
-            return [pair for pair, _ in val]
-        pairs = [pair for pair, _ in train]
-        order = np.random.default_rng([self.seed, 2]).permutation(len(pairs))
-        return [pairs[index] for index in sorted(order[: min(self.val_count, max(1, len(pairs) // 10))])]
+        if self.val_list:
+            return manifest.named(self.val_list, [*val, *train], [])
+        return [pair for pair, _ in val] or manifest.draw(train, self._held_out_count(train), self.seed)
+
+    def class_pixels(self) -> np.ndarray:
+        """Of each training image (N) the pixels of each class (C): (N, C) int64."""
+        return np.array([self._pixels[pair] for pair in self.train_pairs], np.int64)
 
     def _name_missing(self, checked: manifest.Checked, use: str) -> None:
         counts = np.sum([record.classes for _, record in checked], axis=0)

@@ -107,5 +107,6 @@ def _evaluate_classes(
     for rows in tables(facts, results):
         print_rows(rows)
     write_results(folder, facts, results)
-    files = "metrics.json, table.md and pictures of the confusion matrices"
+    titles = ", ".join(dict.fromkeys(result.data for result in results))
+    files = f"metrics.json, table.md and pictures of the confusion matrices on {titles}"
     return Evaluation(results[0].scores["mIoU"], files, facts, [])

@@ -319,6 +319,8 @@ def read_header(source: str | Source) -> Header:
             if getattr(image, "tag_v2", {}).get(_ORIENTATION) in (5, 6, 7, 8):
                 width, height = height, width  # Pillow has swapped them already, but not for a turn in XMP data
             mode = "L" if image.format == "WEBP" and image.mode == "RGB" else image.mode  # WebP has no gray of its own
+    except UserError:
+        raise
     except Exception as error:  # as in _open
         raise unreadable(source, error) from error
     return Header(width, height, turn, mode) if turn >= 5 else Header(height, width, turn, mode)

@@ -1,7 +1,8 @@
 """Semantic segmentation as a LightningModule."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from u2slim.evaluation.confusion import scores
 from u2slim.models.resize import upsample
 from u2slim.tasks.base import SegmentationTask
 from u2slim.training.losses import CascadeLoss, OutputsLoss
+
+log = logging.getLogger(__name__)
 
 
 class SemanticTask(SegmentationTask):
@@ -52,11 +55,28 @@ class SemanticTask(SegmentationTask):
             )
         if loss is not None and not loss.of_classes:
             raise UserError("This loss is of masks; task=semantic learns classes by loss=cascade.")
+        loss = loss or CascadeLoss()
+        _check_weights(loss, classes["names"])
         kept = {"classes": dict(classes)}
-        super().__init__(model, size, init, loss or CascadeLoss(), optimizer, scheduler, kept=kept, **options)
+        super().__init__(model, size, init, loss, optimizer, scheduler, kept=kept, **options)
         self.classes = kept["classes"]
         self.matrix = MulticlassConfusionMatrix(len(classes["names"]), ignore_index=IGNORE, validate_args=False)
         self.confusion: Tensor | None = None
+
+    def on_fit_start(self) -> None:
+        if weighing := getattr(self.loss, "weighing", None):
+            weights = zip(self.classes["names"], self.loss.class_weights.tolist(), strict=True)
+            log.info("class weights (%s): %s", weighing, ", ".join(f"{name} {weight:.3g}" for name, weight in weights))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if getattr(self.loss, "weighing", None):
+            checkpoint["class_weights"] = self.loss.class_weights.tolist()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get("class_weights")
+        if kept and getattr(self.loss, "weighing", None):  # the data may have changed since
+            self.loss.class_weights = self.loss.class_weights.new_tensor(kept)
 
     def score(self, logits: list[Tensor], batch: dict) -> Tensor:
         predicted_BHW = upsample(logits[0].float(), batch["mask"].shape[1:]).argmax(1)
@@ -68,3 +88,11 @@ class SemanticTask(SegmentationTask):
         self.matrix.reset()
         found = scores(self.confusion.cpu().numpy(), self.classes["names"])
         return {name: torch.tensor(value, device=self.device) for name, value in found.items()}
+
+
+def _check_weights(loss: OutputsLoss, names: Sequence[str]) -> None:
+    weights = getattr(loss, "class_weights", None)
+    if weights is None and (weighing := getattr(loss, "weighing", None)):
+        raise UserError(f"loss.class_weights={weighing} is found on training images: call weigh() of the loss first.")
+    if weights is not None and len(weights) != len(names):
+        raise UserError(f"loss.class_weights has {len(weights)} numbers; give {len(names)}: {', '.join(names)}.")

@@ -1,8 +1,10 @@
 """Training losses on the nets' logits."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from u2slim.errors import UserError
 from u2slim.models.resize import upsample
+from u2slim.training.class_weights import KINDS, class_weights
 
 
 class OutputsLoss(nn.Module):
@@ -112,6 +115,7 @@ class CascadeLoss(OutputsLoss):
         weights: one an output.
         ignore: the label of pixels that have no class.
         class_weights: how much a pixel of each class counts; None: all the same. Each term is then a weighted mean.
+            `log` and `median` are found by `weigh`, as `u2slim.training.class_weights` says.
     """
 
     of_classes = True
@@ -120,12 +124,21 @@ class CascadeLoss(OutputsLoss):
         self,
         weights: Sequence[float] | None = (1.0, 0.4, 0.16),
         ignore: int = 255,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | str | None = None,
     ):
         super().__init__(weights)
         self.ignore = ignore
-        weight_C = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
-        self.register_buffer("class_weights", weight_C, persistent=False)
+        self.weighing = class_weights if isinstance(class_weights, str) else None
+        if self.weighing and self.weighing not in KINDS:
+            raise UserError(f"loss.class_weights={class_weights}: give {', '.join(KINDS)}, or a number for each class.")
+        given = None if self.weighing or class_weights is None else [float(weight) for weight in class_weights]
+        if given and not all(0 <= weight < math.inf for weight in given):
+            raise UserError(f"loss.class_weights={given}: give numbers from 0 on.")
+        self.register_buffer("class_weights", None if given is None else torch.tensor(given), persistent=False)
+
+    def weigh(self, pixels_NC: np.ndarray) -> None:
+        """Find the weights that `log` or `median` asks for, from the pixels of each class in each training image."""
+        self.class_weights = torch.tensor(class_weights(self.weighing, pixels_NC))
 
     def weights_of(self, outputs: Sequence[str]) -> tuple[float, ...]:
         if self.weights is not None and len(self.weights) > len(outputs):

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from u2slim.cli import plain, warn_idle, write_json
 from u2slim.data.datamodule import PairsDataModule
+from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError, missing_extra
 from u2slim.files import write_whole
 from u2slim.models import build_net
@@ -42,6 +43,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         UserError: a setting is wrong, data are missing, or the run cannot go on.
     """
     check_choices(cfg)
+    settle_classes(cfg)
     settle_model(cfg)
     settle_size(cfg)
     with torch.device("meta"):  # a wrong setting of the net is said before data are looked at
@@ -77,7 +79,9 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         reached = {"step": trainer.global_step, "max_steps": trainer.max_steps}
         write_json(folder / "metrics.json", reached | metrics)
         scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if re.fullmatch("val/[^/]+", name))
-        log.info("trained %s to step %d: %s", task.net.name, trainer.global_step, scores)
+        sets = ", ".join(dict.fromkeys(pair.data_set.title for pair in data.val_pairs))
+        seen = f"{len(data.val_pairs)} images of {sets}"
+        log.info("trained %s to step %d: %s (%s)", task.net.name, trainer.global_step, scores, seen)
         for callback in trainer.callbacks:
             if isinstance(callback, pl.callbacks.ModelCheckpoint) and callback.monitor and callback.best_model_path:
                 best = float(callback.best_model_score)
@@ -96,6 +100,12 @@ def settle_model(cfg: DictConfig) -> None:
         cfg.model = OmegaConf.create(dict(open_net(cfg.init.path).net().config))
 
 
+def settle_classes(cfg: DictConfig) -> None:
+    """Where the config does not say how many classes there are, the data do."""
+    if "classes" in cfg.data and cfg.data.classes is None:
+        cfg.data.classes = len(instantiate(cfg.data).labels.names)
+
+
 def settle_size(cfg: DictConfig) -> None:
     """Where the config does not say it, images have the size that the net is published for."""
     if cfg.data.size is None:
@@ -112,8 +122,8 @@ def check_choices(cfg: DictConfig) -> None:
     if is_semantic != ("classes" in cfg.data):
         data = HydraConfig.get().runtime.choices.data
         raise UserError(
-            f"task=semantic needs data with classes, which data={data} has not: use data=cityscapes, camvid or "
-            "sample_semantic, or task=saliency."
+            f"task=semantic needs data with classes, which data={data} has not: use data=cityscapes, camvid, "
+            "own_classes or sample_semantic, or task=saliency."
             if is_semantic
             else f"data={data} has classes, not masks of salient objects: add task=semantic, or use data=duts."
         )
@@ -123,11 +133,14 @@ def check_choices(cfg: DictConfig) -> None:
 
 def build_task(cfg: DictConfig, data: PairsDataModule, filled: bool) -> pl.LightningModule:
     """The net with all that it is trained by; a net that a checkpoint will have `filled` is left as it is built."""
+    loss = instantiate(cfg.loss)
+    if getattr(loss, "weighing", None) and isinstance(data, SemanticDataModule):
+        loss.weigh(data.class_pixels())
     return instantiate(cfg.task)(
         model=plain(cfg.model),
         **data.for_task(),
         init=None if filled else partial(instantiate(cfg.init), photos=data.photos()),
-        loss=instantiate(cfg.loss),
+        loss=loss,
         optimizer=instantiate(cfg.optimizer),
         scheduler=instantiate(cfg.scheduler),
     )
