@@ -15,6 +15,7 @@ from u2slim.data.labels import IGNORE
 from u2slim.data.own_labels import own_labels
 from u2slim.data.own_sets import own_sets
 from u2slim.data.pairs import find_pairs
+from u2slim.data.saliency_datamodule import SaliencyDataModule
 from u2slim.data.scenes import render_scene
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import BadLabels, UserError
@@ -164,6 +165,10 @@ def test_settings_that_do_not_go_together_are_named(one):
         own_sets({"mine": BOTH | {"labels": ["a", "b"], "subject": "any"}})
     with pytest.raises(UserError, match=r"mine\.ignore belongs to .*mine\.labels, which is not given"):
         own_sets({"mine": BOTH | {"ignore": 3}})
+    with pytest.raises(UserError, match=r"the label b stands for b and for no class"):
+        own_labels(["a", "b"], "b", None, "data")
+    with pytest.raises(UserError, match=r"mine has classes, not masks: it is for task=semantic"):
+        SaliencyDataModule(str(one), ["mine"], sets={"mine": BOTH | {"labels": ["a", "b"]}})
     with pytest.raises(UserError, match=r"own has masks, not classes: name your classes .*data\.labels=\[sky,road"):
         SemanticDataModule(str(one), ["own"], **BOTH)
 

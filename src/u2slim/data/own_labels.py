@@ -62,7 +62,7 @@ def own_labels(declared: Any, ignore: Any, others: Any, setting: str) -> tuple[L
     Args:
         declared: a list of names, whose ids are their places in it; or a dictionary of names, each with `ids`,
             `colours` and `labels` of polygons, one or several. For short, a number or several are ids, and a text is a
-            colour. Without ids in any class they are the places, too.
+            colour. Without ids in any class they are the places, too. A class's name is a label of its own.
         ignore: ids, colours and labels of pixels without a class; `IGNORE` is one unless a class has it.
         others: what all else is: `error`, `ignore`, or a class's name. None: `error`.
         setting: what errors call the place of these three, e.g. `data`.
@@ -79,14 +79,15 @@ def own_labels(declared: Any, ignore: Any, others: Any, setting: str) -> tuple[L
     else:
         for place, given in enumerate(classes.values()):
             given["ids"] = [place]
+    claimed = {label for given in classes.values() for label in given["labels"]}
+    for name, given in classes.items():
+        given["labels"] += [] if name in claimed else [name]
     ignored = _ignored(ignore, f"{setting}.ignore")
     drawn = [given["colours"][0] if given["colours"] else None for given in classes.values()]
     unused = (colour for number in count(1) if (colour := _voc_colour(number)) not in drawn)
     palette = tuple(colour or next(unused) for colour in drawn)
     found = {key: _classes_of(key, classes, ignored, f"{setting}.labels") for key in KEYS}
     found["ids"].setdefault(IGNORE, IGNORE)
-    for number, name in enumerate(names):
-        found["labels"].setdefault(name, number)
     ground = names.index(BACKGROUND) if BACKGROUND in names else IGNORE
     stored = Stored(
         *(tuple(sorted(found[key].items())) for key in KEYS), _others(others, names, f"{setting}.others"), ground

@@ -33,6 +33,9 @@ class SaliencyDataModule(PairsDataModule):
         **options,
     ):
         super().__init__(*args, **options)
+        sets = [*self.train_sets, *self.val_sets, *self.test_sets]
+        if classed := [data_set for data_set in sets if data_set.labels]:
+            raise UserError(f"{classed[0].title} has classes, not masks: it is for task=semantic and its data.")
         if type(repeats_apart) is not bool:
             raise UserError(f"data.repeats_apart={repeats_apart}: give true or false.")
         self.repeats_apart = repeats_apart
