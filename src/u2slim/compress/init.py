@@ -1,7 +1,7 @@
 """Ways to fill a net before training."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ def random(net: Net, photos: Photos | None = None) -> Net:
 def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None = None) -> Net:
     """Take over the weights of the same net, and nothing else of its run.
 
+    A net that tells classes apart may begin from one with another number of them, or with one mask: then its heads
+    begin at random.
+
     Args:
         net: the net to fill, in place.
         path: any name or file that `open_net` takes.
@@ -52,14 +55,17 @@ def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None =
     handle = open_net(path)
     trained, file = handle.net(), handle.path()
     # Nets with the same tensors may compute different things, e.g. with and without a shuffle.
-    if repr(trained) != repr(net):
+    heads = _heads_to_learn(net, trained, _modules)
+    if not heads and _modules(trained) != _modules(net):
         settings = OmegaConf.to_yaml(trained.config).replace("\n", "; ")
         raise UserError(f"{file} is another net than the model configured here: it was trained with model {settings}")
     if is_folded(trained) and photos:
         _unfold(trained, photos.squares(PHOTOS, seed=0))
-    net.load_state_dict(trained.state_dict())
+    kept = _prefixes(net, heads)
+    weights = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith(kept)}
+    net.load_state_dict(weights, strict=not heads)
     net.preprocess = replace(trained.preprocess, size=net.preprocess.size)
-    log.info("took the weights of %s", file)
+    log.info("took the weights of %s%s", file, _said_of(heads, net))
     return net
 
 
@@ -77,7 +83,9 @@ def backbone(
         UserError: the net has no ResNet as published, an unknown method, or a file that holds another net.
     """
     if not isinstance(net, SemanticNet):
-        raise UserError(f"init=backbone fills the ResNet of a net, and {net.name} has none; use init=pretrained.")
+        raise UserError(
+            f"init=backbone fills the ResNet of a net, and {net.name} has none; use init=pretrained, or init=random."
+        )
     _check_method(method, fills_of(net), net)
     fits = net.width == 1 and not net.pruned
     if weights is None and not fits:
@@ -116,6 +124,8 @@ def pretrained(
 ) -> Net:
     """Fill any variant from the dense net of the same structure, published or trained here.
 
+    The heads of a net that tells classes apart begin at random, unless the dense net has as many.
+
     Args:
         net: the net to fill, in place.
         weights: any name or file of the dense net that `open_net` takes; None: the published net of this structure,
@@ -147,7 +157,8 @@ def pretrained(
     if is_folded(dense) and photos:
         squares_N3HW = photos.squares(count, seed)
         _unfold(dense, squares_N3HW)
-    transfer(dense, net, "project" if method == "lstsq" else method)
+    heads = _heads_to_learn(net, dense, _layout)
+    transfer(dense, net, "project" if method == "lstsq" else method, heads)
     variants = [conv for conv in net.modules() if isinstance(conv, ConvVariant)]
     is_copy = all(isinstance(conv, StandardConv) and not conv.bits for conv in variants)
     if is_copy:
@@ -173,7 +184,7 @@ def pretrained(
             with one_value_named("give more photos with init.count, or a larger init.size"):
                 update_bn([input_N3HW], net)
         net.train()  # as it was built: Lightning trains a net in the mode that it finds
-    log.info("filled the net from %s (method: %s)", path, method)
+    log.info("filled the net from %s (method: %s)%s", path, method, _said_of(heads, net))
     return net
 
 
@@ -202,7 +213,7 @@ def _dense(net: Net, weights: str | Path | None) -> tuple[Path, Net]:
     if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in dense.modules()):
         raise UserError(f"{path} is not a dense net, but {dense.name}; give one trained with StandardConv.")
     ours, theirs = _layout(net), _layout(dense)
-    if ours != theirs:
+    if ours != theirs and not _heads_to_learn(net, dense, _layout):
         name = min(ours.items() ^ theirs.items())[0]
         own = _plain(net)
         fitting = ", ".join(f"model.{key}={value}" for key, value in _plain(dense).items() if own.get(key) != value)
@@ -219,7 +230,8 @@ def _published(net: Net) -> NetHandle:
         if record.config is None:
             continue
         with torch.device("meta"):
-            if _layout(build_net(record.config)) == _layout(net):
+            published = build_net(record.config)
+            if _layout(published) == _layout(net) or _heads_to_learn(net, published, _layout):
                 return open_net(name)
     raise UserError(
         f"No {net.name} is published: give a checkpoint of its dense net as init.weights=FILE.ckpt, "
@@ -233,19 +245,47 @@ def _plain(net: Net) -> dict[str, Any]:
     return {key: value for key, value in config.items() if isinstance(value, str | int | float) and key != "_target_"}
 
 
-def _layout(net: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of all tensors that are no convolution variant's own."""
-    variants = tuple(f"{name}." for name, module in net.named_modules() if isinstance(module, ConvVariant))
-    return {name: tuple(t.shape) for name, t in net.state_dict().items() if not name.startswith(variants)}
+def _layout(net: Net, but: Collection[nn.Module] = ()) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors that are neither a convolution variant's own nor of the modules in `but`."""
+    variants = [module for module in net.modules() if isinstance(module, ConvVariant)]
+    passed = _prefixes(net, [*variants, *but])
+    return {name: tuple(t.shape) for name, t in net.state_dict().items() if not name.startswith(passed)}
+
+
+def _modules(net: Net, but: Collection[nn.Module] = ()) -> dict[str, str]:
+    """Each module's class and settings, but for those in `but`."""
+    return {
+        name: f"{type(module).__name__}({module.extra_repr()})"
+        for name, module in net.named_modules()
+        if module not in but
+    }
+
+
+def _prefixes(net: Net, modules: Collection[nn.Module]) -> tuple[str, ...]:
+    """What the names of these modules' tensors begin with."""
+    return tuple(f"{name}." for name, module in net.named_modules() if module in modules)
+
+
+def _heads_to_learn(net: Net, source: Net, described: Callable[..., object]) -> list[nn.Module]:
+    """The heads of a net with classes, where they are all that it has otherwise than the net that it is filled from."""
+    if net.classes is None or described(net) == described(source):
+        return []
+    return net.heads if described(net, net.heads) == described(source, source.heads) else []
+
+
+def _said_of(heads: Collection[nn.Module], net: Net) -> str:
+    return f"; its heads, of {net.classes} classes, begin at random" if heads else ""
 
 
 @torch.no_grad()
-def transfer(dense: nn.Module, net: nn.Module, method: str) -> None:
+def transfer(dense: nn.Module, net: nn.Module, method: str, but: Collection[nn.Module] = ()) -> None:
     """Fill `net` from `dense`, a net of the same structure with standard convolutions.
 
     Convolution variants are filled by `method`, one of their `fills`; everything else (BatchNorm with its statistics,
-    1x1 convolutions, heads) is carried over.
+    1x1 convolutions, heads) is carried over, except into the modules in `but`.
     """
+    if net in but:
+        return
     if isinstance(net, ConvVariant):
         assert isinstance(dense, nn.Conv2d)
         net.fills[method](net, dense.weight, dense.bias)
@@ -253,4 +293,4 @@ def transfer(dense: nn.Module, net: nn.Module, method: str) -> None:
     for name, tensor in (*net.named_parameters(recurse=False), *net.named_buffers(recurse=False)):
         tensor.copy_(getattr(dense, name))
     for name, child in net.named_children():
-        transfer(getattr(dense, name), child, method)
+        transfer(getattr(dense, name), child, method, but)

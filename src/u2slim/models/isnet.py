@@ -19,21 +19,27 @@ class ISNet(RSUNet):
         conv: makes each 3x3 convolution of the blocks, as in `U2Net`. The one before them has three input channels and
             neither BatchNorm nor ReLU, and is dense in every variant.
         ranks: by stage and convolution what `rsu.factories` takes; `compress.ranks` chooses them.
+        classes: that it tells apart; None: it makes a mask.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 64, published for 1024 pixels. Output: a list of six logits
-    `[side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` of the sizes at which they are made, from 1/2 down
-    to 1/64.
+    `[side1, ..., side6]`, each (B, 1 or classes, H, W); with `upsampled=False` of the sizes at which they are made,
+    from 1/2 down to 1/64.
     """
 
     outputs = ("side1", "side2", "side3", "side4", "side5", "side6")
     preprocess = ISNET_PREPROCESS
     kind = "isnet"
 
-    def __init__(self, conv: ConvFactory = StandardConv, ranks: Mapping[str, Mapping[str, str | int]] | None = None):
+    def __init__(
+        self,
+        conv: ConvFactory = StandardConv,
+        ranks: Mapping[str, Mapping[str, str | int]] | None = None,
+        classes: int | None = None,
+    ):
         encoder, decoder = stages_of("full")
         encoder[0] = (7, False, (64, 32, 64))
         named = None if ranks is None else factories(ranks, convolutions(), conv, "model.ranks")
-        super().__init__(encoder, decoder, conv, named)
+        super().__init__(encoder, decoder, conv, named, classes=classes)
         self.halve = nn.Conv2d(3, 64, 3, stride=2, padding=1)
 
     @classmethod

@@ -88,9 +88,10 @@ class RSUNet(Net):
 
     Args:
         encoder, decoder: the stages, from the shallowest to the deepest and back.
-        conv: makes each 3x3 convolution of the blocks; the one-channel heads are dense in every variant.
+        conv: makes each 3x3 convolution of the blocks; the heads are dense in every variant.
         named: by stage (`encoder.0`, ..., `decoder.4`), what makes single convolutions; see `RSU`.
         stem: makes the first convolution of all, instead.
+        classes: that it tells apart, each with a map of every output; None: one map, of the subject.
     """
 
     kind: str  # what names begin with
@@ -102,8 +103,12 @@ class RSUNet(Net):
         conv: ConvFactory,
         named: Mapping[str, Mapping[str, ConvFactory]] | None = None,
         stem: ConvFactory | None = None,
+        classes: int | None = None,
     ):
         super().__init__()
+        if classes is not None and (type(classes) is not int or classes < 2):
+            raise UserError(f"model.classes={classes}: give a whole number from 2, or null for a mask.")
+        self.classes = classes
         self.ranked = bool(named)
         named = named or {}
         stages = [RSU(*stage, conv, named.get(f"encoder.{i}")) for i, stage in enumerate(encoder)]
@@ -113,7 +118,12 @@ class RSUNet(Net):
             first = stages[0].stem
             first.conv = stem(3, first.bn.num_features, dilation=1)
         outputs = [channels[2] for *_, channels in (*reversed(decoder), encoder[-1])]
-        self.sides = nn.ModuleList(nn.Conv2d(channels, 1, 3, padding=1) for channels in outputs)
+        self.sides = nn.ModuleList(nn.Conv2d(channels, self.maps, 3, padding=1) for channels in outputs)
+
+    @property
+    def maps(self) -> int:
+        """The channels of each output."""
+        return self.classes or 1
 
     @property
     def name(self) -> str:
@@ -152,7 +162,7 @@ class RSUNet(Net):
         return modules
 
     def side_logits(self, x_BCHW: Tensor) -> list[Tensor]:
-        """What the heads make (B, 1, h, w), the largest first, each at the size at which it is made."""
+        """What the heads make (B, maps, h, w), the largest first, each at the size at which it is made."""
         skips = []
         x = x_BCHW
         for i, stage in enumerate(self.encoder):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
@@ -43,13 +44,14 @@ class U2Net(RSUNet):
     Args:
         width: `full` (44.0 M parameters when dense) or `lite` (the published u2netp, 1.13 M).
         conv: makes each 3x3 convolution, called as `conv(in_channels, out_channels, dilation=d)`; a class of
-            `u2slim.models.conv` or a partial of one. The one-channel side heads are dense in every variant.
+            `u2slim.models.conv` or a partial of one. The side heads are dense in every variant.
         stem: makes the very first convolution, which has only three channels to work on; None: as the others.
         ranks: by width, by stage and convolution what `rsu.factories` takes; `compress.ranks` chooses them.
+        classes: that it tells apart; None: it makes a mask.
 
     Input: normalised RGB (B, 3, H, W), any H, W >= 32. Output: a list of seven logits
-    `[fused, side1, ..., side6]`, each (B, 1, H, W); with `upsampled=False` side2 ... side6 keep the sizes at which
-    they are made, down to 1/32, for losses that do without seven maps of full size.
+    `[fused, side1, ..., side6]`, each (B, 1 or classes, H, W); with `upsampled=False` side2 ... side6 keep the sizes at
+    which they are made, down to 1/32, for losses that do without seven outputs of full size.
     """
 
     outputs = ("fused", "side1", "side2", "side3", "side4", "side5", "side6")
@@ -60,6 +62,7 @@ class U2Net(RSUNet):
         conv: ConvFactory = StandardConv,
         stem: ConvFactory | None = None,
         ranks: Mapping[str, Mapping[str, Mapping[str, str | int]]] | None = None,
+        classes: int | None = None,
     ):
         if width not in WIDTHS:
             raise UserError(f"model.width={width} is not known; choose one of: {', '.join(WIDTHS)}.")
@@ -72,9 +75,9 @@ class U2Net(RSUNet):
                     f"width={width}."
                 )
             named = factories(ranks[width], convolutions(), conv, f"model.ranks.{width}")
-        super().__init__(*stages_of(width), conv, named, stem)
+        super().__init__(*stages_of(width), conv, named, stem, classes)
         self.width, self.kind = width, f"u2net-{width}"
-        self.fuse = nn.Conv2d(len(self.sides), 1, 1)
+        self.fuse = nn.Conv2d(len(self.sides) * self.maps, self.maps, 1)
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -90,13 +93,19 @@ class U2Net(RSUNet):
         if upsampled:
             sides = [upsample(side, size) for side in sides]
             return [self.fuse(torch.cat(sides, 1)), *sides]
-        # Weighting before upsampling is the same sum, with one full-size map instead of six.
-        parts = (
-            upsample(side.float() * weight, size)
-            for side, weight in zip(sides, self.fuse.weight.flatten(), strict=True)
-        )
+        # Weighting before upsampling is the same sum, with one output of full size instead of six.
+        weights = self.fuse.weight.split(self.maps, 1)
+        parts = (upsample(self._weighted(*pair), size) for pair in zip(sides, weights, strict=True))
         assert self.fuse.bias is not None
-        return [sum(parts, self.fuse.bias), *sides]
+        return [sum(parts, self.fuse.bias[:, None, None]), *sides]
+
+    def _weighted(self, side_BMHW: Tensor, weight_MM11: Tensor) -> Tensor:
+        """A side output's part in the fused one, in float32 even where autocast is on."""
+        side_BMHW = side_BMHW.float()
+        if self.classes is None:
+            return side_BMHW * weight_MM11
+        with torch.autocast(side_BMHW.device.type, enabled=False):
+            return F.conv2d(side_BMHW, weight_MM11)
 
 
 def convolutions() -> dict[str, list[str]]:

@@ -28,9 +28,10 @@ class SemanticTask(SegmentationTask):
         classes: the data's `names` and `palette` (RGB, 0..255), kept in every checkpoint.
         loss: as `SegmentationTask` says; None: `CascadeLoss`.
 
-    Logged in training: `train/loss`, `train/main` and `train/auxiliary1`, ...; each validation, over all pixels that
-    have a class: `val/loss`, `val/main` (means over batches), `val/mIoU`, `val/accuracy` and `val/IoU/CLASS` of each
-    class that occurs. `confusion` is the matrix (true, predicted) that these come from.
+    Logged in training: `train/loss` and each output's loss by its name, as `train/main` and `train/auxiliary1` of
+    ICNet; each validation, over all pixels that have a class: `val/loss`, `val/` and the name of the first output
+    (means over batches), `val/mIoU`, `val/accuracy` and `val/IoU/CLASS` of each class that occurs. `confusion` is the
+    matrix (true, predicted) that these come from.
     """
 
     shown = ("val/mIoU",)
@@ -47,7 +48,10 @@ class SemanticTask(SegmentationTask):
         **options: Any,
     ):
         if "classes" not in inspect.signature(get_class(model["_target_"])).parameters:
-            raise UserError("task=semantic needs a net with classes: model=icnet, pspnet, fcn or parsenet.")
+            raise UserError(
+                "task=semantic needs a net that takes classes: model=icnet, pspnet, fcn, parsenet, isnet, or a U2-Net, "
+                "e.g. model=dwsep."
+            )
         if model.get("classes") != len(classes["names"]):
             raise UserError(
                 f"model.classes={model.get('classes')}, but the data have {len(classes['names'])}: leave model.classes "

@@ -104,15 +104,18 @@ class _UpsampledBCE(torch.autograd.Function):
         return ctx.saved_tensors[0] * grad, None
 
 
+ICNET_WEIGHTS = (1.0, 0.4, 0.16)
+
+
 class CascadeLoss(OutputsLoss):
     """ICNet's cascade label guidance: a cross-entropy per output, at that output's size.
 
     Input: logits (B, classes, h, w) by name, and labels (B, H, W) int64, which go down to each output's size without
-    new values, as the paper has it. Nets with fewer outputs use the first weights. Each term is a mean over the pixels
-    that have a class, and 0 where none has.
+    new values, as the paper has it. Each term is a mean over the pixels that have a class, and 0 where none has.
 
     Args:
-        weights: one an output.
+        weights: one an output; nets with fewer outputs use the first. ICNet's are for nets of up to three outputs: with
+            more, as of U2-Net and IS-Net, they mean that all are 1, as in U2-Net's own loss.
         ignore: the label of pixels that have no class.
         class_weights: how much a pixel of each class counts; None: all the same. Each term is then a weighted mean.
             `log` and `median` are found by `weigh`, as `u2slim.training.class_weights` says.
@@ -122,7 +125,7 @@ class CascadeLoss(OutputsLoss):
 
     def __init__(
         self,
-        weights: Sequence[float] | None = (1.0, 0.4, 0.16),
+        weights: Sequence[float] | None = ICNET_WEIGHTS,
         ignore: int = 255,
         class_weights: Sequence[float] | str | None = None,
     ):
@@ -143,6 +146,8 @@ class CascadeLoss(OutputsLoss):
     def weights_of(self, outputs: Sequence[str]) -> tuple[float, ...]:
         if self.weights is not None and len(self.weights) > len(outputs):
             return self.weights[: len(outputs)]
+        if self.weights == ICNET_WEIGHTS and len(outputs) > len(ICNET_WEIGHTS):
+            return (1.0,) * len(outputs)
         return super().weights_of(outputs)
 
     def term(self, logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:

@@ -91,13 +91,14 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
 
 def settle_model(cfg: DictConfig) -> None:
-    """With model=of_init the config becomes that of the net which the run begins from."""
+    """With model=of_init the config becomes that of the net which the run begins from, with the task's classes."""
     if cfg.model.get("_target_") is not None:
         return
     if not cfg.init.get("path"):
         raise UserError("model=of_init is the net of init=checkpoint: add init.path=FILE, or a net's name.")
     with open_dict(cfg):
-        cfg.model = OmegaConf.create(dict(open_net(cfg.init.path).net().config))
+        classes = {"classes": cfg.model.classes} if "classes" in cfg.model else {}
+        cfg.model = OmegaConf.create(dict(open_net(cfg.init.path).net().config) | classes)
 
 
 def settle_classes(cfg: DictConfig) -> None:
