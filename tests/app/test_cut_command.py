@@ -592,7 +592,7 @@ OTHER_VALUES = {
     "--mask": ["only"], "--background": ["red"], "--format": ["webp"], "--crop": ["3"], "--keep": ["exif"],
     "--srgb": [], "--border": ["20"], "--refine": ["guided"], "--largest": [], "--threshold": ["0.5"],
     "--colours": ["ml"], "--no-stretch": [], "--net": ["lite-half"], "--size": ["64"],
-    "--mean": ["0"], "--std": ["1"], "--scale": ["255"],
+    "--mean": ["0"], "--std": ["1"], "--scale": ["255"], "--class": ["car"],
 }  # fmt: skip
 
 

@@ -82,6 +82,13 @@ def add_mask_options(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=_fraction, metavar="T", help="no soft edges: all or nothing by T, from 0 to 1")
     add("--colours", choices=("ml",), help="take the background's colours out of soft edges")
     add("--no-stretch", action="store_true", help="do not stretch each mask to the full range")
+    add(
+        "--class",
+        dest="classes",
+        type=_names,
+        metavar="NAMES",
+        help="of a net that tells classes apart: the mask is of these, as car,bus",
+    )
 
 
 def add_net_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
@@ -167,16 +174,29 @@ def make_cutter(
     from u2slim.cutout.single import Style
 
     style = replace(open_style(options, files), crop=options.crop)
+    runner = chosen(options, runner)
     if runner.labels and style != Style():
         raise UserError(
             "This net tells classes apart. --border, --refine, --largest, --threshold, --colours, --background and "
-            "--crop are for masks: leave them out."
+            "--crop are for masks: leave them out, or say which classes the mask is of with --class, of "
+            f"{', '.join(runner.labels['names'])}."
         )
     into_folder = output is not None and not is_file
     wants_mask = options.mask is not None or into_folder
     keep = ("icc",) if options.keep is None else options.keep
     kind = FORMATS[options.format or "png"]
     return Cutter(runner, output, is_file, options.mask != "only", wants_mask, style, kind, keep, options.srgb)
+
+
+def chosen(options: argparse.Namespace, runner: "Runner") -> "Runner":
+    """The runner, or where --class names classes one that makes masks of these.
+
+    Raises:
+        UserError: the net has no such class, or tells none apart.
+    """
+    from u2slim.runtime.class_masks import ClassMasks
+
+    return runner if options.classes is None else ClassMasks(runner, options.classes)
 
 
 def open_style(options: argparse.Namespace, files: bool = True) -> "Style":
@@ -224,6 +244,13 @@ def count(text: str, most: int = 1024) -> int:
 def side(text: str) -> int:
     """The same, of pixels."""
     return count(text, 4096)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, map(str.strip, text.split(","))))
+    if not names:
+        raise argparse.ArgumentTypeError("give the names of classes, with commas between")
+    return names
 
 
 def _fraction(text: str) -> float:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from time import perf_counter
 
-from u2slim.app.options import Commands, add_command, add_mask_options, add_net_options, open_runner, open_style
+from u2slim.app.options import Commands, add_command, add_mask_options, add_net_options, chosen, open_runner, open_style
 from u2slim.errors import UserError
 from u2slim.files import user_path
 
@@ -51,9 +51,12 @@ def run(options: argparse.Namespace) -> int:
     if output.resolve() == source.resolve() or (output.exists() and source.exists() and output.samefile(source)):
         raise UserError(f"-o {options.output} is the clip itself; choose another name.")
     with Clip(source) as clip:
-        style, runner = open_style(options), open_runner(options, clip.length or MANY, 1)
+        style, runner = open_style(options), chosen(options, open_runner(options, clip.length or MANY, 1))
         if runner.labels:
-            raise UserError(f"--net {options.net} tells classes apart: a clip takes a net that makes masks.")
+            raise UserError(
+                f"--net {options.net} tells classes apart: say which of them the mask is of with --class, of "
+                f"{', '.join(runner.labels['names'])}; or give a net that makes masks."
+            )
         start = perf_counter()
         masks = FrameMasks(runner, Steady() if options.steady else None)
         length = clip.length

@@ -1,6 +1,6 @@
 """A net that is opened once and called many times, and the shortest way from a photo to its cut-out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -14,6 +14,7 @@ from u2slim.files import user_path
 from u2slim.images.metadata import read_metadata, rgb_profile
 from u2slim.images.read import Loaded, load, photo_pixels, read_photo
 from u2slim.images.refine import Foreground, ForegroundML, GuidedFilter, Refine
+from u2slim.runtime.class_masks import ClassMasks
 from u2slim.sizes import Size
 from u2slim.zoo import DEFAULT, NetHandle, open_net
 
@@ -39,9 +40,10 @@ class Segmenter:
         device: `cpu`, or another by the runtime's own name for it.
         streams: how many threads will call it at once, among which `threads` are shared.
         stretch: stretch each mask to 0..1, as U2-Net's own test script does; it is all 0 where there is no subject.
+        classes: names of those that the mask is of, by a net that tells classes apart; see `ClassMasks`.
 
     Raises:
-        UserError: there is no such net, or the runtime is not installed or cannot run it.
+        UserError: there is no such net or class, or the runtime is not installed or cannot run it.
     """
 
     def __init__(
@@ -54,13 +56,17 @@ class Segmenter:
         device: str | None = None,
         streams: int = 1,
         stretch: bool = True,
+        classes: Sequence[str] | None = None,
     ):
         if streams < 1 or (threads is not None and threads < 1):
             raise UserError(f"streams={streams}, threads={threads}: give whole numbers from 1.")
         self.runner = open_net(net).runner(runtime, stretch, streams, threads, size, device)
+        if classes is not None:
+            self.runner = ClassMasks(self.runner, [classes] if isinstance(classes, str) else classes)
         if self.runner.labels:
             raise UserError(
-                f"{net} tells classes apart and makes no masks; open_net(...).runner().class_map does that."
+                f"{net} tells classes apart: say which of them the mask is of with classes=[...], of "
+                f"{', '.join(self.runner.labels['names'])}. For all, open_net(...).runner().class_map is the way."
             )
 
     @overload
@@ -104,6 +110,7 @@ def cut_out(
     largest: bool = False,
     threshold: float | None = None,
     foreground: Literal["ml"] | Foreground | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Cutout:
     """Cut the subject out of one photo.
 
@@ -120,13 +127,16 @@ def cut_out(
         bgr: whether an array's pixels are in OpenCV's order; the cut-out's are RGB all the same.
         border, refine, largest, threshold, foreground: see `Style`; `guided` is `GuidedFilter()`, `ml` is
             `ForegroundML()`.
+        classes: which the mask is of, by a net that is not opened yet; see `Segmenter`.
 
     Raises:
-        UserError: the photo cannot be read, or there is no such net or runtime.
+        UserError: the photo cannot be read, or there is no such net, class or runtime.
     """
     if isinstance(net, Segmenter) and runtime != "auto":
         raise UserError(f"runtime={runtime}: the Segmenter has a runtime already; leave it out.")
-    segmenter = net if isinstance(net, Segmenter) else Segmenter(net, runtime)
+    if isinstance(net, Segmenter) and classes is not None:
+        raise UserError(f"classes={classes}: the Segmenter is open already; choose classes where it is made.")
+    segmenter = net if isinstance(net, Segmenter) else Segmenter(net, runtime, classes=classes)
     style = Style(
         border,
         _chosen("refine", refine, {"guided": GuidedFilter}),

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from u2slim.errors import UserError
+from u2slim.images.masks import class_shares
 from u2slim.models import Net
 from u2slim.runtime import ONNX_RUNTIMES, Runner, installed_runtimes, latency
 from u2slim.runtime.torch_runner import TorchRunner
@@ -136,12 +137,7 @@ def _row(
 def _probabilities(runner: Runner, images: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Of each mask (H, W), or of each class (classes, H, W)."""
     outputs = runner.infer_all(images)
-    return [_shares(output) for output in outputs] if runner.labels else list(outputs)
-
-
-def _shares(logits_CHW: np.ndarray) -> np.ndarray:
-    shares = np.exp(logits_CHW - logits_CHW.max(0))
-    return shares / shares.sum(0)
+    return [class_shares(output) for output in outputs] if runner.labels else list(outputs)
 
 
 def _cut(maps: np.ndarray) -> np.ndarray:

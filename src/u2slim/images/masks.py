@@ -20,6 +20,13 @@ def minmax(mask: np.ndarray) -> np.ndarray:
     return (mask - low) / (high - low) if high - low > 1e-6 else mask
 
 
+def class_shares(logits_CHW: np.ndarray) -> np.ndarray:
+    """Each pixel's probabilities of the classes, by softmax."""
+    shares: np.ndarray = np.exp(logits_CHW - logits_CHW.max(0))
+    shares /= shares.sum(0)
+    return shares
+
+
 def enlarge(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A net's mask (h, w) float32 at its photo's (height, width)."""
     large = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_LINEAR)
