@@ -99,6 +99,27 @@ def set_weights(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
     constants(model)[name].CopyFrom(numpy_helper.from_array(values, name))
 
 
+def write_class_net(path: Path, height: int, width: int) -> Path:
+    """A net of four classes: the logits of three are 6 times the photo's colours in 0..1, the last one's is 3."""
+    weight = np.zeros((4, 3, 1, 1), np.float32)
+    weight[:3, :, 0, 0] = 6 * np.eye(3)
+    node = helper.make_node("Conv", ["image", "weight", "bias"], ["logits"], "conv", kernel_shape=[1, 1])
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, height, width])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, height, width])],
+        [numpy_helper.from_array(weight, "weight"), helper.make_tensor("bias", TensorProto.FLOAT, [4], [0, 0, 0, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    plain = Preprocess(height, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), own_maximum=False).to_metadata()
+    said = {"preprocess": "external", "size": f"{height}x{width}", "net": "colours"} | plain
+    said |= {"classes": "red,green,blue,traffic light", "palette": "#ff0000 #00ff00 #0000ff #000000"}
+    helper.set_model_props(model, {f"u2slim.{key}": value for key, value in said.items()})
+    onnx.save(model, path)
+    return path
+
+
 def write_plain_net(path: Path, height: int, width: int) -> Path:
     """A net whose mask is the photo's red channel."""
     node = helper.make_node("Conv", ["image", "red"], ["mask"], "conv", kernel_shape=[1, 1])

@@ -78,6 +78,11 @@ class U2Net(RSUNet):
         super().__init__(*stages_of(width), conv, named, stem, classes)
         self.width, self.kind = width, f"u2net-{width}"
         self.fuse = nn.Conv2d(len(self.sides) * self.maps, self.maps, 1)
+        if classes is not None:  # each class's mean over the sides, from which it learns faster than from noise
+            with torch.no_grad():
+                mean_CC = torch.eye(classes) / len(self.sides)
+                self.fuse.weight.copy_(mean_CC.repeat(1, len(self.sides))[:, :, None, None])
+            nn.init.zeros_(self.fuse.bias)
 
     @property
     def heads(self) -> list[nn.Module]:
