@@ -36,6 +36,7 @@ const char* const usage =
     "      --largest        keep only the largest connected part of each mask\n"
     "      --threshold T    make each mask hard: 255 where it is at least T, of 0 to 1, and 0 elsewhere\n"
     "      --no-stretch     do not stretch each mask to 0..255\n"
+    "      --class NAMES    of a net that tells classes apart: make masks of these, as car,bus\n"
     "      --mean R,G,B, --std R,G,B, --scale 255|maximum|1\n"
     "                       of a file that does not say how its input is normalised: (x / scale - mean) / std, in RGB\n"
     "      --device NAME    cpu, the default, or cuda\n"
@@ -90,6 +91,18 @@ bool with_cutout(const std::string& which) {
     return which == "also";
 }
 
+std::vector<std::string> names(const std::string& text) {
+    std::vector<std::string> found;
+    for (std::size_t at = 0; at <= text.size();) {
+        const std::size_t comma = std::min(text.find(',', at), text.size());
+        const std::size_t first = text.find_first_not_of(' ', at), last = text.find_last_not_of(' ', comma - 1);
+        if (first < comma) found.push_back(text.substr(first, last - first + 1));
+        at = comma + 1;
+    }
+    if (found.empty()) throw Error("--class takes the names of classes, with commas between.");
+    return found;
+}
+
 Settings parse(const std::vector<std::string>& words) {
     Settings settings;
     bool only_inputs = false;
@@ -112,6 +125,7 @@ Settings parse(const std::vector<std::string>& words) {
         else if (word == "--mask") settings.cutout = with_cutout(value());
         else if (word == "--largest") settings.largest = true;
         else if (word == "--threshold") settings.threshold = fraction(value());
+        else if (word == "--class") settings.options.classes = names(value());
         else if (word == "--mean") settings.mean = value();
         else if (word == "--std") settings.deviation = value();
         else if (word == "--scale") settings.scale = value();
@@ -231,7 +245,8 @@ int run(const Settings& settings, const std::string& program) {
     if (settings.time) std::printf("%s loaded: %.1f ms\n", net.c_str(), clock.milliseconds());
     const bool has_classes = !segmenter.palette().empty();
     if (has_classes && (settings.largest || settings.threshold))
-        throw Error("--largest and --threshold are for masks; this net tells classes apart: leave them out.");
+        throw Error("--largest and --threshold are for masks; this net tells classes apart: leave them out, or choose classes "
+                    "with --class.");
     const fs::path output = settings.output;
     std::error_code code;
     fs::create_directories(output, code);

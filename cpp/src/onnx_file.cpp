@@ -307,7 +307,7 @@ Preprocess read_preprocess(std::map<std::string, std::string>& metadata) {
 // The colours of the classes that the file names, if it does.
 std::vector<Colour> read_palette(std::map<std::string, std::string>& metadata) {
     if (!metadata.count("u2slim.classes")) return {};
-    const std::string &names = metadata["u2slim.classes"], &text = metadata["u2slim.palette"];
+    const std::string& text = metadata["u2slim.palette"];
     std::vector<Colour> palette;
     for (std::size_t at = 0; at < text.size(); at += 8) {  // "#rrggbb #rrggbb"
         const std::string digits = text.substr(at + 1, 6);
@@ -316,9 +316,19 @@ std::vector<Colour> read_palette(std::map<std::string, std::string>& metadata) {
         const unsigned long value = std::stoul(digits, nullptr, 16);
         palette.push_back({std::uint8_t(value >> 16), std::uint8_t(value >> 8), std::uint8_t(value)});
     }
-    if (palette.empty() || palette.size() > 254 || long(palette.size()) != std::count(names.begin(), names.end(), ',') + 1)
-        throw Error("it has another number of classes than of colours, or too many");
     return palette;
+}
+
+// The names of as many classes as there are colours.
+std::vector<std::string> read_classes(std::map<std::string, std::string>& metadata, std::size_t colours) {
+    if (!metadata.count("u2slim.classes")) return {};
+    const std::string& text = metadata["u2slim.classes"];
+    std::vector<std::string> names;
+    for (std::size_t at = 0; at <= text.size(); at += names.back().size() + 1)
+        names.push_back(text.substr(at, text.find(',', at) - at));
+    if (colours == 0 || colours > 254 || colours != names.size())
+        throw Error("it has another number of classes than of colours, or too many");
+    return names;
 }
 
 const Value& logits_output(const Graph& graph, std::int64_t classes) {
@@ -384,6 +394,7 @@ OnnxFile describe_onnx(Bytes file) {
         if (!ours && (node.kind == "QuantizeLinear" || node.kind == "DequantizeLinear"))
             throw Error("it is in 8 bits, which are read from files of export.py only");
     const std::vector<Colour> palette = read_palette(metadata);
+    const std::vector<std::string> classes = read_classes(metadata, palette.size());
     const std::string mask = (palette.empty() ? mask_output(graph, input, ours) : logits_output(graph, palette.size())).name,
                       node = producer(graph, mask).name;
     const long convolutions =
@@ -394,7 +405,7 @@ OnnxFile describe_onnx(Bytes file) {
             says ? read_preprocess(metadata) : by_looks, says,
             convolutions != convolutions_of_u2net ? "" : isnet ? "IS-Net" : "U2-Net",
             {mask, "onnx_node!" + node, "onnx_node_output_0!" + mask, node},
-            palette};
+            classes, palette};
 }
 
 }  // namespace u2slim

@@ -16,7 +16,8 @@ struct OnnxFile {
     bool says;                         // which of them it is; else `preprocess` is by its looks
     std::string looks;                 // U2-Net or IS-Net; empty if it is neither
     std::vector<std::string> outputs;  // the names that OpenCV may have for the mask, or for the classes' logits
-    std::vector<Colour> palette;       // of the classes, if the net tells them apart
+    std::vector<std::string> classes;  // their names, if the net tells classes apart
+    std::vector<Colour> palette;       // and their colours
 };
 
 // Checks the bytes of an ONNX file. Throws Error for one that is damaged, hostile or no net from an image to a mask.

@@ -88,6 +88,25 @@ std::string settle(OnnxFile& file, const std::optional<Preprocess>& given, const
            (given ? "as given." : "as it looks like " + file.looks + "; else give mean, std and scale.");
 }
 
+// The numbers of classes by their names; none where none is chosen.
+std::vector<int> numbers_of(const std::vector<std::string>& chosen, const std::vector<std::string>& classes) {
+    const auto joined = [](const std::vector<std::string>& names) {
+        std::string text;
+        for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+        return text;
+    };
+    if (!chosen.empty() && classes.empty())
+        throw Error(joined(chosen) + ": this net makes masks of the subject and knows no classes. Choose none, or give a net "
+                    "that tells classes apart.");
+    std::vector<int> numbers;
+    for (const std::string& name : chosen) {
+        const auto found = std::find(classes.begin(), classes.end(), name);
+        if (found == classes.end()) throw Error(name + " is no class of this net: choose some of " + joined(classes) + ".");
+        numbers.push_back(int(found - classes.begin()));
+    }
+    return numbers;
+}
+
 // In float and without antialiasing, as U2-Net's own test script resizes. That is cv::resize of the photo in float, but
 // only the rows that the few of the net are made of are turned to float.
 cv::Mat resized(const cv::Mat& bgr8, cv::Size size) {
@@ -135,6 +154,10 @@ struct Segmenter::Net {
     Options options;
     cv::dnn::Net net;
     std::string output, note;
+    std::vector<int> chosen;  // classes that masks are of
+    std::vector<Colour> no_colours;
+
+    bool tells_classes() const { return !file.classes.empty() && chosen.empty(); }
 
     int planes() const { return std::max(1, int(file.palette.size())); }
 
@@ -169,6 +192,25 @@ struct Segmenter::Net {
             throw Error("the net gives NaN or infinite values on OpenCV " CV_VERSION "; no mask was made.");
         if (file.palette.empty()) check_probabilities(mask);
         return mask;
+    }
+
+    // The net's own mask of such an input, also of the chosen classes.
+    cv::Mat small_mask(const cv::Mat& blob) {
+        const cv::Mat answer = run(blob);
+        return chosen.empty() ? answer : share(answer);
+    }
+
+    // The summed probability of the chosen classes, by softmax of the logits.
+    cv::Mat share(const cv::Mat& logits) const {
+        const auto plane = [&](int number) { return logits.rowRange(number * file.height, (number + 1) * file.height); };
+        cv::Mat largest = plane(0).clone(), power, sum(largest.size(), CV_32F, cv::Scalar(0)), part = sum.clone();
+        for (int number = 1; number < planes(); ++number) largest = cv::max(largest, plane(number));
+        for (int number = 0; number < planes(); ++number) {
+            cv::exp(plane(number) - largest, power);
+            sum += power;
+            if (std::find(chosen.begin(), chosen.end(), number) != chosen.end()) part += power;
+        }
+        return part / sum;
     }
 
     std::string form(const cv::Mat& answer) const {
@@ -213,6 +255,7 @@ Segmenter::Segmenter(const std::string& model, Options options) : net(new Net{})
         }
     };
     net->file = readable([&] { return describe_onnx(file); });
+    net->chosen = numbers_of(options.classes, net->file.classes);
     net->note = settle(net->file, options.preprocess, model);
     const std::string plain = readable([&] { return plain_onnx(file, net->file); });
     try {
@@ -241,8 +284,8 @@ Segmenter::Segmenter(Segmenter&&) noexcept = default;
 Segmenter& Segmenter::operator=(Segmenter&&) noexcept = default;
 
 cv::Mat Segmenter::segment(const cv::Mat& bgr8) {
-    if (!palette().empty()) throw Error("this net tells classes apart and makes no masks.");
-    cv::Mat mask = net->run(net->input(bgr8));
+    if (net->tells_classes()) throw Error("this net tells classes apart and makes no masks; choose classes for one.");
+    cv::Mat mask = net->small_mask(net->input(bgr8));
     if (net->options.stretch) stretch(mask);
     cv::resize(mask, mask, bgr8.size(), 0, 0, cv::INTER_LINEAR);
     return cv::min(cv::max(mask, 0.f), 1.f);
@@ -250,10 +293,10 @@ cv::Mat Segmenter::segment(const cv::Mat& bgr8) {
 
 const std::string& Segmenter::note() const { return net->note; }
 
-const std::vector<Colour>& Segmenter::palette() const { return net->file.palette; }
+const std::vector<Colour>& Segmenter::palette() const { return net->tells_classes() ? net->file.palette : net->no_colours; }
 
 cv::Mat Segmenter::classes(const cv::Mat& bgr8) {
-    if (palette().empty()) throw Error("this net makes masks and tells no classes apart.");
+    if (!net->tells_classes()) throw Error("this net makes masks and tells no classes apart.");
     const cv::Mat logits = net->run(net->input(bgr8));
     cv::Mat best, large, likeliest(bgr8.size(), CV_8U, cv::Scalar(0));
     // One class after the other, since all of a large photo's would not fit into memory.

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.conftest import REPO, random_net, run, write_set
-from tests.onnx_files import write_as_published, write_plain_net
+from tests.onnx_files import write_as_published, write_class_net, write_plain_net
 from u2slim.cutout.batch import Outcome, cut_all
 from u2slim.cutout.cutter import Cutter
 from u2slim.data.sample import render
@@ -29,6 +29,7 @@ from u2slim.images.preprocess import Preprocess
 from u2slim.models import build_net
 from u2slim.models.normalise import Normalise
 from u2slim.runtime import Runner, net_runner, onnx_runner
+from u2slim.runtime.class_masks import ClassMasks
 from u2slim.runtime.onnx_writer import write_onnx
 from u2slim.zoo import SHIPPED, open_net
 
@@ -123,6 +124,35 @@ def test_classes_and_their_colours_are_pythons(program, tmp_path, kind):
     onnx.save(model, tmp_path / "odd.onnx")
     status, _, failed = program(tmp_path / "in", "--net", tmp_path / "odd.onnx", "-o", tmp_path / "odd")
     assert status == 2 and "another number of classes than of colours" in failed
+
+
+def test_masks_of_chosen_classes_are_pythons(program, tmp_path):
+    write_class_net(tmp_path / "net.onnx", 64, 96)
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        Image.fromarray(render(5, index)[0]).save(tmp_path / "in" / f"{index}.png")
+    words = ("--net", tmp_path / "net.onnx", "-o", tmp_path / "out")
+    runner = onnx_runner(tmp_path / "net.onnx", "onnxruntime")
+    for names in (["red"], ["blue", "traffic light"]):
+        python = tmp_path / names[0]
+        assert cut_all(Cutter(ClassMasks(runner, names), python), "in", find_photos(tmp_path / "in")).done == 2
+        chosen = ("--class", f" {', '.join(names)}")
+        status, printed, failed = program(tmp_path / "in", *words, *chosen, "--compare", python / "masks")
+        assert status == 0, printed + failed
+        assert len(np.unique(np.asarray(Image.open(python / "masks/0.png")))) > 50
+        for index in range(2):
+            assert agree(tmp_path / f"out/cutouts/{index}.png", python / f"cutouts/{index}.png")
+    status, _, failed = program(tmp_path / "in", *words, *chosen, "--largest", "--threshold", ".5", "--no-stretch")
+    assert status == 0 and not (tmp_path / "out/classes").exists(), failed
+    assert set(np.unique(np.asarray(Image.open(tmp_path / "out/masks/0.png")))) == {0, 255}
+    write_plain_net(tmp_path / "mask.onnx", 64, 96)
+    for net, names in ((tmp_path / "net.onnx", ["red", "car"]), (tmp_path / "mask.onnx", ["car", "red"])):
+        with pytest.raises(UserError) as refused:
+            ClassMasks(onnx_runner(net, "onnxruntime"), names)
+        status, _, failed = program(tmp_path / "in", "--net", net, "-o", tmp_path / "no", "--class", ",".join(names))
+        assert (status, failed) == (2, f"{refused.value}\n")
+    status, _, failed = program(tmp_path / "in", *words, "--class", " ,")
+    assert status == 2 and "--class takes the names of classes" in failed
 
 
 def write_kinds(folder: Path) -> None:

@@ -36,6 +36,8 @@ struct Options {
     bool stretch = true;
     // Of a file that does not say how its input is normalised. Without it that is as U2-Net's or IS-Net's, if it looks so.
     std::optional<Preprocess> preprocess = std::nullopt;
+    // Names of classes, of a net that tells classes apart: then it makes masks of these, their summed probability.
+    std::vector<std::string> classes = {};
 };
 
 // Runs one net on photos of any size. Not for use by two threads at once.
@@ -43,7 +45,7 @@ class Segmenter {
   public:
     // Loads an ONNX file: one of ours, or another from one image to its mask, which is its first output.
     // Throws Error for a file that is missing, damaged, hostile or not such a net, where nobody knows how its input is
-    // normalised or the options say otherwise than the file, and where the device is not there.
+    // normalised or the options say otherwise than the file, and where the device or a class is not there.
     explicit Segmenter(const std::string& model, Options options = {});
     ~Segmenter();
     Segmenter(Segmenter&&) noexcept;
@@ -56,7 +58,7 @@ class Segmenter {
     // Throws Error for another kind of picture, and where the net gives NaN, values outside of 0..1 or no mask.
     cv::Mat segment(const cv::Mat& bgr8);
 
-    // The colours of the classes that the net tells apart; empty of a net that makes masks.
+    // The colours of the classes that the net tells apart; empty of a net that makes masks, and where classes are chosen.
     const std::vector<Colour>& palette() const;
 
     // The likeliest class of each pixel, CV_8U and of the photo's own size, by a net with a palette. Throws as segment,
