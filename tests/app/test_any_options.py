@@ -33,6 +33,7 @@ VALUES = {
     "--threshold": ["0", "0.5", "1", "2", "nan", "x"],
     "--workers": ["1", "2", "0", "1e3", "٣"],
     "--size": ["64", "1", "99999"],
+    "--class": ["car", "", ",", " a , b"],
     "--shard": ["1/1", "1/2", "2/2", "0/4", "5/4", "x"],
     "-o": [
         *("out", "new/", "cut.png", "cut.tif", "cut.xyz", "photo.png", "ground.png", "", "/dev/null/x.png"),

@@ -109,7 +109,7 @@ def test_headers_tell_what_the_net_sees(client, photo):
 @pytest.mark.parametrize(
     ("query", "status", "part"),
     [
-        ("colour=red", 400, "colour is no parameter here; there are background, border, colours, crop,"),
+        ("colour=red", 400, "colour is no parameter here; there are background, border, class, colours, crop,"),
         ("net=u2net", 400, "net is no parameter"),
         ("crop=1&crop=2", 400, "crop is given twice"),
         ("crop=wide", 422, "crop: wide: give a margin in pixels"),
@@ -120,6 +120,7 @@ def test_headers_tell_what_the_net_sees(client, photo):
         ("mask=only&background=white", 422, "background is for cut-outs, and mask only"),
         ("keep=dpi&format=webp", 422, "webp files have no place for dpi"),
         ("background=rgba(1,2,3,0.5)", 422, "is no background"),
+        ("class=car", 422, "car: this net makes masks of the subject and knows no classes"),
     ],
 )
 def test_parameters_are_refused_in_a_sentence_and_none_is_ignored(client, photo, query, status, part):

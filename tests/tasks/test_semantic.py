@@ -419,8 +419,10 @@ def test_settings_that_do_not_fit_end_in_a_sentence(trained, overrides, sentence
 
 
 def test_nets_and_tasks_that_do_not_fit_are_named():
-    with pytest.raises(UserError, match="task=semantic needs a net with classes: model=icnet, pspnet, fcn or"):
+    with pytest.raises(UserError, match="model.classes=None, but the data have 3: leave model.classes to data.classes"):
         SemanticTask({"_target_": "u2slim.models.U2Net", "width": "lite"}, [32, 32], {"names": NAMES, "palette": []})
+    with pytest.raises(UserError, match="task=semantic needs a net that takes classes: model=icnet, pspnet, fcn"):
+        SemanticTask({"_target_": "u2slim.models.StandardConv"}, [32, 32], {"names": NAMES, "palette": []})
     with pytest.raises(UserError, match="task=semantic learns classes by loss=cascade"):
         tiny_task(loss=DeepSupervision())
     with pytest.raises(UserError, match="tells classes apart: train it with task=semantic"):
