@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
 from torch import nn
 
-from tests.conftest import random_net, randomised, run
+from tests.conftest import REPO, random_net, randomised, run
+from u2slim.cli import plain, prepare_hydra
 from u2slim.compress import init
 from u2slim.data.sample import render
 from u2slim.errors import UserError
@@ -17,6 +19,7 @@ from u2slim.export.deploy import Deployment
 from u2slim.models import ICNet, ISNet, U2Net, build_net
 from u2slim.runtime import net_runner, onnx_runner
 from u2slim.training.losses import CascadeLoss
+from u2slim.training.run import settle_model
 from u2slim.zoo import open_net
 from u2slim.zoo.checkpoints import write_net
 
@@ -100,10 +103,10 @@ def test_all_but_the_heads_is_taken_from_a_net_of_masks_or_of_other_classes(tmp_
         assert_same(body, body_and_heads(dense)[0])
         assert_same(heads, own_heads)
         assert "; its heads, of 5 classes, begin at random" in caplog.messages[-1]
-        again = build_net(config | {"classes": classes})
-        (init.checkpoint if way == "checkpoint" else init.pretrained)(again, tmp_path / "dense.ckpt")
-        assert_same(again.state_dict(), dense.state_dict())
-        assert "at random" not in caplog.messages[-1]
+    again = build_net(config | {"classes": classes})
+    (init.checkpoint if way == "checkpoint" else init.pretrained)(again, tmp_path / "dense.ckpt")
+    assert_same(again.state_dict(), dense.state_dict())
+    assert "at random" not in caplog.messages[-1]
 
 
 def test_published_weights_fill_a_variant_with_classes(tmp_path):
@@ -129,6 +132,22 @@ def test_what_cannot_be_taken_is_said(tmp_path):
         init.backbone(build_net(U2NET | {"classes": 3}))
 
 
+def test_the_doors_config_gives_any_net_the_datas_classes():
+    prepare_hydra()
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        for words, name in (
+            (["model=dwsep", "model.width=lite"], "u2net-lite-dwsep"),
+            (["model=isnet"], "isnet-standard"),
+            (["model=of_init", "init=checkpoint", "init.path=lite-dwsep"], "u2net-lite-dwsep"),
+        ):
+            cfg = compose("train", ["task=semantic", "data=sample_semantic", *words])
+            settle_model(cfg)
+            with torch.device("meta"):
+                net = build_net(plain(cfg.model))
+            assert (net.name, net.classes) == (name, 5)
+
+
+@pytest.mark.slow
 def test_a_shipped_net_learns_classes_and_every_runtime_tells_them_as_torch_does(tmp_path):
     printed = run(
         "train.py", "task=semantic", "data=sample_semantic", "model=of_init", "init=checkpoint", "init.path=lite-dwsep",
