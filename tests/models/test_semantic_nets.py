@@ -271,7 +271,7 @@ def test_variants_make_every_3x3_convolution_and_start_from_the_dense_net(tmp_pa
     assert sum(isinstance(m, ConvVariant) for m in net.modules()) == 16 + 4
     assert errors["lstsq"] < errors["project"]
     with pytest.raises(UserError, match="dense.ckpt holds icnet-.*they differ in"):
-        init.pretrained(build_net(config("icnet", classes=4, backbone="resnet50", conv=conv)), tmp_path / "dense.ckpt")
+        init.pretrained(build_net(config("icnet", width=0.25, backbone="resnet50", conv=conv)), tmp_path / "dense.ckpt")
     with pytest.raises(UserError, match="is published: give a checkpoint of its dense net"):
         init.pretrained(net)
 

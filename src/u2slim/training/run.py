@@ -91,14 +91,16 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
 
 def settle_model(cfg: DictConfig) -> None:
-    """With model=of_init the config becomes that of the net which the run begins from, with the task's classes."""
+    """With model=of_init the config becomes that of the net which the run begins from, but for what it says itself."""
     if cfg.model.get("_target_") is not None:
         return
     if not cfg.init.get("path"):
         raise UserError("model=of_init is the net of init=checkpoint: add init.path=FILE, or a net's name.")
     with open_dict(cfg):
-        classes = {"classes": cfg.model.classes} if "classes" in cfg.model else {}
-        cfg.model = OmegaConf.create(dict(open_net(cfg.init.path).net().config) | classes)
+        said = OmegaConf.to_container(cfg.model)  # with the task's classes, which the data may not have said yet
+        assert isinstance(said, dict)
+        del said["_target_"]
+        cfg.model = OmegaConf.create(dict(open_net(cfg.init.path).net().config) | said)
 
 
 def settle_classes(cfg: DictConfig) -> None:
