@@ -79,10 +79,11 @@ class U2Net(RSUNet):
         self.width, self.kind = width, f"u2net-{width}"
         self.fuse = nn.Conv2d(len(self.sides) * self.maps, self.maps, 1)
         if classes is not None:  # each class's mean over the sides, from which it learns faster than from noise
+            mean_CC = torch.eye(classes) / len(self.sides)
+            assert self.fuse.bias is not None
             with torch.no_grad():
-                mean_CC = torch.eye(classes) / len(self.sides)
                 self.fuse.weight.copy_(mean_CC.repeat(1, len(self.sides))[:, :, None, None])
-            nn.init.zeros_(self.fuse.bias)
+                self.fuse.bias.zero_()
 
     @property
     def heads(self) -> list[nn.Module]:
