@@ -53,6 +53,12 @@ def test_fused_classes_are_the_learned_sum_of_the_sides_at_any_size(size):
         torch.testing.assert_close(F.interpolate(side, size=size, mode="bilinear"), enlarged)
 
 
+def test_the_fused_output_begins_as_the_mean_of_the_sides():
+    with torch.no_grad():
+        fused, *sides = U2Net("lite", classes=3).eval()(torch.rand(1, 3, 64, 64))
+    torch.testing.assert_close(fused, torch.stack(sides).mean(0))
+
+
 @pytest.mark.parametrize("classes", [1, 0, 2.0, "5", True])
 def test_numbers_of_classes_that_cannot_be_are_refused(classes):
     with pytest.raises(UserError, match=f"model.classes={classes}: give a whole number from 2, or null for a mask"):
