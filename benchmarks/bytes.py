@@ -1,4 +1,4 @@
-"""Bytes against accuracy, our nets and peers: python -m benchmarks.bytes --metrics metrics.json --out docs/pictures/bytes.png
+"""Bytes against accuracy, ours and peers: python -m benchmarks.bytes --metrics metrics.json --out bytes.png
 
 `metrics.json` is what eval.py wrote of our nets on ECSSD and DUTS-TE. Peers' numbers are those that their papers
 publish for the whole sets; ours are of the samples at hand. So a few thousandths between the two say nothing.

@@ -20,7 +20,8 @@ from u2slim.app import main as app
 from u2slim.cli import prepare_hydra
 from u2slim.data.sample import render
 
-PAGES = [REPO / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "weights/README.md", "src/u2slim/nets/README.md")]
+PAGES = [REPO / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "weights/README.md")]
+PAGES += [REPO / "src/u2slim/nets/README.md"]
 PAGES += sorted((REPO / "docs").rglob("*.md"))
 GROUPS = {str(path.parent.relative_to(REPO / "conf")) for path in (REPO / "conf").rglob("*.yaml")} - {"."}
 # What stands for something of the reader's own: NAME, DIR, RUN/last.ckpt, ...
