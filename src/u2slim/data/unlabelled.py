@@ -17,7 +17,7 @@ HELD_OUT = 200  # so many of a folder's photos are kept from fits, or half of th
 
 
 def held_out(photos: int) -> np.ndarray:
-    """Which of so many photos no fit looks at while others are left: nets are chosen by them (docs/lab/selection.md)."""
+    """Which of so many photos no fit looks at, so that nets can be chosen by them (docs/lab/selection.md)."""
     return np.random.default_rng(0).permutation(photos)[photos - min(HELD_OUT, photos // 2) :]
 
 
