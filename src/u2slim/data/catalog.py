@@ -1,6 +1,7 @@
 """The published data sets: how each is laid out on disk, how many pairs it holds, and where it is published."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from u2slim.data.data_set import Archive, DataSet
 from u2slim.data.labels import CAMVID, CITYSCAPES, SCENES
@@ -34,22 +35,36 @@ def _camvid(part: str, count: int) -> DataSet:
     )
 
 
-def _cityscapes(part: str, count: int) -> DataSet:
+def _cityscapes(part: str, count: int, gt: str = "gtFine", zips: tuple[str, str] | None = None) -> DataSet:
+    """A split as it is unpacked, or with a folder for each of the archives; `gt` is the kind of its labels."""
+    images, labels = zips or ("leftImg8bit_trainvaltest", "gtFine_trainvaltest")
     return DataSet(
         f"cityscapes_{part}",
         f"Cityscapes {part}",
         count,
         ("Cityscapes", "cityscapes/data"),
         (
-            (f"leftImg8bit/{part}", f"gtFine/{part}"),
-            (f"leftImg8bit_trainvaltest/leftImg8bit/{part}", f"gtFine_trainvaltest/gtFine/{part}"),
+            (f"leftImg8bit/{part}", f"{gt}/{part}"),
+            (f"{images}/leftImg8bit/{part}", f"{labels}/{gt}/{part}"),
         ),
-        ("_leftImg8bit.png", "_gtFine_labelIds.png"),
+        ("_leftImg8bit.png", f"_{gt}_labelIds.png"),
         home_page="https://www.cityscapes-dataset.com",
-        by_hand="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip need an account there: unpack both.",
+        by_hand=f"{images}.zip and {labels}.zip need an account there: unpack both.",
         citation="M. Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016",
         labels=CITYSCAPES,
-        endings=(("_leftImg8bit",), ("_gtFine_labelIds", "_gtFine_labelTrainIds")),
+        endings=(("_leftImg8bit",), (f"_{gt}_labelIds", f"_{gt}_labelTrainIds")),
+    )
+
+
+def _cityscapes_test() -> DataSet:
+    """The split whose labels the test server keeps: the published ones only mark the car and the image's border."""
+    images = "leftImg8bit/test", "leftImg8bit_trainvaltest/leftImg8bit/test"
+    return replace(
+        _cityscapes("test", 1525),
+        layouts=tuple((folder, folder) for folder in images),
+        endings=(("_leftImg8bit",), ("_leftImg8bit",)),
+        by_hand="leftImg8bit_trainvaltest.zip needs an account there: unpack it.",
+        withheld=True,
     )
 
 
@@ -228,6 +243,8 @@ _SETS = (
     _camvid("test", 233),
     _cityscapes("train", 2975),
     _cityscapes("val", 500),
+    _cityscapes("train_extra", 19998, "gtCoarse", ("leftImg8bit_trainextra", "gtCoarse")),
+    _cityscapes_test(),
     DataSet("scenes_train", "the sample scenes", None, ("scenes",), (("train", "trainannot"),), labels=SCENES),
     DataSet("scenes_val", "the sample test scenes", None, ("scenes",), (("val", "valannot"),), labels=SCENES),
 )

@@ -93,6 +93,8 @@ def examine(pair: Pair) -> Record:
     if min(height, width) < MIN_SIDE:
         text = f"{pair.image} is {width}x{height}, too small to learn from (under {MIN_SIDE} pixels)"
         return Record("too small", text, **hashes)
+    if labels and pair.mask is None:
+        return Record(**hashes, colours=header.mode)
     if labels:
         try:
             return Record(**hashes, colours=header.mode, mask_mode=mask_header.mode, classes=labels.count(mask))

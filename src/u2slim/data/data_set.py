@@ -33,6 +33,9 @@ class DataSet:
     file of pairs and nothing, of which `split` chooses some. Its `subject` says what in a mask is the subject, or its
     `stored` what in a label file stands for which of its classes.
 
+    Of a set that is `withheld` only the images are published: a test server keeps the masks. `upload` says how it gets
+    what a net makes of them.
+
     Semantic sets have `labels`. With `endings`, of images and of masks in order of preference, the files that belong
     together are those with the same name before its ending. A published set's folders may then have folders inside.
     """
@@ -53,6 +56,8 @@ class DataSet:
     subject: tuple[str | int, ...] = ()
     split: str = ""
     stored: Stored | None = None
+    withheld: bool = False
+    upload: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -226,14 +226,19 @@ class PairsDataModule(pl.LightningDataModule):
         if changed := [name for name, value in state_dict.items() if here.get(name, value) != value]:
             log.warning("the checkpoint had other %s: the samples to come are not those it would have seen", changed)
 
-    def test_pairs(self) -> dict[str, list[Pair]]:
+    def test_pairs(self, withheld: bool = False) -> dict[str, list[Pair]]:
         """The pairs that `eval.py` scores, by the name of their set; never none.
+
+        Args:
+            withheld: also those sets whose masks a test server keeps; their pairs have none.
 
         Raises:
             UserError: no test sets are configured, or one of them is not on disk.
         """
         if not self.test_sets:
             raise UserError("This data config is for training; score another, e.g. data=ecssd or data=duts_te.")
+        if not withheld:
+            refuse_withheld(self.test_sets)
         self.prepare_data()
         found = {one: find_pairs(one, self.root, self.shards.get(one.name)) for one in self.test_sets}
         if missing := [data_set for data_set, pairs in found.items() if not pairs]:
@@ -325,6 +330,15 @@ class PairsDataModule(pl.LightningDataModule):
         fetch = f"To download: python -m u2slim.data.fetch set={data_set.name} root={self.root}"
         remedy = fetch if data_set.archives or not data_set.labels else f"{data_set.by_hand} {data_set.home_page}"
         return f"No data under data.root={self.root}. Expected (folders in any case): {places}. {remedy}"
+
+
+def refuse_withheld(sets: Iterable[DataSet]) -> None:
+    """Raise UserError where one of the sets has no masks that anyone may see."""
+    if titles := [data_set.title for data_set in sets if data_set.withheld]:
+        raise UserError(
+            f"The labels of {titles[0]} are not published, so nothing can be trained or scored on it here. "
+            "python eval.py checkpoint=... submit=FOLDER writes the files that its test server scores."
+        )
 
 
 def _hash(pairs: Sequence[Pair]) -> str:

@@ -65,6 +65,11 @@ class SetReport:
     usable: list[tuple[Pair, Record]]
     findings: list[Problem] = field(default_factory=list)
 
+    @property
+    def labelled(self) -> list[tuple[Pair, Record]]:
+        """The usable pairs of a set whose masks are published."""
+        return [] if self.data_set.withheld else self.usable
+
     def count(self, *kinds: str) -> int:
         return sum(finding.kind in kinds for finding in self.findings)
 
@@ -80,7 +85,7 @@ def main(cfg: DictConfig) -> None:
     reports, across = diagnose(cfg.root, sets, plain(cfg.shards))
     folder = output_dir()
     tables = [cells for cells in (rows(reports), label_rows(reports)) if len(cells) > 1]
-    tables += class_rows({r.data_set: r.usable for r in reports.values() if r.data_set.labels})
+    tables += class_rows({r.data_set: r.labelled for r in reports.values() if r.data_set.labels})
     for cells in tables:
         print_rows(cells)
     sentences = as_sentences(across)
@@ -126,7 +131,7 @@ def diagnose(
         report.findings += [*listing.problems, *listing.extra]
         report.findings += [finding for pair, record in seen for finding in _findings(pair, record)]
         if data_set.labels:
-            report.findings += absent(data_set, report.usable)
+            report.findings += absent(data_set, report.labelled)
     if not reports:
         example = expected_places(get_data_set("duts_tr"), root)
         raise UserError(f"No data set is under root={root}. Expected, among others, {example}.")
@@ -142,8 +147,8 @@ def _findings(pair: Pair, record: Record) -> Iterator[Problem]:
     if record.kind:
         yield say(record.kind, record.problem)
         return
-    if record.classes:
-        if not any(record.classes[:-1]):
+    if pair.data_set.labels:
+        if pair.mask and not any(record.classes[:-1]):
             yield say("no class", f"no pixel of {pair.mask} has a class")
         return
     if record.top == 0:
@@ -164,8 +169,8 @@ def _findings(pair: Pair, record: Record) -> Iterator[Problem]:
 
 def _repeats(usable: Sequence[tuple[Pair, Record]]) -> Iterator[Problem]:
     """Each picture that was there before, in its own set or another, with the first of its kind there."""
-    yield from _copies([(pair, record) for pair, record in usable if record.classes])
-    usable = [(pair, record) for pair, record in usable if not record.classes]
+    yield from _copies([(pair, record) for pair, record in usable if pair.data_set.labels])
+    usable = [(pair, record) for pair, record in usable if not pair.data_set.labels]
     duplicates = DuplicateIndex([record for _, record in usable])
     for index, (pair, record) in enumerate(usable):
         firsts: dict[str, int] = {}
@@ -268,7 +273,7 @@ def as_json(reports: Mapping[str, SetReport], across: Sequence[Problem]) -> dict
                 "foreground_deciles": _deciles([record.foreground for _, record in report.usable]),
                 "findings": listed(report.findings),
             }
-            | ({"classes": class_facts(report.data_set, report.usable)} if report.data_set.labels else {})
+            | ({"classes": class_facts(report.data_set, report.labelled)} if report.data_set.labels else {})
             for name, report in reports.items()
         },
         "across": listed(across),

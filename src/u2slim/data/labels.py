@@ -22,12 +22,17 @@ class Labels:
     Args:
         ids: by the end of a label file's name (empty: any file) the stored number of each class.
         nothing: by the same ends, the stored numbers that stand for no class; `IGNORE` does everywhere.
+        categories: of each class that of several of which it is one, where the set's scores have them.
+        instance_sizes: of each class that is counted in things, how many pixels one has in the mean, 0 of others;
+            empty where a set's scores do not know of things.
     """
 
     names: tuple[str, ...]
     palette: tuple[Colour, ...]
     ids: Mapping[str, tuple[int, ...]]
     nothing: Mapping[str, tuple[int, ...]]
+    categories: tuple[str, ...] = ()
+    instance_sizes: tuple[float, ...] = ()
 
     def read(self, source: str | Source) -> np.ndarray:
         """A label image as (H, W) uint8 class numbers, `IGNORE` where a pixel has none.
@@ -56,6 +61,10 @@ class Labels:
         """The pixels of each class in a label image, and last those of none; errors as `read`."""
         counts = np.bincount(self.read(source).ravel(), minlength=IGNORE + 1)
         return [*counts[: len(self.names)].tolist(), int(counts[IGNORE])]
+
+    def stored(self, classes_HW: np.ndarray) -> np.ndarray:
+        """Class numbers as a label file of the set's first kind stores them, uint8."""
+        return np.array(next(iter(self.ids.values())), np.uint8)[classes_HW]
 
     def _end(self, name: str) -> str:
         stem = name.rpartition(".")[0] or name
@@ -99,6 +108,15 @@ CITYSCAPES = Labels(
         "_labelTrainIds": tuple(range(19)),
     },
     nothing={"_labelIds": (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30), "_labelTrainIds": ()},
+    categories=(
+        *(2 * ("flat",)), *(3 * ("construction",)), *(3 * ("object",)), *(2 * ("nature",)), "sky", *(2 * ("human",)),
+        *(6 * ("vehicle",)),
+    ),
+    # Of the training images, as the official evaluation has them: github.com/mcordts/cityscapesScripts.
+    instance_sizes=(
+        *(11 * (0.0,)), 3462.4756337644, 3930.4788056518, 12794.0202738185, 27855.1264367816, 35732.1511111111,
+        67583.7075812274, 6298.7200839748, 4672.3249222261,
+    ),
 )  # fmt: skip
 
 SCENES = Labels(

@@ -96,7 +96,8 @@ def find_pairs(data_set: DataSet, root: str | Path, patterns: str | Sequence[str
     if listing is None:
         return None
     refuse(listing.problems)
-    refuse([problem for pair in listing.pairs if (problem := misfit(pair, *map(_header, (pair.image, pair.mask))))])
+    labelled = () if data_set.withheld else listing.pairs
+    refuse([problem for pair in labelled if (problem := misfit(pair, *map(_header, (pair.image, pair.mask))))])
     return listing.pairs
 
 
@@ -125,12 +126,12 @@ def refuse(problems: Sequence[Problem], limit: int | None = 5, remedy: str = "Me
 
 def expected_places(data_set: DataSet, root: str | Path) -> str:
     """Where `list_pairs` looks for a published set, for error messages."""
-    images, masks = data_set.layouts[0]
+    folders = dict.fromkeys(data_set.layouts[0])  # images and masks may share one
     shards = f"{root}/{data_set.homes[0].lower()}-*.tar"
     if "://" in str(root):
         return f"{data_set.title}: {shards}"
     home = Path(root) / data_set.homes[0]
-    return f"{data_set.title}: {home / images} and {home / masks}, or {shards}"
+    return f"{data_set.title}: {' and '.join(str(home / folder) for folder in folders)}, or {shards}"
 
 
 def known_shards(shards: Mapping[str, str | Sequence[str]] | None) -> dict[str, str | Sequence[str]]:
@@ -158,7 +159,7 @@ def _pair(data_set: DataSet, images: Files, masks: Files) -> Listing:
         elif problem := _unusable(data_set, stem, files):
             problems.append(problem)
         else:
-            pairs.append(Pair(data_set, stem, *files))
+            pairs.append(Pair(data_set, stem, files[0], None if data_set.withheld else files[1]))
     return Listing(pairs, problems, extra)
 
 

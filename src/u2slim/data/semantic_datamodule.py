@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from u2slim.data import manifest, scenes
-from u2slim.data.datamodule import PairsDataModule
+from u2slim.data.datamodule import PairsDataModule, refuse_withheld
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 
@@ -41,6 +41,7 @@ class SemanticDataModule(PairsDataModule):
         names = ", ".join(data_set.name for data_set in sets)
         if len({data_set.labels.names for data_set in sets}) != 1:
             raise UserError(f"The sets {names or '(none)'} must have the same classes; give one of a kind.")
+        refuse_withheld([*self.train_sets, *self.val_sets])
         self.labels = sets[0].labels
         self._pixels: dict[Pair, Sequence[int]] = {}
         if classes not in (None, len(self.labels.names)):

@@ -20,6 +20,11 @@ def class_ious(confusion_CC: np.ndarray) -> np.ndarray:
     return np.divide(hits, union, where=union > 0, out=np.full(len(hits), np.nan))
 
 
+def merged(confusion_CC: np.ndarray, member_GC: np.ndarray) -> np.ndarray:
+    """The same matrix of groups of classes; `member_GC` says which classes are of which group."""
+    return member_GC.astype(np.int64) @ confusion_CC @ member_GC.T
+
+
 def scores(confusion_CC: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """`mIoU` over the classes that occur, `accuracy` of pixels, and `IoU/NAME` of each class that occurs."""
     ious, total = class_ious(confusion_CC), confusion_CC.sum()
