@@ -97,7 +97,8 @@ def test_every_layout_and_mirror_is_found(tmp_path, name):
     for number, home in enumerate(data_set.homes):
         for index, (images, masks) in enumerate(layouts):
             root = tmp_path / f"{number}-{index}"
-            for folder, file, content in ((images, f"{image}.jpg", JPEG), (masks, f"{mask}.png", PNG)):
+            files = (images, f"{image}.jpg", JPEG), (masks, f"{mask}.png", PNG)
+            for folder, file, content in files[: 1 if data_set.withheld else 2]:
                 (root / home / folder).mkdir(parents=True, exist_ok=True)
                 (root / home / folder / file).write_bytes(content)
             assert len(find_pairs(get_data_set(name), root) or ()) == 1, (home, images, masks)

@@ -65,6 +65,7 @@ def _cityscapes_test() -> DataSet:
         endings=(("_leftImg8bit",), ("_leftImg8bit",)),
         by_hand="leftImg8bit_trainvaltest.zip needs an account there: unpack it.",
         withheld=True,
+        upload="https://www.cityscapes-dataset.com/submit/",
     )
 
 

@@ -1,6 +1,5 @@
 """What is counted of one image whose pixels have classes, so that images can be added up to the scores of a set."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -8,7 +7,6 @@ from typing import Self
 import numpy as np
 
 from u2slim.data.labels import IGNORE, Labels
-from u2slim.evaluation.confusion import class_ious, merged, scores
 from u2slim.images.read import Source, read_ids
 
 GROUPED = 1000  # below it an instance file has the ids of pixels that belong to no single thing
@@ -31,41 +29,6 @@ class ClassCounts:
         known = self.things_4C is not None and other.things_4C is not None
         things = self.things_4C + other.things_4C if known else None  # type: ignore[operator]
         return ClassCounts(self.confusion_CC + other.confusion_CC, things)
-
-    def scores(self, labels: Labels) -> dict[str, float]:
-        """`mIoU`, `accuracy` and `IoU/CLASS`, and what else the set's official scores have.
-
-        Of a set with categories also `mIoU_category` and `IoU_category/CATEGORY`. With things known `iIoU` and
-        `iIoU_category`, and those of each class and category of things: hits / (hits + misses + false pixels), with
-        the weighted hits and misses. What does not occur is not there, and in no mean.
-        """
-        found = scores(self.confusion_CC, labels.names)
-        if not labels.categories:
-            return found
-        categories = tuple(dict.fromkeys(labels.categories))
-        member_GC = np.array([[category == own for own in labels.categories] for category in categories])
-        confusion_GG = merged(self.confusion_CC, member_GC)
-        found |= _named("mIoU_category", "IoU_category", categories, class_ious(confusion_GG))
-        if self.things_4C is None:
-            return found
-        counted_C = np.array(labels.instance_sizes) > 0
-        ious = _thing_ious(self.confusion_CC, self.things_4C[:2], counted_C)
-        counted_G = np.array([counted_C[members].all() for members in member_GC])
-        ious_G = _thing_ious(confusion_GG, self.things_4C[2:] @ member_GC.T, counted_G)
-        return (
-            found | _named("iIoU", "iIoU", labels.names, ious) | _named("iIoU_category", "iIoU_category", categories, ious_G)
-        )
-
-
-def _thing_ious(confusion_CC: np.ndarray, things_2C: np.ndarray, counted_C: np.ndarray) -> np.ndarray:
-    hits, misses = things_2C
-    total = hits + misses + confusion_CC.sum(0) - np.diag(confusion_CC)
-    return np.divide(hits, total, where=counted_C & (total > 0), out=np.full(len(hits), np.nan))
-
-
-def _named(mean: str, each: str, names: Sequence[str], ious: np.ndarray) -> dict[str, float]:
-    known = {f"{each}/{name}": float(iou) for name, iou in zip(names, ious, strict=True) if not np.isnan(iou)}
-    return {mean: sum(known.values()) / len(known), **known} if known else {}
 
 
 def count(predicted_HW: np.ndarray, truth_HW: np.ndarray, labels: Labels, things: Source | None = None) -> ClassCounts:

@@ -1,12 +1,13 @@
 """What a confusion matrix says: which pixels of which class were taken for which."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from u2slim.files import write_whole
+from u2slim.files import write_bytes_whole
 
 
 def class_ious(confusion_CC: np.ndarray) -> np.ndarray:
@@ -37,7 +38,12 @@ def scores(confusion_CC: np.ndarray, names: Sequence[str]) -> dict[str, float]:
 
 
 def draw_confusion(path: Path, confusion_CC: np.ndarray, names: Sequence[str], title: str = "") -> None:
-    """A picture of the matrix, each row as shares of its true class, as PNG."""
+    """Write `confusion_png` to a file, whole or not at all."""
+    write_bytes_whole(path, confusion_png(confusion_CC, names, title))
+
+
+def confusion_png(confusion_CC: np.ndarray, names: Sequence[str], title: str = "") -> bytes:
+    """A picture of the matrix, each row as shares of its true class."""
     rows = confusion_CC.sum(1, keepdims=True)
     shares = np.divide(confusion_CC, rows, where=rows > 0, out=np.zeros(confusion_CC.shape))
     side = 2.5 + 0.42 * len(names)
@@ -54,4 +60,6 @@ def draw_confusion(path: Path, confusion_CC: np.ndarray, names: Sequence[str], t
         if share >= 0.005:
             colour = "white" if share > 0.5 else "black"
             axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=colour)
-    write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

@@ -1,12 +1,13 @@
 """The images of an evaluation that are worth looking at."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
+from u2slim.evaluation.classes import ClassResult
 from u2slim.evaluation.entries import Model
 from u2slim.evaluation.results import Picture
 from u2slim.evaluation.score_sets import Scored
@@ -33,13 +34,33 @@ def worst_and_median(
     pictures = []
     for data, pairs in sets.items():
         ious = _ious({name: scored[name, data] for name in models}, store, stretch)
-        order = sorted(ious, key=lambda image: np.mean(list(ious[image].values())))
-        middle = max(count, (len(order) - count) // 2)
-        kinds = {"worst": order[:count], "median": order[middle : middle + count]}
         pair = {pair.name: pair for pair in pairs}
-        for kind, images in kinds.items():
-            pictures += [_picture(models, pair[image], kind, ious[image], stretch) for image in images]
+        pictures += [_picture(models, pair[image], kind, ious[image], stretch) for kind, image in _chosen(ious, count)]
     return pictures
+
+
+def worst_and_median_classes(
+    models: Mapping[str, Model], sets: Mapping[str, Sequence[Pair]], results: Sequence[ClassResult], count: int
+) -> list[Picture]:
+    """The same of sets with classes, by the images' own mIoU."""
+    pictures = []
+    for pairs in sets.values():
+        ious: dict[str, dict[str, float]] = {}
+        for result in results:
+            if result.data == pairs[0].data_set.title:
+                for image, found in result.image_scores.items():
+                    ious.setdefault(image, {})[result.model] = found["mIoU"]
+        pair = {pair.name: pair for pair in pairs}
+        pictures += [_class_picture(models, pair[image], kind, ious[image]) for kind, image in _chosen(ious, count)]
+    return pictures
+
+
+def _chosen(ious: Mapping[str, Mapping[str, float]], count: int) -> Iterator[tuple[str, str]]:
+    """(kind, image) of the worst and median images, by their mean over the models."""
+    order = sorted(ious, key=lambda image: np.mean(list(ious[image].values())))
+    middle = max(count, (len(order) - count) // 2)
+    yield from (("worst", image) for image in order[:count])
+    yield from (("median", image) for image in order[middle : middle + count])
 
 
 def _ious(scored: Mapping[str, Scored], store: Store, stretch: bool) -> dict[str, dict[str, float]]:
@@ -50,6 +71,12 @@ def _ious(scored: Mapping[str, Scored], store: Store, stretch: bool) -> dict[str
             if scores.has_subject:
                 ious.setdefault(image, {})[model] = float(scores.values[IOU_INDEX])
     return ious
+
+
+def _class_picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[str, float]) -> Picture:
+    photo, truth = read_image(pair.image), pair.data_set.labels.read(pair.mask)
+    maps = {name: models[name].runner.class_map(photo) for name in ious}
+    return Picture(pair.data_set.title, pair.name, kind, photo, truth, maps, dict(ious))
 
 
 def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[str, float], stretch: bool) -> Picture:

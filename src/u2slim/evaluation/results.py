@@ -86,9 +86,9 @@ class Picture:
     Args:
         kind: `worst` or `median`, by IoU averaged over models.
         photo: (H, W, 3) RGB uint8.
-        truth: (H, W) uint8.
+        truth: (H, W) uint8; in a set with classes their numbers, as in `masks`.
         masks: model -> (H, W) uint8; a model that has no mask of this image is absent.
-        ious: model -> IoU.
+        ious: model -> IoU, of classes the mean over those of the image.
     """
 
     data: str

@@ -12,10 +12,11 @@ from u2slim.cli import warn_idle
 from u2slim.data.pairs import Pair
 from u2slim.data.semantic_datamodule import SemanticDataModule
 from u2slim.errors import UserError
-from u2slim.evaluation.classes import score_classes, tables, write_results
+from u2slim.evaluation.classes import ClassResult, summarise_classes, tables, write_results
 from u2slim.evaluation.entries import Model, with_latencies
-from u2slim.evaluation.pictures import worst_and_median
+from u2slim.evaluation.pictures import worst_and_median, worst_and_median_classes
 from u2slim.evaluation.results import ModelFacts, Picture, Result
+from u2slim.evaluation.score_classes import score_classes
 from u2slim.evaluation.score_sets import score_all, summarise
 from u2slim.evaluation.settings import checked, configured_models, fresh, reference, warn_of_idle
 from u2slim.evaluation.store import Store
@@ -34,15 +35,19 @@ class Evaluation:
             subject, or mIoU of nets that tell classes apart.
         files: the names of what was written, in words.
         models: what each model costs.
-        results: of masks; empty for classes.
+        results: of masks, or of classes.
         pictures: for a report; None where none is wanted.
     """
 
     score: float
     files: str
     models: dict[str, ModelFacts]
-    results: list[Result]
+    results: list[Result] | list[ClassResult]
     pictures: list[Picture] | None = None
+
+    @property
+    def of_classes(self) -> bool:
+        return isinstance(self.results[0], ClassResult)
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> Evaluation:
@@ -59,8 +64,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> Evaluation:
     if isinstance(data, SemanticDataModule):
         if cfg.agree_with is not None:
             raise UserError(f"agree_with={cfg.agree_with}: only masks are held against each other, not classes.")
-        warn_idle("classes are scored without it", "stretch", "report", "pictures", "workers", "store", "refine")
-        return _evaluate_classes(models, sets, cfg.latency, folder)
+        warn_idle("classes are scored without it", "stretch", "workers", "refine")
+        return _evaluate_classes(cfg, models, sets, folder)
     if telling := [name for name, model in models.items() if model.runner and model.runner.labels]:
         raise UserError(f"{telling[0]} tells classes apart; score it on data with classes: data=camvid or cityscapes.")
     return _evaluate_masks(cfg, stretches, models, sets, folder)
@@ -87,9 +92,8 @@ def _evaluate_masks(
     facts = {name: model.facts for name, model in models.items()}
     print_whole(as_terminal(facts, results), repeated=2)
     for result in results:
-        if result.left_out and result.stretch == stretches[0]:
-            some = "; ".join(f"{image}: {reason}" for image, reason in list(result.left_out.items())[:3])
-            log.warning("%s on %s: %d images left out: %s", result.model, result.data, len(result.left_out), some)
+        if result.stretch == stretches[0]:
+            _name_left_out(result)
     write_tables(folder, facts, results)
     write_images(folder / "images.csv", scored, store, stretches, agree_with)
     pictures = worst_and_median(models, sets, scored, store, cfg.pictures, stretches[0]) if cfg.report else None
@@ -100,13 +104,25 @@ def _evaluate_masks(
 
 
 def _evaluate_classes(
-    models: Mapping[str, Model], sets: Mapping[str, Sequence[Pair]], latency: int, folder: Path
+    cfg: DictConfig, models: Mapping[str, Model], sets: Mapping[str, Sequence[Pair]], folder: Path
 ) -> Evaluation:
-    results = score_classes(models, sets)
-    facts = {name: model.facts for name, model in with_latencies(models, latency).items()}
+    models = with_latencies(models, cfg.latency)
+    store = Store(cfg.store or fresh(folder / "scores.sqlite"))
+    scored = score_classes(models, sets, store)
+    results = [summarise_classes(name, scored[name, data], store) for data in sets for name in models]
+    facts = {name: model.facts for name, model in models.items()}
     for rows in tables(facts, results):
         print_rows(rows)
+    for result in results:
+        _name_left_out(result)
     write_results(folder, facts, results)
+    pictures = worst_and_median_classes(models, sets, results, cfg.pictures) if cfg.report else None
     titles = ", ".join(dict.fromkeys(result.data for result in results))
-    files = f"metrics.json, table.md and pictures of the confusion matrices on {titles}"
-    return Evaluation(results[0].scores["mIoU"], files, facts, [])
+    files = f"metrics.json, table.md, images.csv and pictures of the confusion matrices on {titles}"
+    return Evaluation(results[0].numbers["mIoU"], files, facts, results, pictures)
+
+
+def _name_left_out(result: Result | ClassResult) -> None:
+    if result.left_out:
+        some = "; ".join(f"{image}: {reason}" for image, reason in list(result.left_out.items())[:3])
+        log.warning("%s on %s: %d images left out: %s", result.model, result.data, len(result.left_out), some)

@@ -18,6 +18,7 @@ from u2slim.data.data_set import DataSet
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.evaluation.agreement import agreement, over_images, unpacked
+from u2slim.evaluation.class_counts import ClassCounts
 from u2slim.evaluation.entries import Model
 from u2slim.evaluation.results import BETA2, CURVES, SCORES, Result
 from u2slim.evaluation.scoring import FALSE_ALARM, IMAGE_SCORES, ImageScores, score_image
@@ -45,6 +46,12 @@ class Scored:
         for name, key in self.keys.items():
             if name not in self.left_out:
                 yield name, store[key, stretch]
+
+    def counted(self, store: Store) -> Iterator[tuple[str, ClassCounts]]:
+        """(name, what was counted) of the same of a set with classes."""
+        for name, key in self.keys.items():
+            if name not in self.left_out and (counts := store.counts(key)) is not None:
+                yield name, counts
 
     def agreements(self, other: "Scored", store: Store, stretch: bool) -> dict[str, float]:
         """The IoU with another model's masks of the images that are in the averages and that both have masks of."""
@@ -76,11 +83,11 @@ def score_all(
     workers = min(workers or cpu_count(), max(map(len, sets.values())))
     made_by = {name: digest(model.fingerprint()) for name, model in models.items()}
     result = {}
-    with _progress() as progress, _scorers(workers) as pool:
+    with progress_bars() as progress, _scorers(workers) as pool:
         for data, pairs in sets.items():
             data_set = pairs[0].data_set
             title = data_set.title
-            contents = {pair.name: _content(pair) for pair in pairs}
+            contents = {pair.name: content_digest(pair) for pair in pairs}
             for name, model in models.items():
                 files = model.mask_files(data_set) if model.folder else None
                 scored = result[name, data] = _keys(data_set, made_by[name], contents, files)
@@ -156,14 +163,19 @@ def _keys(data_set: DataSet, made_by: bytes, contents: Mapping[str, bytes], file
     return scored
 
 
-def _content(pair: Pair) -> bytes:
+def content_digest(pair: Pair) -> bytes:
+    """A hash of what a photo's file and its mask's hold.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
     return digest(*(load(file).data for file in (pair.image, pair.mask)))
 
 
 def _key(made_by: bytes, pair: Pair, files: Mapping[str, Path] | None) -> bytes | None:
     """As `_keys` of one pair, by what its files hold now; None where one is gone."""
     try:
-        return _keys(pair.data_set, made_by, {pair.name: _content(pair)}, files).keys.get(pair.name)
+        return _keys(pair.data_set, made_by, {pair.name: content_digest(pair)}, files).keys.get(pair.name)
     except UserError:
         return None
 
@@ -181,10 +193,14 @@ def _predictions(
                 if isinstance(image, str):
                     raise UserError(image)
                 yield pair, model.runner.small_mask(image)
-            except UserError as error:
-                left_out[pair.name] = str(error)
             except Exception as error:  # each runtime has errors of its own
-                left_out[pair.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                left_out[pair.name] = reason_of(error)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a photo has no prediction, by what was raised for it."""
+    known = isinstance(error, UserError)
+    return str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _read(path: Path) -> np.ndarray | str:
@@ -230,6 +246,7 @@ def _scorers(workers: int) -> Iterator[Callable[[], Executor]]:
             pool.shutdown(kill_workers=True)
 
 
-def _progress() -> Progress:
+def progress_bars() -> Progress:
+    """A bar for each task: how many are done, of how many, and how long the rest takes."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns)

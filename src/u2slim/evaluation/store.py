@@ -8,21 +8,25 @@ from pathlib import Path
 import numpy as np
 
 from u2slim.errors import UserError
+from u2slim.evaluation.class_counts import ClassCounts
 from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import ImageScores
 from u2slim.runtime import OPTIONAL_RUNTIMES
 
 _SOURCE = Path(__file__).parents[1]
 # What makes a number: a photo and a net into a mask, and a mask and its truth into scores. Of folders all modules. Not
-# `zoo`, whose nets are in the key with their weights, nor `data`: which mask is a photo's truth is in the key, too.
+# `zoo`, whose nets are in the key with their weights, nor most of `data`: which mask is a photo's truth is in the key.
 MAKE_NUMBERS = (
     "images",
     "models",
     "runtime",
     "sizes.py",
+    "data/labels.py",
     "evaluation/agreement.py",
     "evaluation/boundary.py",
+    "evaluation/class_counts.py",
     "evaluation/results.py",
+    "evaluation/score_classes.py",
     "evaluation/score_sets.py",
     "evaluation/scoring.py",
 )
@@ -37,6 +41,12 @@ _PACKAGES = (
     "torch",
     *OPTIONAL_RUNTIMES,
 )
+
+
+_TABLES = {
+    "images": "key BLOB, stretch INTEGER, score BLOB, curve BLOB, note TEXT, cut BLOB, PRIMARY KEY (key, stretch)",
+    "classes": "key BLOB PRIMARY KEY, confusion BLOB, things BLOB",
+}
 
 
 class Store:
@@ -55,12 +65,11 @@ class Store:
             self.connection.execute("PRAGMA synchronous = OFF")
             version = int.from_bytes(code_digest()[:4]) >> 1  # what fits into the field
             if self.connection.execute("PRAGMA user_version").fetchone() != (version,):
-                self.connection.execute("DROP TABLE IF EXISTS images")
+                for table in _TABLES:
+                    self.connection.execute(f"DROP TABLE IF EXISTS {table}")
                 self.connection.execute(f"PRAGMA user_version = {version}")
-            self.connection.execute(
-                "CREATE TABLE IF NOT EXISTS images (key BLOB, stretch INTEGER, score BLOB, curve BLOB, note TEXT, "
-                "cut BLOB, PRIMARY KEY (key, stretch))"
-            )
+            for table, columns in _TABLES.items():
+                self.connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 f"Finished scores cannot be kept in {path} ({error}). Delete that file if it is damaged, or choose "
@@ -71,19 +80,34 @@ class Store:
         return self._select("1", key) is not None
 
     def __setitem__(self, key: tuple[bytes, bool], scores: ImageScores) -> None:
-        row = *key, scores.values.tobytes(), scores.curves.tobytes(), scores.note, scores.cut
-        try:
-            self.connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
-            raise UserError(
-                f"No more scores can be kept in {self.path} ({error}); those that are there are whole. Make room, or "
-                "choose another file: store=FILE."
-            ) from error
+        self._insert("images", *key, scores.values.tobytes(), scores.curves.tobytes(), scores.note, scores.cut)
 
     def __getitem__(self, key: tuple[bytes, bool]) -> ImageScores:
         values, curves, note, cut = self._select("score, curve, note, cut", key)
         curves = np.frombuffer(curves, np.float32).reshape(len(CURVES), 256)
         return ImageScores(np.frombuffer(values, np.float64), curves, note, cut)
+
+    def counts(self, key: bytes) -> ClassCounts | None:
+        """What was counted of an image with classes, if it is there."""
+        row = self.connection.execute("SELECT confusion, things FROM classes WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        confusion, things = np.frombuffer(row[0], np.int64), row[1] and np.frombuffer(row[1])
+        classes = int(len(confusion) ** 0.5)
+        return ClassCounts(confusion.reshape(classes, classes), None if things is None else things.reshape(4, classes))
+
+    def keep_counts(self, key: bytes, counts: ClassCounts) -> None:
+        things = None if counts.things_4C is None else counts.things_4C.tobytes()
+        self._insert("classes", key, counts.confusion_CC.astype(np.int64).tobytes(), things)
+
+    def _insert(self, table: str, *row: object) -> None:
+        try:
+            self.connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        except sqlite3.Error as error:
+            raise UserError(
+                f"No more scores can be kept in {self.path} ({error}); those that are there are whole. Make room, or "
+                "choose another file: store=FILE."
+            ) from error
 
     def _select(self, columns: str, key: tuple[bytes, bool]) -> tuple | None:
         return self.connection.execute(f"SELECT {columns} FROM images WHERE key = ? AND stretch = ?", key).fetchone()

@@ -4,12 +4,15 @@ import base64
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from u2slim.evaluation.classes import ClassResult
 from u2slim.evaluation.results import LOWER_IS_BETTER, ModelFacts, Picture, Result, columns
 from u2slim.report.charts import charts
 from u2slim.report.html import COLOURS, write_html
@@ -37,25 +40,35 @@ def write_page(
     Raises:
         UserError: the folder cannot be written.
     """
-    names = _unique([*models, *(result.model for result in results), *(name for p in pictures for name in p.masks)])
-    # Models beyond the last colour share them.
-    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    values = dict(
-        title=title,
-        notes=notes,
-        scores=columns(results),
+    colours = model_colours(models, results, pictures)
+    values = page_values(title, notes, models, colours) | dict(
+        scores={name: name for name in columns(results)},
         lower_is_better=LOWER_IS_BETTER,
-        colours=colours,
-        facts={name: models.get(name, ModelFacts()) for name in names},
         stretches={result.stretch for result in results},
         sections=[
             _section(index, data, colours, results, pictures)
-            for index, data in enumerate(_unique(part.data for part in (*results, *pictures)))
+            for index, data in enumerate(unique(part.data for part in (*results, *pictures)))
         ],
         missed=MISSED,
         surplus=FALSE,
     )
-    write_html(path, "evaluation.html.j2", values, {"score": as_score, "fixed": fixed, "value": value})
+    write_html(path, "evaluation.html.j2", values, FILTERS)
+
+
+def model_colours(
+    models: Mapping[str, ModelFacts], results: Iterable[Result | ClassResult], pictures: Iterable[Picture]
+) -> dict[str, str]:
+    """The colour of each model; those beyond the last colour share them."""
+    names = unique([*models, *(result.model for result in results), *(name for p in pictures for name in p.masks)])
+    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
+
+
+def page_values(
+    title: str, notes: Sequence[str], models: Mapping[str, ModelFacts], colours: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the template shows whatever was scored."""
+    facts = {name: models.get(name, ModelFacts()) for name in colours}
+    return {"title": title, "notes": notes, "colours": colours, "facts": facts}
 
 
 def as_score(number: float) -> str:
@@ -85,54 +98,82 @@ def error_map(photo_HW3: np.ndarray, truth_HW: np.ndarray, mask_HW: np.ndarray) 
     return np.rint(gray_HW1 * (1 - weight_HW1) + colour_HW3 * weight_HW1).astype(np.uint8)
 
 
-def _unique(names: Iterable[str]) -> list[str]:
+FILTERS = {"score": as_score, "fixed": fixed, "value": value}
+
+
+def unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
 def _section(index: int, data: str, colours: dict[str, str], results: list[Result], pictures: list[Picture]) -> dict:
     """Everything that the template shows of one data set."""
     rows = [result for result in results if result.data == data]
-    cards = [_card(picture, list(colours)) for picture in pictures if picture.data == data]
+    best = {}  # rows with and without min-max do not compete
+    for stretch in (True, False):
+        numbers = [row.numbers for row in rows if row.stretch == stretch]
+        best |= {(name, stretch): shown for name, shown in best_shown(numbers, columns(rows)).items()}
+    cards = [card(picture, list(colours), MASKS) for picture in pictures if picture.data == data]
     return {
         "id": f"data-{index}",
         "data": data,
         "results": rows,
-        "best": _best(rows),
+        "best": best,
         "images": sorted({row.images + len(row.left_out) + row.negatives for row in rows}),
         "left_out": {(row.model, *row.left_out.items()): row for row in rows if row.left_out}.values(),
         "charts": charts(rows, colours, f"data-{index}"),
+        **card_values(cards, colours),
+    }
+
+
+def card_values(cards: list[dict], colours: Iterable[str]) -> dict[str, list]:
+    """The cards of a section in their order, and the models that they show."""
+    return {
         "models": [name for name in colours if any(name in card["cells"] for card in cards)],
         "cards": sorted(cards, key=lambda card: math.inf if math.isnan(card["mean"]) else card["mean"]),
     }
 
 
-def _best(rows: list[Result]) -> dict[tuple[str, bool], str]:
-    """Each score's best value as it is shown, so that equal rows are marked alike; none for a lone row.
-
-    Rows with and without min-max do not compete.
-    """
+def best_shown(rivals: Sequence[Mapping[str, float]], names: Iterable[str]) -> dict[str, str]:
+    """Each number's best value as it is shown, so that equal rows are marked alike; none for a lone row."""
     best = {}
-    for stretch in (True, False):
-        rivals = [row for row in rows if row.stretch == stretch]
-        for name in columns(rows) if len(rivals) > 1 else ():
-            found = [row.numbers.get(name, math.nan) for row in rivals]
-            values = [number for number in found if not math.isnan(number)]
-            if values:
-                best[name, stretch] = as_score(min(values) if name in LOWER_IS_BETTER else max(values))
+    for name in names if len(rivals) > 1 else ():
+        values = [row[name] for row in rivals if not math.isnan(row.get(name, math.nan))]
+        if values:
+            best[name] = as_score(min(values) if name in LOWER_IS_BETTER else max(values))
     return best
 
 
-def _card(picture: Picture, names: list[str]) -> dict:
-    """One picture's images as data URIs, reduced to `LONG_SIDE`."""
+@dataclass(frozen=True)
+class Painting:
+    """How masks, or maps of classes, become pictures of at most `long_side` pixels.
+
+    Args:
+        errors: of photo, truth and mask, what is wrong where.
+        shown: of photo and mask, or truth, that itself.
+    """
+
+    long_side: int
+    resample: Image.Resampling
+    errors: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    shown: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+MASKS = Painting(LONG_SIDE, Image.Resampling.BICUBIC, error_map, lambda photo, mask: mask)
+
+
+def card(picture: Picture, names: list[str], painting: Painting) -> dict:
+    """One picture's images as data URIs, and its numbers."""
     height, width = picture.truth.shape
-    scale = min(LONG_SIDE / max(height, width), 1)
+    scale = min(painting.long_side / max(height, width), 1)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    photo, truth = (np.asarray(Image.fromarray(pixels).resize(size)) for pixels in (picture.photo, picture.truth))
+    photo = np.asarray(Image.fromarray(picture.photo).resize(size))
+    truth = np.asarray(Image.fromarray(picture.truth).resize(size, painting.resample))
     cells = {}
     for name in names:
         if name in picture.masks:
-            mask = np.asarray(Image.fromarray(picture.masks[name]).resize(size))
-            cells[name] = {"errors": _uri(error_map(photo, truth, mask)), "mask": _uri(mask)}
+            mask = np.asarray(Image.fromarray(picture.masks[name]).resize(size, painting.resample))
+            errors = painting.errors(photo, truth, mask)
+            cells[name] = {"errors": _uri(errors), "mask": _uri(painting.shown(photo, mask))}
     ious = {name: picture.ious.get(name, math.nan) for name in names}
     known = [iou for iou in ious.values() if not math.isnan(iou)]
     return {
@@ -140,7 +181,7 @@ def _card(picture: Picture, names: list[str]) -> dict:
         "kind": picture.kind,
         "size": size,
         "photo": _uri(photo),
-        "truth": _uri(truth),
+        "truth": _uri(painting.shown(photo, truth)),
         "cells": cells,
         "ious": ious,
         "mean": sum(known) / len(known) if known else math.nan,
@@ -152,4 +193,9 @@ def _uri(pixels: np.ndarray) -> str:
     kind, options = ("jpeg", {"quality": 80}) if pixels.ndim == 3 else ("png", {"optimize": True})
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(kind, file.getvalue())
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """An image file as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
