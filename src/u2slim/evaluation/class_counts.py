@@ -37,10 +37,15 @@ def count(predicted_HW: np.ndarray, truth_HW: np.ndarray, labels: Labels, things
     Args:
         things: the instance file, whose pixels are 1000 times the stored id of their class and the thing's number.
     """
-    known, classes = truth_HW != IGNORE, len(labels.names)
-    pairs = truth_HW[known].astype(np.int64) * classes + predicted_HW[known]
-    confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    confusion = confusion_of(predicted_HW, truth_HW, len(labels.names))
     return ClassCounts(confusion, None if things is None else _things(predicted_HW, labels, read_ids(things)))
+
+
+def confusion_of(predicted_HW: np.ndarray, truth_HW: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels by true class (row) and predicted class (column), int64, without those of no class."""
+    known = truth_HW != IGNORE
+    pairs = truth_HW[known].astype(np.int64) * classes + predicted_HW[known]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def _things(predicted_HW: np.ndarray, labels: Labels, instances_HW: np.ndarray) -> np.ndarray:

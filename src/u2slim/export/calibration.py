@@ -1,6 +1,6 @@
-"""What a conversion may cost: photos to look at activations on, and the maxF that a file loses beside its float net."""
+"""What a conversion may cost: photos to look at activations on, and the score that a file loses beside its float net."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,18 +10,22 @@ import onnxruntime
 
 from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair
+from u2slim.evaluation.class_counts import confusion_of
+from u2slim.evaluation.confusion import scores
 from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import score
 from u2slim.images.masks import to_8bit
 from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 
+Scored = tuple[np.ndarray, np.ndarray]  # an image, and its mask or classes
+
 
 @dataclass(frozen=True)
 class Gate:
-    """How much maxF may be lost, and where it is measured.
+    """How much maxF, or of classes mIoU, may be lost, and where it is measured.
 
-    On photos with masks it is the field's maxF; without any, the float net's own masks, cut at 1/2, are the truth on
-    the given images.
+    On photos with masks or classes it is the field's score; without any, the float net's own masks, cut at 1/2, or its
+    own classes are the truth on the given images.
     """
 
     pairs: Sequence[Pair]
@@ -31,26 +35,41 @@ class Gate:
     def __str__(self) -> str:
         if self.pairs:
             return f"{len(self.pairs)} images of {' and '.join(dict.fromkeys(pair.set for pair in self.pairs))}"
-        return f"the float net's own masks of {len(self.images)} images"
+        return f"the float net's own answers on {len(self.images)} images"
 
     def loss_beside(self, whole: Path) -> Callable[[Path], float]:
-        """What gives the maxF of the file `whole`, computed once, less that of another, both in onnxruntime."""
+        """What gives the score of the file `whole`, computed once, less that of another, both in onnxruntime."""
         float_net = OnnxRuntimeRunner(whole)
-        own = [] if self.pairs else list(self._own_masks(float_net))
+        score_of = mean_iou if float_net.labels else max_f
+        own = [] if self.pairs else list(self._own_truth(float_net))
 
-        def max_f(net: OnnxRuntimeRunner) -> float:
-            scored = map(load_pair, self.pairs) if self.pairs else own
-            curves = [score(to_8bit(net(image)), truth).curves[CURVES.index("F")] for image, truth in scored]
-            return float(np.mean(curves, 0).max()) if curves else 0.0  # none: no mask has anything in it
+        def found(net: OnnxRuntimeRunner) -> float:
+            return score_of(net, map(load_pair, self.pairs) if self.pairs else own)
 
-        before = max_f(float_net)
-        return lambda small: before - max_f(OnnxRuntimeRunner(small))
+        before = found(float_net)
+        return lambda small: before - found(OnnxRuntimeRunner(small))
 
-    def _own_masks(self, float_net: OnnxRuntimeRunner) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _own_truth(self, float_net: OnnxRuntimeRunner) -> Iterator[Scored]:
         for image in self.images:
+            if float_net.labels:
+                yield image, float_net.class_map(image)
+                continue
             truth = 255 * (float_net(image) > 0.5).astype(np.uint8)
             if truth.any():
                 yield image, truth
+
+
+def max_f(net: OnnxRuntimeRunner, scored: Iterable[Scored]) -> float:
+    """The maxF of a net's masks of images with their masks; 0 without any."""
+    curves = [score(to_8bit(net(image)), truth).curves[CURVES.index("F")] for image, truth in scored]
+    return float(np.mean(curves, 0).max()) if curves else 0.0
+
+
+def mean_iou(net: OnnxRuntimeRunner, scored: Iterable[Scored]) -> float:
+    """The mIoU of a net's classes on images with their classes, over all pixels together."""
+    names = net.labels["names"]
+    confusion_CC = sum(confusion_of(net.class_map(image), truth, len(names)) for image, truth in scored)
+    return scores(np.asarray(confusion_CC), names)["mIoU"]
 
 
 def input_blobs(path: Path, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:

@@ -26,7 +26,7 @@ class Deployment:
         size: side of its square input, or [height, width].
         images: RGB images of any size, for the comparison with torch.
         photos: likewise, without masks, for the ranges of activations.
-        gate: what maxF 8 bits may cost.
+        gate: what 8 bits may cost.
         batch: so many photos go in at once; None: any number.
         tolerance: the largest difference from torch that may ship in float32, anywhere.
         min_iou: of the masks with torch's, in 16 bits or packed.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,8 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from rich.progress import track
 
 from u2slim.export.calibration import Gate
+from u2slim.images.masks import class_shares
+from u2slim.runtime.onnx_reader import read_graph
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +27,10 @@ RANKED_ON = 4  # images: every layer is tried on each
 def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> list[str]:
     """Write the float file `whole` with 8-bit weights (per channel) and activations as `small`.
 
-    The ranges of activations are the widest of any photo. Where maxF falls by more than the gate allows, those of the
-    median photo are tried, too: some nets, as IS-Net, make activations twenty times as large of single photos. If that
-    is not enough, layers are tried one by one in 8 bits, and those that move the mask most stay in float32: as few as
-    it takes, counted in doublings.
+    The ranges of activations are the widest of any photo. Where maxF, or of classes mIoU, falls by more than the gate
+    allows, those of the median photo are tried, too: some nets, as IS-Net, make activations twenty times as large of
+    single photos. If that is not enough, layers are tried one by one in 8 bits, and those that move the mask, or the
+    classes' probabilities, most stay in float32: as few as it takes, counted in doublings.
 
     Args:
         blobs: inputs like those to come, which tell the ranges of activations.
@@ -36,6 +39,7 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> lis
         the layers that stay in float32.
     """
     layers, loss_of = _layers(whole), gate.loss_beside(whole)
+    measure = "mIoU" if read_graph(whole).labels else "maxF"
     floats: list[str] = []
     with TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges.json"
@@ -46,13 +50,13 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> lis
 
         loss = write(small)
         if loss <= gate.max_loss:
-            log.info("int8: maxF falls by %.4f on %s", loss, gate)
+            log.info("int8: %s falls by %.4f on %s", measure, loss, gate)
             return []
-        log.info("int8: maxF falls by %.4f on %s, more than %g", loss, gate, gate.max_loss)
+        log.info("int8: %s falls by %.4f on %s, more than %g", measure, loss, gate, gate.max_loss)
         widest = ranges.read_bytes()
         _take_medians(whole, ranges, blobs)
         by_medians = write(small)
-        log.info("int8: maxF falls by %.4f by the median photo's ranges", by_medians)
+        log.info("int8: %s falls by %.4f by the median photo's ranges", measure, by_medians)
         if by_medians <= gate.max_loss:
             return []
         if by_medians >= loss:
@@ -62,31 +66,34 @@ def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> lis
         while loss > gate.max_loss and len(floats) < len(ranking):
             floats, before = ranking[: max(1, 2 * len(floats))], loss
             loss = write(small, floats)
-            numbers = len(floats), len(ranking), loss, before
-            log.info("int8: %d of %d layers in float32: maxF falls by %.4f, not %.4f", *numbers)
+            numbers = len(floats), len(ranking), measure, loss, before
+            log.info("int8: %d of %d layers in float32: %s falls by %.4f, not %.4f", *numbers)
     if loss > gate.max_loss:
-        log.warning("int8: maxF falls by %.4f, %.4f more than export.max_loss allows", loss, loss - gate.max_loss)
+        beyond = loss - gate.max_loss
+        log.warning("int8: %s falls by %.4f, %.4f more than export.max_loss allows", measure, loss, beyond)
     log.info("int8: these layers stay in float32: %s", ", ".join(floats))
     return floats
 
 
 def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Feed], ranges: Path) -> list[str]:
-    """Layers by how far each, alone in 8 bits, moves the mask, the one that moves it most first."""
+    """Layers by how far each, alone in 8 bits, moves the probabilities, the one that moves them most first."""
     blobs = blobs[:RANKED_ON]
     moved: dict[str, float] = {}
-    expected = _masks(whole, blobs)
+    has_classes = bool(read_graph(whole).labels)
+    expected = _probabilities(whole, blobs, has_classes)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "one.onnx"
         for layer in track(layers, "trying each layer in 8 bits"):
             _quantise(whole, path, blobs, ranges, only=layers[layer])
-            pairs = zip(_masks(path, blobs), expected, strict=True)
+            pairs = zip(_probabilities(path, blobs, has_classes), expected, strict=True)
             moved[layer] = float(np.mean([np.abs(made - wanted).mean() for made, wanted in pairs]))
     return sorted(moved, key=moved.__getitem__, reverse=True)
 
 
-def _masks(path: Path, blobs: Sequence[Feed]) -> list[np.ndarray]:
+def _probabilities(path: Path, blobs: Sequence[Feed], has_classes: bool) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [session.run(None, blob)[0] for blob in blobs]
+    outputs = [session.run(None, blob)[0][0] for blob in blobs]
+    return [class_shares(output) for output in outputs] if has_classes else outputs
 
 
 def _layers(path: Path) -> dict[str, list[str]]:
@@ -94,8 +101,19 @@ def _layers(path: Path) -> dict[str, list[str]]:
     layers: dict[str, list[str]] = {}
     for node in onnx.load(path).graph.node:
         if node.op_type == "Conv":
-            layers.setdefault(node.name.partition(".conv")[0], []).append(node.name)
+            layers.setdefault(_layer_of(node.name), []).append(node.name)
     return layers
+
+
+def _layer_of(name: str) -> str:
+    """The module that stands for the dense net's convolution: up to `conv`, or as a ResNet has several with `conv1`."""
+    parts = name.split(".")
+    for number, part in enumerate(parts):
+        if part == "conv" and number:
+            return ".".join(parts[:number])
+        if re.fullmatch(r"conv\d+", part):
+            return ".".join(parts[: number + 1])
+    return name
 
 
 def _quantise(

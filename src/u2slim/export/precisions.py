@@ -43,7 +43,6 @@ class Precision:
         about: what it does to the graph.
         convert: writes the file, from the float file; None: it is the float file.
         photos: whether `convert` looks at photos, so that real ones are better than generated ones.
-        masks_only: whether its cost can be told for nets that make masks alone.
         exact: whether it must agree with torch within `export.tolerance` everywhere.
         keeps_masks: whether its masks must agree with torch's by `export.min_iou`.
         max_mean: the largest mean difference from torch.
@@ -54,7 +53,6 @@ class Precision:
     about: str
     convert: Conversion | None = None
     photos: bool = False
-    masks_only: bool = False
     exact: bool = False
     keeps_masks: bool = False
     max_mean: float = 1.0
@@ -101,7 +99,6 @@ PRECISIONS = {
             "weights and activations in 8 bits",
             _in_int8,
             photos=True,
-            masks_only=True,
             max_mean=0.03,  # rounding to 8 bits does not reach it, a runtime that computes wrongly does
         ),
     )

@@ -58,7 +58,7 @@ def export(cfg: DictConfig, folder: Path) -> float:
         size,
         images=images + extreme,
         photos=photos,
-        gate=Gate(pairs_of(cfg), images, settings.max_loss),
+        gate=Gate(pairs_of(cfg, net), images, settings.max_loss),
         outputs=settings.outputs,
         dynamic=settings.dynamic,
         batch=batch,
@@ -88,7 +88,7 @@ def warn_of_idle(cfg: DictConfig, precisions: set[str]) -> None:
     if not any(precision.photos for precision in made):
         warn_idle("only int8 and fp16_compute look at photos", "export.calibration", "export.calibrate_on")
     if "int8" not in precisions:
-        warn_idle("only int8 is measured on masks", "export.max_loss", "data")
+        warn_idle("only int8 is measured on data", "export.max_loss", "data")
     else:
         warn_idle("only training reads it", *OF_TRAINING)
     if not any(precision.exact for precision in made):
@@ -110,12 +110,6 @@ def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str],
         if unknown or not wanted[setting]:
             given = unknown[0] if unknown else "[]"
             raise UserError(f"export.{setting}={given} is not known; choose one of: {', '.join(known)}.")
-    if net.classes and (refused := [name for name in wanted["precision"] if PRECISIONS[name].masks_only]):
-        reason = f"{refused[0]} is kept in check by maxF, which nets with classes do not have"
-        wanted["precision"] = [name for name in wanted["precision"] if name not in refused]
-        if not wanted["precision"]:
-            raise UserError(f"export.precision={refused[0]}: {reason}.")
-        log.warning("left out: %s", reason)
     output = user_path(settings.output or folder)
     pairs = list(product(*wanted.values()))
     if settings.output and len(pairs) == 1 and not output.is_dir():
@@ -126,13 +120,19 @@ def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str],
     return {(k, p): output / f"{net.name}-{k}{ending.get(p, f'-{p}')}.onnx" for k, p in pairs}
 
 
-def pairs_of(cfg: DictConfig) -> list[Pair]:
-    """Photos with masks, where `data` is given."""
+def pairs_of(cfg: DictConfig, net: Net) -> list[Pair]:
+    """Photos with masks, or for a net of classes with its classes, where `data` is given."""
     if not cfg.data:
         return []
     data = instantiate(cfg.data)
-    if isinstance(data, SemanticDataModule):
-        raise UserError("What int8 costs is measured on masks, not on classes; choose a set as data=ecssd.")
+    theirs = list(data.labels.names) if isinstance(data, SemanticDataModule) else None
+    own = list(net.labels["names"]) if net.labels else None
+    if own is None and theirs is not None:
+        raise UserError("What int8 costs this net is measured on masks, not on classes; choose a set as data=ecssd.")
+    if own != theirs:
+        raise UserError(
+            f"What int8 costs {net.name} is measured on its own classes, {', '.join(own or ())}: choose data with these."
+        )
     return [pair for found in data.test_pairs().values() for pair in found]
 
 
