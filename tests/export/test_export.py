@@ -18,10 +18,12 @@ from u2slim.errors import UserError
 from u2slim.export.calibration import Gate
 from u2slim.export.deploy import Deployment
 from u2slim.export.half import store_in_half
+from u2slim.export.int8 import _layer_of
 from u2slim.export.parity import check_parity, reference_of
 from u2slim.models import DepthwiseSeparableConv, Net
 from u2slim.models.normalise import Normalise
 from u2slim.runtime.onnx_reader import read_graph
+from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 from u2slim.runtime.onnx_writer import convert, write_onnx
 
 SIDE = 64
@@ -183,6 +185,56 @@ def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_f
     rows = deployment(Three(), max_loss=-1).write(path, "embedded", "int8")
     assert rows[1].largest < 1e-4
     assert "3 of 3 layers in float32" in caplog.text and "more than export.max_loss allows" in caplog.text
+
+
+class ThreeClasses(Three):
+    """The same that tells three classes apart."""
+
+    outputs = ("main",)
+    classes = 3
+    labels = {"names": ("a", "b", "c"), "palette": ((0, 0, 0),) * 3}
+
+    def __init__(self, unused: float = 1.0):
+        super().__init__(unused)
+        self.last = nn.Conv2d(8, 3, 3)
+        with torch.no_grad():
+            self.last.weight *= 8
+
+    def level(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.mean((2, 3), keepdim=True)
+
+
+def test_int8_of_classes_is_kept_in_check_by_their_miou(tmp_path: Path, caplog):
+    caplog.set_level("INFO")
+    whole, path = tmp_path / "whole.onnx", tmp_path / "net.onnx"
+    rows = deployment(ThreeClasses(), max_loss=0.1).write(path, "embedded", "int8")  # its classes are noise
+    assert "mIoU falls by" in caplog.text and "stay in float32" not in caplog.text
+    assert 0 < rows[1].largest and rows[1].iou > 0.9
+    caplog.clear()
+    wide = ThreeClasses(unused=1e4)
+    made = deployment(wide, max_loss=0.1)
+    made.write(whole, "embedded", "fp32")
+    made.write(path, "embedded", "int8")
+    kept = re.search(r"these layers stay in float32: (.*)", caplog.text)[1].split(", ")
+    assert kept in (["first"], ["middle"], ["first", "middle"], ["middle", "first"])
+    said = float(re.findall(r"mIoU falls by (-?[\d.]+)", caplog.text)[-1])
+    truth, small = (OnnxRuntimeRunner(file) for file in (whole, path))
+    hits, either = np.zeros(3), np.zeros(3)
+    for image in made.images:
+        wanted, got = truth.class_map(image), small.class_map(image)
+        hits += [((wanted == k) & (got == k)).sum() for k in range(3)]
+        either += [((wanted == k) | (got == k)).sum() for k in range(3)]
+    assert said == pytest.approx(1 - np.mean(hits / either), abs=1e-4) and said <= 0.1
+
+
+def test_layers_of_a_resnet_are_ranked_one_by_one():
+    assert [_layer_of(name) for name in (
+        "backbone.conv1", "backbone.layer1.0.conv2", "backbone.layer1.0.conv2.pointwise", "backbone.layer2.0.downsample.0",
+        "encoder.0.encoder.1.conv", "encoder.0.encoder.1.conv.pointwise", "sides.0",
+    )] == [
+        "backbone.conv1", "backbone.layer1.0.conv2", "backbone.layer1.0.conv2", "backbone.layer2.0.downsample.0",
+        "encoder.0.encoder.1", "encoder.0.encoder.1", "sides.0",
+    ]  # fmt: skip
 
 
 def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeypatch):
