@@ -68,7 +68,8 @@ def test_any_text_at_all_is_read_as_itself():
     ("config", "key", "choice"),
     [
         *(("train", "data.sets.own.images", "data=own"), ("eval", "data.sets.own.masks", "data=own")),
-        *(("eval", "agree_with", "data=ecssd"), ("eval", "submit", "data=camvid"), ("train", "init.lstsq.keep", "init=pretrained")),
+        *(("eval", "agree_with", "data=ecssd"), ("train", "init.lstsq.keep", "init=pretrained")),
+        ("eval", "submit", "data=camvid"),
         *(("selection", "davis", "quick=true"), ("selection", "dense", "quick=true"), ("ranks", "measured", "count=1")),
         *(("export", "export.images", "init=random"), ("train", "init.path", "init=checkpoint")),
         *(("train", "+data.sets.mine.images", "data=own"), ("doctor", "+sets.mine.images", "examples=1")),
@@ -214,8 +215,8 @@ def test_the_settings_that_are_paths():
     found = {name for path in (REPO / "conf").rglob("*.yaml") for name in settings_of(path) if is_path(name)}
     assert found == {
         *("checkpoint", "ckpt_path", "config", "folder", "models", "out", "photos", "root", "runs"),
-        *("agree_with", "davis", "dense", "measured", "submit", "init.lstsq.keep", "data.sets.own.images", "data.sets.own.masks"),
-        *("store", "weights", "task.distill.teacher", "init.folder", "init.path", "init.weights"),
+        *("agree_with", "davis", "dense", "measured", "init.lstsq.keep", "data.sets.own.images", "data.sets.own.masks"),
+        *("submit", "store", "weights", "task.distill.teacher", "init.folder", "init.path", "init.weights"),
         *(f"data.{name}" for name in ("cache", "manifest", "root", "unlabelled", "shards.duts_tr", "shards.duts_te")),
         *(f"data.{name}" for name in ("images", "masks", "val_images", "val_masks", "val_list")),
         *("own.images", "own.masks", "logger.tensorboard.save_dir"),

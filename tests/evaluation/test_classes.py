@@ -51,7 +51,7 @@ OFFICIAL = {
 
 
 def made(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, a prediction of them, and things, all as Cityscapes stores them: each of the 34 ids, things and groups."""
+    """Labels, a prediction of them, and things, as Cityscapes stores them: each of 34 ids, things and groups."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     truth = (5 * (y // 8) + 3 * (x // 8) + 7 * number) % 34
     is_hit = np.isin(truth, TRAINED) & ((7 * x + 3 * y + number) % 10 < 6 + (truth % 3))
@@ -72,10 +72,10 @@ def val(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("cityscapes")
     for number in range(3):
         truth, _, things = made(number)
-        labels = root / f"cityscapes/gtFine/val/ulm/ulm_{number:06}_000019_gtFine"
-        save(root / f"cityscapes/leftImg8bit/val/ulm/ulm_{number:06}_000019_leftImg8bit.png", np.full_like(truth, number))
-        save(Path(f"{labels}_labelIds.png"), truth)
-        save(Path(f"{labels}_instanceIds.png"), things)
+        name = f"val/ulm/ulm_{number:06}_000019"
+        save(root / f"cityscapes/leftImg8bit/{name}_leftImg8bit.png", np.full_like(truth, number))
+        save(root / f"cityscapes/gtFine/{name}_gtFine_labelIds.png", truth)
+        save(root / f"cityscapes/gtFine/{name}_gtFine_instanceIds.png", things)
     return root
 
 
@@ -136,7 +136,8 @@ def test_an_image_without_any_class_or_of_another_size_is_left_out_by_name(val, 
     pairs = find_pairs(get_data_set("cityscapes_val"), val)[:2]
     save(tmp_path / "void_labelIds.png", np.zeros(SIZE, np.uint8))
     save(tmp_path / "small_labelIds.png", np.zeros((8, 8), np.uint8))
-    others = [replace(pairs[0], name=name, mask=tmp_path / f"{name}_labelIds.png") for name in ("void", "small", "gone")]
+    names = "void", "small", "gone"
+    others = [replace(pairs[0], name=name, mask=tmp_path / f"{name}_labelIds.png") for name in names]
     result = scored(Given(), [*pairs, *others], Store(tmp_path / "scores.sqlite"))
     assert result.images == 2 and set(result.left_out) == {"void", "small", "gone"}
     assert result.left_out["void"] == "no pixel of its truth has a class" and "(8, 8)" in result.left_out["small"]
@@ -172,7 +173,8 @@ def test_images(tmp_path) -> Path:
     for name in ("berlin/berlin_000000_000019", "bonn/bonn_000001_000019"):
         photo = rng.integers(0, 255, (64, 128, 3), np.uint8)
         save(tmp_path / f"Cityscapes/leftImg8bit/test/{name}_leftImg8bit.png", photo)
-    save(tmp_path / "Cityscapes/gtFine/test/berlin/berlin_000000_000019_gtFine_labelIds.png", np.ones((64, 128), np.uint8))
+    labels = "Cityscapes/gtFine/test/berlin/berlin_000000_000019_gtFine_labelIds.png"
+    save(tmp_path / labels, np.ones((64, 128), np.uint8))
     extra = "Cityscapes/{}/train_extra/augsburg/augsburg_000000_000000_{}.png"
     save(tmp_path / extra.format("leftImg8bit", "leftImg8bit"), rng.integers(0, 255, (64, 128, 3), np.uint8))
     save(tmp_path / extra.format("gtCoarse", "gtCoarse_labelIds"), np.full((64, 128), 7, np.uint8))
@@ -239,10 +241,10 @@ def test_submit_writes_what_the_test_server_takes_and_goes_on_where_it_was_stopp
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["checkpoint=ROOT/a.ckpt", "data=cityscapes_test"], "holds files that this net did not make for Cityscapes test"),
+        (["checkpoint=ROOT/a.ckpt", "data=cityscapes_test"], "files that this net did not make for Cityscapes test"),
         (["checkpoint=lite-half", "data=cityscapes_test"], "lite-half makes masks and Cityscapes test has classes"),
         (["checkpoint=lite-half", "data=ecssd", "data.manifest=null"], "choose data with classes"),
-        (["models=[ROOT/a.ckpt,lite-half]", "data=cityscapes_test"], "for one net and one set, not for 2 nets and 1 sets"),
+        (["models=[ROOT/a.ckpt,lite-half]", "data=cityscapes_test"], "one net and one set, not for 2 nets and 1 sets"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused_in_a_sentence(test_images, overrides, sentence):

@@ -192,10 +192,10 @@ class ThreeClasses(Three):
 
     outputs = ("main",)
     classes = 3
-    labels = {"names": ("a", "b", "c"), "palette": ((0, 0, 0),) * 3}
 
     def __init__(self, unused: float = 1.0):
         super().__init__(unused)
+        self.labels = {"names": ("a", "b", "c"), "palette": ((0, 0, 0),) * 3}
         self.last = nn.Conv2d(8, 3, 3)
         with torch.no_grad():
             self.last.weight *= 8
@@ -209,7 +209,7 @@ def test_int8_of_classes_is_kept_in_check_by_their_miou(tmp_path: Path, caplog):
     whole, path = tmp_path / "whole.onnx", tmp_path / "net.onnx"
     rows = deployment(ThreeClasses(), max_loss=0.1).write(path, "embedded", "int8")  # its classes are noise
     assert "mIoU falls by" in caplog.text and "stay in float32" not in caplog.text
-    assert 0 < rows[1].largest and rows[1].iou > 0.9
+    assert rows[1].largest > 0 and rows[1].iou > 0.9
     caplog.clear()
     wide = ThreeClasses(unused=1e4)
     made = deployment(wide, max_loss=0.1)
@@ -228,13 +228,16 @@ def test_int8_of_classes_is_kept_in_check_by_their_miou(tmp_path: Path, caplog):
 
 
 def test_layers_of_a_resnet_are_ranked_one_by_one():
-    assert [_layer_of(name) for name in (
-        "backbone.conv1", "backbone.layer1.0.conv2", "backbone.layer1.0.conv2.pointwise", "backbone.layer2.0.downsample.0",
-        "encoder.0.encoder.1.conv", "encoder.0.encoder.1.conv.pointwise", "sides.0",
-    )] == [
-        "backbone.conv1", "backbone.layer1.0.conv2", "backbone.layer1.0.conv2", "backbone.layer2.0.downsample.0",
-        "encoder.0.encoder.1", "encoder.0.encoder.1", "sides.0",
-    ]  # fmt: skip
+    layers = {
+        "backbone.conv1": "backbone.conv1",
+        "layer1.0.conv2": "layer1.0.conv2",
+        "layer1.0.conv2.pointwise": "layer1.0.conv2",
+        "layer2.0.downsample.0": "layer2.0.downsample.0",
+        "encoder.0.encoder.1.conv": "encoder.0.encoder.1",
+        "encoder.0.encoder.1.conv.pointwise": "encoder.0.encoder.1",
+        "sides.0": "sides.0",
+    }
+    assert {name: _layer_of(name) for name in layers} == layers
 
 
 def test_what_float16_cannot_hold_is_computed_in_float32(tmp_path: Path, monkeypatch):

@@ -177,6 +177,68 @@ def test_a_search_runs_its_trials_at_once_and_again_without_training(place):
 
 
 @pytest.mark.slow
+def test_an_interrupted_search_goes_on_by_the_same_command(place):
+    pytest.importorskip("optuna", reason="hydra-optuna-sweeper absent: pip install -e .[sweep]")
+    search = ("-m", "experiment=search", *COMMON, "data=duts", "callbacks.checkpoint.every_n_train_steps=1")
+    search += ("hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.n_startup_trials=1", "trainer.max_steps=2")
+    start, whole = place / "searching", place / "outputs/search"
+    (start / "data").parent.mkdir()
+    (start / "data").symlink_to(place / "data")
+    run("train.py", *search, cwd=place)
+
+    log = start / "log.txt"
+    with log.open("w") as file:
+        # The second trial is kept from its end, and killed with all that has started it.
+        slow = (sys.executable, str(REPO / "train.py"), *search, "trainer.max_steps=5000")
+        process = subprocess.Popen(slow, cwd=start, env=os.environ | THREADS, stdout=file, stderr=file)
+    sweep = start / "outputs/search"
+    wait_for(lambda: list(sweep.glob("0/checkpoints/step_*.ckpt")))
+    (job,) = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not Path(f"/proc/{job}").exists())
+    printed = run("train.py", *search, cwd=start)
+    assert f"resuming from {sweep}/0/checkpoints/" in printed and "3 of 3 jobs finished" in printed
+    # The trials are those of the search that nothing interrupted, to the last bit.
+    settings = [(folder / f"{job}/.hydra/overrides.yaml").read_text() for folder in (whole, sweep) for job in range(3)]
+    assert [yaml.safe_load(text)[-3:] for text in settings[:3]] == [yaml.safe_load(text)[-3:] for text in settings[3:]]
+    before = [(sweep / f"{job}/metrics.json").stat().st_mtime_ns for job in range(3)]
+    printed = run("train.py", *search, "hydra.sweeper.n_trials=4", cwd=start)
+    assert [(sweep / f"{job}/metrics.json").stat().st_mtime_ns for job in range(3)] == before
+    assert "4 of 4 jobs finished" in printed and (sweep / "3/metrics.json").is_file()
+
+
+def test_trials_that_a_folder_holds_are_proposed_again_whatever_became_of_them(tmp_path):
+    optuna = pytest.importorskip("optuna", reason="hydra-optuna-sweeper absent: pip install -e .[sweep]")
+    from u2slim.training.search import RecordedTPESampler
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    choices = ["[1,1]", "[3,1]"]
+
+    def propose(folder: Path | None, scores: list[float | None], write: bool = False) -> list[dict]:
+        study = optuna.create_study(sampler=RecordedTPESampler(folder, seed=0, n_startup_trials=2))
+        for job, score in enumerate(scores):
+            trial = study.ask()
+            trial.suggest_float("optimizer.lr", 1e-3, 3e-2, log=True)
+            trial.suggest_categorical("loss.weights", choices)
+            if write:
+                (tmp_path / f"{job}/.hydra").mkdir(parents=True)
+                lines = [f"{name}={value}" for name, value in trial.params.items()]
+                (tmp_path / f"{job}/.hydra/overrides.yaml").write_text(yaml.safe_dump(["seed=1", *lines]))
+            states = optuna.trial.TrialState
+            study.tell(trial, score, states.FAIL if score is None else states.COMPLETE)
+        return [trial.params for trial in study.trials]
+
+    first = propose(None, [0.5, None, 0.7, 0.1], write=True)
+    later = [0.5, 0.9, 0.7, 0.1, 0.2]  # the second trial, which had failed, has a score
+    assert propose(None, later)[:4] != first, "by the seed alone they would be others"
+    again = propose(tmp_path, later)
+    assert again[:4] == first and len(again) == 5
+    choices[:] = ["[1,1]", "[6,1]"]  # what is no choice any more is not proposed
+    assert {trial["loss.weights"] for trial in propose(tmp_path, later)} <= set(choices)
+
+
+@pytest.mark.slow
 def test_ray_runs_the_jobs_or_is_asked_for_in_a_sentence(place):
     sweep = ("train.py", "-m", *COMMON, "seed=1,2", "trainer.max_steps=1", "hydra/launcher=ray", "hydra.sweep.dir=ray")
     if importlib.util.find_spec("ray") is None:

@@ -1,4 +1,4 @@
-"""What a conversion may cost: photos to look at activations on, and the score that a file loses beside its float net."""
+"""What a conversion may cost: photos to see activations on, and the score that a file loses beside the float one."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,6 +67,7 @@ def max_f(net: OnnxRuntimeRunner, scored: Iterable[Scored]) -> float:
 
 def mean_iou(net: OnnxRuntimeRunner, scored: Iterable[Scored]) -> float:
     """The mIoU of a net's classes on images with their classes, over all pixels together."""
+    assert net.labels is not None
     names = net.labels["names"]
     confusion_CC = sum(confusion_of(net.class_map(image), truth, len(names)) for image, truth in scored)
     return scores(np.asarray(confusion_CC), names)["mIoU"]

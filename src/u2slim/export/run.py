@@ -125,14 +125,11 @@ def pairs_of(cfg: DictConfig, net: Net) -> list[Pair]:
     if not cfg.data:
         return []
     data = instantiate(cfg.data)
-    theirs = list(data.labels.names) if isinstance(data, SemanticDataModule) else None
-    own = list(net.labels["names"]) if net.labels else None
-    if own is None and theirs is not None:
-        raise UserError("What int8 costs this net is measured on masks, not on classes; choose a set as data=ecssd.")
+    theirs = list(data.labels.names) if isinstance(data, SemanticDataModule) and data.labels else []
+    own = list(net.labels["names"]) if net.labels else []
     if own != theirs:
-        raise UserError(
-            f"What int8 costs {net.name} is measured on its own classes, {', '.join(own or ())}: choose data with these."
-        )
+        wanted = f"its own classes, {', '.join(own)}: choose data with these" if own else "masks: choose data=ecssd"
+        raise UserError(f"What int8 costs {net.name} is measured on {wanted}.")
     return [pair for found in data.test_pairs().values() for pair in found]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from u2slim.cli import output_dir, write_json
 from u2slim.errors import UserError, missing_extra
@@ -29,6 +29,7 @@ from u2slim.training.resume import finished_scores, refuse_another_config
 log = logging.getLogger(__name__)
 
 JOB_FILE = "job.json"
+RECORDED = "u2slim.training.search.RecordedTPESampler"  # not imported, as optuna may not be there
 SWEEP = "U2SLIM_SWEEP"  # the process that waits for a job tells it its id, as it may be gone when the job asks
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OF_THE_JOB = re.compile(r"[+~]*hydra[./](job|job_logging|verbose|searchpath)\b")
@@ -200,6 +201,10 @@ class SweepCallback(Callback):
                 importlib.import_module(part._target_.rpartition(".")[0])
             except ImportError:
                 sys.exit(str(missing_extra(part._target_, part._target_.split(".")[1].replace("_", "-"), "sweep")))
+        going_on = config.get("resume") == "auto" or config.get("ckpt_path") == "last"
+        if going_on and config.hydra.sweeper.get("sampler", {}).get("_target_") == RECORDED:
+            with open_dict(config), read_write(config):
+                config.hydra.sweeper.sampler.folder = config.hydra.sweep.dir
         # A launcher's worker starts somewhere else, and has to find `u2slim`.
         os.environ["PYTHONPATH"] = os.pathsep.join(
             filter(None, (str(REPOSITORY / "src"), os.environ.get("PYTHONPATH")))
