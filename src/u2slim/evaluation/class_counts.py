@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from u2slim.data.labels import IGNORE, Labels
+from u2slim.errors import UserError
 from u2slim.images.read import Source, read_ids
 
 GROUPED = 1000  # below it an instance file has the ids of pixels that belong to no single thing
@@ -36,9 +37,17 @@ def count(predicted_HW: np.ndarray, truth_HW: np.ndarray, labels: Labels, things
 
     Args:
         things: the instance file, whose pixels are 1000 times the stored id of their class and the thing's number.
+
+    Raises:
+        UserError: that file cannot be read, or has another size.
     """
     confusion = confusion_of(predicted_HW, truth_HW, len(labels.names))
-    return ClassCounts(confusion, None if things is None else _things(predicted_HW, labels, read_ids(things)))
+    if things is None:
+        return ClassCounts(confusion)
+    instances = read_ids(things)
+    if instances.shape != truth_HW.shape:
+        raise UserError(f"{things} is {instances.shape}, the labels {truth_HW.shape} (height, width).")
+    return ClassCounts(confusion, _things(predicted_HW, labels, instances))
 
 
 def confusion_of(predicted_HW: np.ndarray, truth_HW: np.ndarray, classes: int) -> np.ndarray:

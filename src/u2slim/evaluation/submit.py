@@ -47,6 +47,8 @@ def submit(cfg: DictConfig) -> Path:
         raise UserError(f"submit= is for one net and one set, not for {len(models)} nets and {len(sets)} sets.")
     ((name, model),), (pairs,) = models.items(), sets.values()
     data_set = pairs[0].data_set
+    if data_set.folders:
+        raise UserError(f"{data_set.title} is a set of your own; u2slim cut PHOTOS writes their classes.")
     check_classes(name, model, data_set)
     folder = user_path(cfg.submit)
     _begin(folder, model, data_set)
@@ -83,8 +85,10 @@ def _begin(folder: Path, model: Model, data_set: DataSet) -> None:
 
 
 def _say_what_next(folder: Path, data_set: DataSet, count: int) -> None:
-    if data_set.count and count != data_set.count:
+    if not data_set.upload:
+        return
+    if count != data_set.count:
         log.warning("%s has %d images: the server takes no less", data_set.title, data_set.count)
-    elif data_set.upload:
+    else:
         place = shlex.quote(str(folder))
         log.info("To upload: (cd %s && zip -qr ../results.zip . -i '*.png') and give it to %s", place, data_set.upload)
