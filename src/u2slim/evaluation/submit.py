@@ -39,10 +39,10 @@ def submit(cfg: DictConfig) -> Path:
     warn_of_idle(cfg)
     idle = "report", "pictures", "workers", "store", "refine", "stretch", "latency", "agree_with"
     warn_idle("with submit nothing is scored", *idle)
-    data, models = instantiate(cfg.data), configured_models(cfg)
+    data = instantiate(cfg.data)
     if not isinstance(data, SemanticDataModule):
         raise UserError("submit= writes the classes of pixels; choose data with classes: data=cityscapes_test.")
-    sets = data.test_pairs(withheld=True)
+    models, sets = configured_models(cfg), data.test_pairs(withheld=True)
     if len(models) != 1 or len(sets) != 1:
         raise UserError(f"submit= is for one net and one set, not for {len(models)} nets and {len(sets)} sets.")
     ((name, model),), (pairs,) = models.items(), sets.values()

@@ -88,7 +88,7 @@ def _classes(rows: list[ClassResult]) -> list[dict]:
     return [
         {
             "name": name,
-            "colour": labels.palette[number],
+            "colour": tuple(labels.palette[number]),
             "share": float(pixels[number] / max(1, pixels.sum())),
             "ious": {model: float(found[number]) for model, found in ious.items()},
             "best": best_shown([{name: float(found[number])} for found in ious.values()], [name]).get(name),
