@@ -243,7 +243,7 @@ def test_submit_writes_what_the_test_server_takes_and_goes_on_where_it_was_stopp
     [
         (["checkpoint=ROOT/a.ckpt", "data=cityscapes_test"], "files that this net did not make for Cityscapes test"),
         (["checkpoint=lite-half", "data=ecssd", "data.manifest=null"], "choose data with classes"),
-        (["models={a:ROOT/a.ckpt,b:ROOT/a.ckpt}", "data=cityscapes_test"], "one net and one set, not for 2 nets and 1 sets"),
+        (["models={a:ROOT/a.ckpt,b:ROOT/a.ckpt}", "data=cityscapes_test"], "one set, not for 2 nets and 1 sets"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused_in_a_sentence(test_images, overrides, sentence):
