@@ -17,7 +17,7 @@ from u2slim.models.normalise import Normalise
 from u2slim.zoo import open_net
 from u2slim.zoo.checkpoints import write_net
 from u2slim.zoo.fetch import NETS
-from u2slim.zoo.published import is_folded
+from u2slim.zoo.onnx_net import is_folded
 
 SIDE, COUNT = 64, 5  # an odd count: photos go through in twos, and the last alone
 

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from omegaconf import OmegaConf
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -22,7 +23,7 @@ from onnxruntime.quantization import (
 )
 from PIL import Image
 
-from tests.conftest import TINY, cut, random_net, randomised, run, write_set
+from tests.conftest import REPO, TINY, cut, random_net, randomised, run, write_set
 from tests.onnx_files import (
     SIDE,
     constants,
@@ -39,15 +40,16 @@ from u2slim.evaluation.entries import open_models
 from u2slim.export.half import compute_in_half, store_in_half
 from u2slim.export.packed import store_packed
 from u2slim.images.preprocess import ISNET_PREPROCESS, U2NET_PREPROCESS, Preprocess
-from u2slim.models import ISNet, Net, U2Net
+from u2slim.models import ISNet, Net, U2Net, build_net
+from u2slim.runtime import net_runner
 from u2slim.runtime.onnx_convolutions import read_convolutions
 from u2slim.runtime.onnx_reader import read_graph
 from u2slim.tasks import SaliencyTask
 from u2slim.training.distillation import Distillation
-from u2slim.zoo import open_net
+from u2slim.zoo import SHIPPED, NetHandle, open_net
 from u2slim.zoo.checkpoints import write_net
 from u2slim.zoo.fetch import NETS
-from u2slim.zoo.published import is_folded, published_net
+from u2slim.zoo.onnx_net import is_folded, net_of_onnx
 
 OTHER = Preprocess(SIDE, (0.1, 0.2, 0.3), (1.0, 2.0, 0.5), own_maximum=False)
 
@@ -269,7 +271,7 @@ def test_a_file_without_biases_has_none(lite_file, tmp_path):
     for node in convolutions(model):
         del node.input[2:]
     onnx.save(model, tmp_path / "bare.onnx")
-    net = published_net(tmp_path / "bare.onnx")
+    net = net_of_onnx(tmp_path / "bare.onnx")
     assert not any(m.bias.any() for m in net.modules() if isinstance(m, torch.nn.Conv2d))
 
 
@@ -321,7 +323,7 @@ def test_the_published_isnet_gives_what_onnxruntime_gives():
             "isnet-fp16.onnx absent: set U2SLIM_NETS to a folder with it; it is rembg's isnet-general-use.onnx in "
             "float16, which get_isnet.py in the folder of real data brings"
         )
-    net = published_net(path)
+    net = net_of_onnx(path)
     assert net.name == "isnet-standard" and net.preprocess == ISNET_PREPROCESS
     runner = open_net(path).runner("onnxruntime")
     image = ISNET_PREPROCESS(runner.resized(render(0, 1)[0]).transpose(2, 0, 1)[None].astype(np.float32))
@@ -435,11 +437,53 @@ def test_what_is_no_such_net_is_refused_with_the_cause(lite_file, tmp_path, spoi
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_smaller_net_of_ours_is_refused_with_the_cause():
-    with pytest.raises(UserError, match="holds no net that torch can build.*u2net: 272 convolutions instead of 119"):
-        published_net(NETS / "lite-half.onnx")
+def as_onnx(name: str) -> NetHandle:
+    """A shipped net where there is no clone, and so no checkpoint."""
+    return replace(open_net(name), weights=None)
+
+
+@pytest.mark.parametrize("name", ["lite-l", "lite-two-thirds", "lite-dwsep", "isnet-s"])
+def test_the_shipped_files_give_the_nets_they_are_of_and_the_masks_of_onnxruntime(name):
+    """Packed in 8 bits, in float16, depthwise-separable, and packed with one output of six."""
+    handle = as_onnx(name)
+    net = handle.net()
+    if SHIPPED[name].checkpoint:
+        expected = open_net(name).net()
+    else:
+        path = REPO / f"conf/model/{name.replace('-', '_')}.yaml"
+        expected = build_net(OmegaConf.to_container(OmegaConf.load(path)))
+    assert repr(net) == repr(expected)
+    assert is_folded(net) and net.preprocess.size == SHIPPED[name].side
+    photo = render(0, 1)[0]
+    by_torch = net_runner(net, SHIPPED[name].side, "torch", stretch=False)(photo)
+    assert np.abs(by_torch - handle.runner("onnxruntime", stretch=False)(photo)).max() < 1e-4
+    assert [bool(head.weight.any()) for head in net.heads[1:]] == [name != "isnet-s"] * len(net.heads[1:])
+
+
+def test_a_net_without_all_outputs_cannot_teach():
+    with pytest.raises(UserError, match="isnet-s has not all of its outputs and cannot teach"):
+        Distillation("isnet-s")
+
+
+@pytest.mark.parametrize(
+    ("part", "shape", "cause"),
+    [
+        ("narrow", (16, 32, 1, 1), r"u2netp: convolution 2 \(encoder.0.encoder.0.conv.narrow\) has 16x32x1x1"),
+        ("reduce", (17, 16, 3, 3), "u2netp: ranks that it cannot have"),
+    ],
+)
+def test_a_net_in_a_form_that_ours_cannot_have_is_refused_with_the_cause(tmp_path, part, shape, cause):
+    model = onnx.load(NETS / "lite-half.onnx")
+    [node] = [node for node in convolutions(model) if node.name == f"encoder.0.encoder.0.conv.{part}"]
+    set_weights(model, node.input[1], np.ones(shape, np.float32))
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match=f"holds no net that torch can build.*{cause}"):
+        net_of_onnx(tmp_path / "other.onnx")
+
+
+def test_a_file_that_is_not_there_is_named():
     with pytest.raises(UserError, match="No net at .*nowhere.onnx"):
-        published_net("nowhere.onnx")
+        net_of_onnx("nowhere.onnx")
 
 
 def test_a_teacher_of_another_structure_or_normalisation_is_refused(lite_file, tmp_path, monkeypatch):

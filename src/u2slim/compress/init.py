@@ -24,7 +24,7 @@ from u2slim.models.normalise import Normalise
 from u2slim.models.resnet import ResNet
 from u2slim.zoo import PUBLISHED, NetHandle, open_net
 from u2slim.zoo.backbone import BACKBONE_ADDRESSES, load_backbone
-from u2slim.zoo.published import is_folded
+from u2slim.zoo.onnx_net import is_folded
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None =
         UserError: there is no such net, or it is another one.
     """
     if path is None:
-        raise UserError("Say which weights to begin with: init.path=FILE, a .ckpt or a shipped net.")
+        raise UserError("Say which weights to begin with: init.path=FILE, a .ckpt or .onnx file, or a net by name.")
     handle = open_net(path)
     trained, file = handle.net(), handle.path()
     # Nets with the same tensors may compute different things, e.g. with and without a shuffle.

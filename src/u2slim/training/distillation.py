@@ -59,6 +59,9 @@ class Distillation:
         handle = open_net(teacher or u2net_of(width))
         with torch.random.fork_rng(devices=[]):  # the student begins as it would without a teacher
             self.teacher = handle.net().requires_grad_(False)
+        # Of nets whose first output is one head's alone, ONNX files lack the others, which then are zeros.
+        if not all(next(head.parameters()).any() for head in self.teacher.heads):
+            raise UserError(f"{handle.name} has not all of its outputs and cannot teach them: name a net that has.")
         log.info("learning from %s, too: %s", handle.name, self.teacher.name)
 
     def __deepcopy__(self, memo: dict) -> "Distillation":

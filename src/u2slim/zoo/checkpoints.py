@@ -12,6 +12,7 @@ from u2slim.files import file_digest, write_whole
 from u2slim.images.preprocess import Preprocess
 from u2slim.models import Net, build_net
 from u2slim.sizes import Size
+from u2slim.zoo.onnx_net import net_of_onnx
 from u2slim.zoo.open import open_net
 from u2slim.zoo.published import is_published, published_net
 
@@ -50,7 +51,7 @@ def read(path: Path) -> dict:
 
 
 def net_from(path: Path) -> Net:
-    """The net in a training checkpoint or a published file, in evaluation mode.
+    """The net in a training checkpoint, a published file or an ONNX file, in evaluation mode.
 
     Its `preprocess.size` is what it was trained at. A net that tells classes apart has their `names` and `palette`, as
     its checkpoint says them, as `labels`.
@@ -58,7 +59,9 @@ def net_from(path: Path) -> Net:
     Raises:
         UserError: the file holds no net of ours.
     """
-    if path.suffix.lower() in (".pth", ".onnx"):
+    if path.suffix.lower() == ".onnx":
+        return net_of_onnx(path)
+    if path.suffix.lower() == ".pth":
         return published_net(path)
     saved = read(path)
     parameters = saved["hyper_parameters"]

@@ -1,24 +1,17 @@
-"""Published files read into our own nets: state dictionaries of torch's, and ONNX files."""
+"""Published state dictionaries of torch's read into our own nets."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.utils import get_class
-from torch import Tensor, nn
+from torch import Tensor
 
 from u2slim.errors import UserError
 from u2slim.files import refuse_web_page
-from u2slim.images.preprocess import Preprocess
 from u2slim.models import Net, build_net
-from u2slim.models.hooks import outputs_of
-from u2slim.runtime.onnx_convolutions import Convolution, OnnxConvolutions, read_convolutions
-from u2slim.runtime.onnx_reader import named_size
-from u2slim.zoo.records import PUBLISHED
+from u2slim.zoo.records import PUBLISHED, structures
 
 # Under these keys trainings keep the net's tensors beside what else they keep.
 _WRAPPINGS = ("model", "state_dict", "net", "model_state_dict", "params")
@@ -26,33 +19,20 @@ _WRAPPINGS = ("model", "state_dict", "net", "model_state_dict", "params")
 
 def is_published(state: dict) -> bool:
     """Whether a state dictionary has the keys of some published net."""
-    return any(next(iter(_keys(config))) in state for config in _structures().values())
+    return any(next(iter(_keys(config))) in state for config in structures().values())
 
 
 def published_net(path: str | Path) -> Net:
-    """The published net in a `.pth` or `.onnx` file, in evaluation mode.
-
-    An ONNX file has BatchNorm folded into its convolutions. So the net gets its convolutions, and BatchNorms that do
-    nothing (`is_folded`); and what the file says of its size and normalisation.
+    """The published net in a `.pth` file, in evaluation mode.
 
     Raises:
         UserError: the file is missing, a training checkpoint, a web page, truncated, or holds anything that is no
             published net; the message says which.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".onnx":
-        return _net_of_onnx(path)
     config, tensors = load_published(path)
     net = build_net(config)
     net.load_state_dict(tensors)
     return net.eval()
-
-
-def is_folded(net: nn.Module) -> bool:
-    """Whether every BatchNorm leaves what it gets as it is, so that it has no statistics to train by."""
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    shifts = [tensor for norm in norms for tensor in (norm.bias, norm.running_mean) if tensor is not None]
-    return bool(norms) and not any(tensor.any() for tensor in shifts)
 
 
 def load_published(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
@@ -66,7 +46,7 @@ def load_published(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tenso
     """
     path = Path(path)
     state = _unwrapped(path, read_tensors(path))
-    for config in _structures().values():
+    for config in structures().values():
         names = _keys(config)
         counters = [key for key in names if key.endswith(".num_batches_tracked") and key not in state]
         found = state | dict.fromkeys(counters, torch.tensor(0))
@@ -125,15 +105,6 @@ def _unwrapped(path: Path, state: dict) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
-def _structures() -> dict[str, Mapping[str, Any]]:
-    """The config of each structure that is published, by the name of the first net that has it."""
-    structures: dict[str, Mapping[str, Any]] = {}
-    for name, record in PUBLISHED.items():
-        if record.config is not None and record.config not in structures.values():
-            structures[name] = record.config
-    return structures
-
-
 def _keys(config: Mapping[str, Any]) -> dict[str, str]:
     """A published file's key -> ours."""
     net: type[Net] = get_class(config["_target_"])
@@ -149,7 +120,7 @@ def _misshapen(config: Mapping[str, Any], names: Mapping[str, str], state: Mappi
 
 def _unknown(path: Path, state: dict[str, Tensor]) -> UserError:
     """What is wrong with a file, beside the published net that it has most keys of."""
-    name, config = max(_structures().items(), key=lambda item: len(_keys(item[1]).keys() & state.keys()))
+    name, config = max(structures().items(), key=lambda item: len(_keys(item[1]).keys() & state.keys()))
     names = _keys(config)
     missing, extra = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
     if missing or extra:
@@ -162,100 +133,3 @@ def _unknown(path: Path, state: dict[str, Tensor]) -> UserError:
         f"{path} has the tensors of {name}, but {len(wrong)} of another shape, e.g. {wrong[0]}. "
         f"Published nets: {', '.join(PUBLISHED)}."
     )
-
-
-def _net_of_onnx(path: Path) -> Net:
-    if not path.is_file():
-        raise UserError(f"No net at {path}.")
-    file = read_convolutions(path)
-    differences = []
-    for name, config in _structures().items():
-        modules, names = _layout_of(name)
-        paired = _paired(modules, names, file.convolutions)
-        if difference := _difference(modules, paired, len(file.convolutions)):
-            differences.append(f"{name}: {difference}")
-            continue
-        net = _filled(config, paired)
-        net.preprocess = _preprocess_of(path, file, net.preprocess)
-        return net
-    raise UserError(
-        f"{path} holds no net that torch can build from an ONNX file ({'; '.join(differences)}). Give a file of one "
-        f"of these, or the checkpoint, a .ckpt or .pth file, that it was made of."
-    )
-
-
-@cache
-def _layout_of(name: str) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
-    """The convolutions of a structure, and what the published net calls its modules, by ours."""
-    with torch.device("meta"):
-        net = build_net(_structures()[name])
-    return _convolutions_of(net), {ours: published for published, ours in net.published_modules().items()}
-
-
-def _preprocess_of(path: Path, file: OnnxConvolutions, usual: Preprocess) -> Preprocess:
-    """What a file says of its input, and of the rest what is usual."""
-    entries = {key.removeprefix("u2slim."): value for key, value in file.metadata.items()}
-    size = usual.size
-    if pair := file.size if all(file.size) else named_size(file.metadata):
-        size = pair[0] if pair[0] == pair[1] else list(pair)
-    if "mean" not in entries:
-        return replace(usual, size=size)
-    try:
-        return Preprocess.from_metadata(entries, size)
-    except ValueError as error:
-        raise UserError(f"{path} does not say how its input is normalised ({error}).") from error
-
-
-def _convolutions_of(net: Net) -> dict[str, nn.Conv2d]:
-    """A net's convolutions by name, in the order in which an image reaches them."""
-    names = {module: name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
-    with outputs_of(names) as outputs, torch.no_grad():
-        net.eval()(torch.empty(1, 3, 64, 64, device="meta"))
-    return {names[module]: module for module in outputs if isinstance(module, nn.Conv2d)}
-
-
-def _paired(
-    modules: Mapping[str, nn.Conv2d], names: Mapping[str, str], found: list[Convolution]
-) -> dict[str, Convolution]:
-    """Each of our convolutions with one of the file's: by the names that it has there, or else by their order."""
-    named = {convolution.name: convolution for convolution in found}
-    for theirs in (names, {name: name for name in modules}):
-        if len(named) == len(found) and {theirs[name] for name in modules} == named.keys():
-            return {name: named[theirs[name]] for name in modules}
-    return dict(zip(modules, found, strict=False))
-
-
-def _difference(modules: Mapping[str, nn.Conv2d], paired: Mapping[str, Convolution], count: int) -> str:
-    """In what a file of so many convolutions differs from a net, in a few words; empty: in nothing."""
-    if count != len(modules):
-        return f"{count} convolutions instead of {len(modules)}"
-    for number, (name, module) in enumerate(modules.items(), 1):
-        one = paired[name]
-        theirs = (*one.weight_OIKK.shape, one.stride, one.dilation)
-        ours = (*module.weight.shape, module.stride[0], module.dilation[0])
-        if theirs != ours:
-            shapes = ["x".join(map(str, shape)) for shape in (one.weight_OIKK.shape, module.weight.shape)]
-            if shapes[0] == shapes[1]:
-                shapes = [f"stride {stride}, dilation {dilation}" for *_, stride, dilation in (theirs, ours)]
-            return f"convolution {number} ({one.name}) has {' instead of '.join(shapes)}"
-        if one.bias_O is not None and one.bias_O.shape != module.weight.shape[:1]:
-            return f"convolution {number} ({one.name}) has a bias of shape {one.bias_O.shape}"
-        if not np.isfinite(one.weight_OIKK).all() or (one.bias_O is not None and not np.isfinite(one.bias_O).all()):
-            return f"convolution {number} ({one.name}) has NaN or infinite weights"
-    return ""
-
-
-@torch.no_grad()
-def _filled(config: Mapping[str, Any], paired: Mapping[str, Convolution]) -> Net:
-    """A net in evaluation mode of these convolutions, and of BatchNorms that do nothing."""
-    net = build_net(config)
-    for name, found in paired.items():
-        conv = net.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        conv.weight.copy_(torch.tensor(found.weight_OIKK))
-        conv.bias.zero_() if found.bias_O is None else conv.bias.copy_(torch.tensor(found.bias_O))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_var is not None
-            module.running_var.fill_(1 - module.eps)
-    return net.eval()

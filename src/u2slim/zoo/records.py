@@ -143,3 +143,12 @@ PUBLISHED = {
 def u2net_of(width: str) -> str:
     """The name of the published U2-Net of a width, `full` or `lite`."""
     return next(name for name, record in PUBLISHED.items() if record.config and record.config.get("width") == width)
+
+
+def structures() -> dict[str, Mapping[str, Any]]:
+    """The config of each structure that is published, by the name of the first net that has it."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, record in PUBLISHED.items():
+        if record.config is not None and record.config not in found.values():
+            found[name] = record.config
+    return found
