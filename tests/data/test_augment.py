@@ -22,7 +22,7 @@ from tests.conftest import REPO
 from u2slim.data.labels import SCENES
 from u2slim.data.preview import write_preview
 from u2slim.data.sample import render
-from u2slim.data.transforms import strong, u2net
+from u2slim.data.transforms import Around, strong, subject, u2net
 from u2slim.errors import UserError
 
 DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(strong).parameters.items()}
@@ -150,6 +150,8 @@ def test_a_sample_is_a_function_of_its_state():
     assert len(set(here.values())) == 40
     assert here == digests(every, reversed(range(40)), image, mask)
     assert here == digests(strong(96, **dict.fromkeys(PARTS, 0.8)), range(40), image, mask)
+    around = digests(subject(96), range(40), image, mask)
+    assert len(set(around.values())) == 40 and around == digests(subject(96), reversed(range(40)), image, mask)
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE],
         input=pickle.dumps((every, list(range(30, 40)), image, mask)),
@@ -199,6 +201,72 @@ def test_wrong_settings_are_named(setting, message):
         strong(**setting)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"around": 2}, "around=2: give a probability"),
+        ({"margin": (3, 1)}, r"margin=\[3, 1\]: give the lowest"),
+        ({"least": 0}, "least=0: give a share"),
+        ({"blur_p": 3}, "blur_p=3 must be from 0 to 1"),
+    ],
+)
+def test_wrong_settings_of_windows_are_named(setting, message):
+    with pytest.raises(UserError, match=message):
+        subject(**setting)
+
+
+class AsItIs:
+    """A recipe that changes nothing."""
+
+    def set_random_state(self, *states) -> None: ...
+
+    def __call__(self, **pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return pixels
+
+
+def windows(mask: np.ndarray, **settings) -> list[tuple[int, int, int, int]]:
+    """Top, bottom, left and right of what 60 samples show of an image; masks must show the same."""
+    rows, columns = (np.indices(mask.shape) + 0.5).astype(np.float32)
+    image = np.dstack([rows, columns, mask.astype(np.float32)])
+    augment = Around(AsItIs(), **{"p": 1, "margin": (0.3, 3), "least": 0.25} | settings)
+    found = []
+    for k in range(60):
+        shown, part = draw(augment, k, image, mask)
+        assert shown.shape == image.shape and part.shape == mask.shape
+        assert ((shown[..., 2] > 127.5) == (part > 127))[abs(shown[..., 2] - 127.5) > 127 / 2].all()
+        edges = shown[0, 0, 0], shown[-1, 0, 0], shown[0, 0, 1], shown[0, -1, 1]
+        found.append(tuple(int(edge) for edge in edges))
+    return found
+
+
+def test_windows_hold_a_part_of_the_mask_with_a_margin_in_the_images_proportions():
+    mask = np.zeros((120, 200), np.uint8)
+    mask[60:90, 20:50] = 255
+    seen = windows(mask)
+    for top, bottom, left, right in seen:
+        assert top <= 60 and bottom >= 89 and left <= 20 and right >= 49
+        height, width = bottom + 1 - top, right + 1 - left
+        assert 30 * 1.3 - 1 <= height <= 30 * 4 + 1 and abs(width / height - 200 / 120) < 0.1
+    heights = [bottom + 1 - top for top, bottom, *_ in seen]
+    assert min(heights) < 50 and max(heights) > 100 and len(set(seen)) > 50
+    mask[:] = 0
+    mask[10:14, 10:14] = mask[110:118, 150:158] = 255
+    seen = windows(mask, margin=(0, 0))
+    assert all((bottom + 1 - top, right + 1 - left) == (30, 50) for top, bottom, left, right in seen), "a quarter"
+    shares = [(top <= 110 and bottom >= 117 and right >= 157) for top, bottom, _, right in seen]
+    assert 30 < sum(shares) < 50, "a part of four times the area is taken twice as often"
+
+
+def test_the_whole_image_is_taken_where_there_is_no_part_and_as_often_as_asked():
+    whole = (0, 119, 0, 199)
+    mask = np.zeros((120, 200), np.uint8)
+    assert set(windows(mask)) == {whole}
+    mask[60:70, 20:30] = 255
+    assert 18 < windows(mask, p=0.5).count(whole) < 42
+    mask[:] = 255
+    assert set(windows(mask)) == {whole}
+
+
 @pytest.mark.parametrize("recipe", [u2net, partial(strong, **OFF)])
 def test_photos_stay_upright_where_it_is_asked(recipe):
     rows = np.tile(np.arange(64, dtype=np.uint8)[:, None], 64)
@@ -208,7 +276,7 @@ def test_photos_stay_upright_where_it_is_asked(recipe):
         assert all((mask[0, 0] > mask[-1, 0]) == p for mask in masks)
 
 
-@pytest.mark.parametrize("recipe", [u2net, strong])
+@pytest.mark.parametrize("recipe", [u2net, strong, subject])
 def test_a_probability_above_one_is_refused(recipe):
     with pytest.raises(UserError, match="upside_down=50"):
         recipe(upside_down=50)
@@ -241,10 +309,10 @@ def test_preview_shows_every_image_with_its_samples(tmp_path):
         write_preview(cfg, tmp_path / "c.jpg")
 
 
-@pytest.mark.parametrize("recipe", [u2net, strong])
+@pytest.mark.parametrize("recipe", [u2net, strong, subject])
 def test_images_need_not_be_squares(recipe):
     image = cv2.resize(render(7, 3)[0], (200, 120))
     mask = np.where(image[..., 0] > 100, 255, 0).astype(np.uint8)
     for k in range(4):
-        made, marked = draw(recipe([120, 200], 0.8), k, image, mask)
+        made, marked = draw(recipe([120, 200], crop=0.8), k, image, mask)
         assert made.shape == (96, 160, 3) and marked.shape == (96, 160)

@@ -8,7 +8,7 @@ Every random number comes from the state that `set_random_state` sets, so that a
 import random
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Protocol
+from typing import Any, Protocol
 
 import albumentations as A
 import cv2
@@ -172,6 +172,88 @@ def strong(
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).partition(" [type=")[0].split())
         raise UserError(f"data.augment has a wrong setting: {reason}. See conf/augment/strong.yaml.") from error
+
+
+class Around:
+    """A recipe that is given, at times, a window around a part of the mask instead of the whole.
+
+    Args:
+        recipe: what makes samples of images and of windows alike, which are of the images' size.
+        p: probability of a window, where the mask has a part.
+        margin: lowest and highest width of what a window shows beside its part, as a share of the part's larger side.
+        least: share of the image's sides that a window has at least, which bounds how much it is enlarged.
+    """
+
+    def __init__(self, recipe: Augment, p: float, margin: Range, least: float):
+        self.recipe, self.p, self.margin, self.least = recipe, p, margin, least
+        self._generator = np.random.default_rng(0)
+
+    def set_random_state(self, generator: np.random.Generator, py_random: random.Random) -> None:
+        self._generator = generator
+        self.recipe.set_random_state(generator, py_random)
+
+    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        chance, which, wide, down, right = self._generator.random(5)
+        if chance < self.p and (box := _part(mask, which)) is not None:
+            y, x = self._window(box, mask.shape, wide, down, right)
+            size = mask.shape[::-1]
+            image = cv2.resize(image[y, x], size, interpolation=cv2.INTER_LINEAR)
+            mask = cv2.resize(mask[y, x], size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return self.recipe(image=image, mask=mask)
+
+    def _window(
+        self, box: np.ndarray, shape: Sequence[int], wide: float, down: float, right: float
+    ) -> tuple[slice, slice]:
+        """Rows and columns of a window that holds a box and is as wide to its height as the image.
+
+        The last three say, from 0 to 1, how wide its margin is and where the box lies in it.
+        """
+        left, top, width, height = map(int, box)
+        low, high = self.margin
+        margin = (low + wide * (high - low)) * max(width, height)
+        share = max((height + margin) / shape[0], (width + margin) / shape[1], self.least)
+        window = []
+        for start, side, whole, place in ((top, height, shape[0], down), (left, width, shape[1], right)):
+            length = min(max(round(share * whole), side), whole)
+            first, last = max(0, start + side - length), min(start, whole - length)
+            at = first + int(place * (last - first + 1))
+            window.append(slice(at, at + length))
+        return window[0], window[1]
+
+
+def _part(mask: np.ndarray, which: float) -> np.ndarray | None:
+    """The box (left, top, width, height) of one of a mask's connected parts; None: it has none.
+
+    The greater the square root of a part's area, the more values of `which`, from 0 to 1, are for it.
+    """
+    stats = cv2.connectedComponentsWithStats((mask > 127).astype(np.uint8))[2][1:]
+    if not len(stats):
+        return None
+    ends = np.sqrt(stats[:, cv2.CC_STAT_AREA]).cumsum()
+    return stats[np.searchsorted(ends, which * ends[-1], "right"), :4]
+
+
+def subject(
+    size: Size = 320, around: float = 0.5, margin: Range = (0.3, 3.0), least: float = 0.25, **recipe: Any
+) -> Around:
+    """For small subjects: often a window around one of a mask's connected parts, and then what `strong` does.
+
+    Args:
+        size: as in `strong`.
+        around: probability of a window. The whole image is taken else, and where the mask is empty.
+        margin, least: see `Around`.
+        recipe: the other settings of `strong`.
+
+    Raises:
+        UserError: a setting is out of its range.
+    """
+    if not 0 <= around <= 1:
+        raise UserError(f"data.augment.around={around}: give a probability, from 0 to 1.")
+    if not (len(margin) == 2 and 0 <= margin[0] <= margin[1]):
+        raise UserError(f"data.augment.margin={list(margin)}: give the lowest and the highest margin, from 0.")
+    if not 0 < least <= 1:
+        raise UserError(f"data.augment.least={least}: give a share of the sides, above 0 and at most 1.")
+    return Around(strong(size, **recipe), around, margin, least)
 
 
 def scene(
