@@ -128,8 +128,8 @@ def pretrained(
 
     Args:
         net: the net to fill, in place.
-        weights: any name or file of the dense net that `open_net` takes; None: the published net of this structure,
-            downloaded on first use.
+        weights: any name or file of a net of this structure that `open_net` takes: the dense net, or one of other
+            convolutions, which are multiplied out; None: the published net, downloaded on first use.
         method: how each 3x3 convolution takes over its dense counterpart: by one of its `fills` (see
             `u2slim.models.conv`), or `lstsq` (see `u2slim.compress.reconstruct`), which looks at photos.
         reestimate: also measure BatchNorm's statistics anew on photos.
@@ -210,8 +210,10 @@ def _dense(net: Net, weights: str | Path | None) -> tuple[Path, Net]:
     """The dense net to fill `net` from, and its file."""
     handle = open_net(weights) if weights else _published(net)
     dense, path = handle.net(), handle.path()
-    if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in dense.modules()):
-        raise UserError(f"{path} is not a dense net, but {dense.name}; give one trained with StandardConv.")
+    if not all(isinstance(conv, StandardConv) for conv in dense.modules() if isinstance(conv, ConvVariant)):
+        if (same := densified(dense)) is None:
+            raise UserError(f"{path} is not a dense net, but {dense.name}; give one trained with StandardConv.")
+        dense = same
     ours, theirs = _layout(net), _layout(dense)
     if ours != theirs and not _heads_to_learn(net, dense, _layout):
         name = min(ours.items() ^ theirs.items())[0]
@@ -275,6 +277,28 @@ def _heads_to_learn(net: Net, source: Net, described: Callable[..., object]) -> 
 
 def _said_of(heads: Collection[nn.Module], net: Net) -> str:
     return f"; its heads, of {net.classes} classes, begin at random" if heads else ""
+
+
+@torch.no_grad()
+def densified(net: Net) -> Net | None:
+    """The dense net that computes the same as one of other convolutions, in evaluation mode.
+
+    Returns:
+        None where its dense convolutions have no bias, as those of ResNets.
+    """
+    assert net.config is not None, "a net that build_net made"
+    plain = {key: value for key, value in net.config.items() if key not in ("conv", "stem", "ranks")}
+    variants = {name: conv for name, conv in net.named_modules() if isinstance(conv, ConvVariant)}
+    parts = tuple(f"{name}." for name in variants)
+    state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(parts)}
+    for name, conv in variants.items():
+        state[f"{name}.weight"], state[f"{name}.bias"] = conv.as_dense()
+    dense = build_net(plain)
+    if dense.state_dict().keys() != state.keys():
+        return None
+    dense.load_state_dict(state)
+    dense.preprocess = net.preprocess
+    return dense.eval()
 
 
 @torch.no_grad()

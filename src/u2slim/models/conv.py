@@ -19,7 +19,7 @@ Fill = Callable[[Any, Tensor, Tensor | None], None]
 
 
 class ConvVariant(nn.Module):
-    """What a variant adds to its kind of `nn.Module`: how to fill itself from a dense 3x3 convolution.
+    """What a variant adds to its kind of `nn.Module`: how to fill itself from a dense 3x3 convolution, and the reverse.
 
     All are made from (in_channels, out_channels, dilation, stride, bias). `bias=False` is for the dense convolution of
     published ResNets; the others keep the bias, which `fit` solves for.
@@ -35,6 +35,10 @@ class ConvVariant(nn.Module):
     fills: ClassVar[Mapping[str, Fill]]
     weighted_fit: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
     bits: int | None = None
+
+    def as_dense(self) -> tuple[Tensor, Tensor]:
+        """The weight (O, I, 3, 3) and bias (O) of the dense convolution that computes the same."""
+        raise NotImplementedError
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
         """Set every parameter by least squares; `alternate` says whether factors are solved for in turns.
@@ -67,6 +71,9 @@ class StandardConv(ConvVariant, nn.Conv2d):
     def fill_copy(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.weight.copy_(weight_OI33)
         _set_bias(self, bias_O)
+
+    def as_dense(self) -> tuple[Tensor, Tensor]:
+        return self.weight, self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
 
     fills: ClassVar[Mapping[str, Fill]] = {"mean": fill_copy, "project": fill_copy}
 
@@ -128,6 +135,13 @@ class GroupedConv(ConvVariant, nn.Conv2d):
         """The output channels that a group makes."""
         each = self.out_channels // self.groups
         return slice(group * each, (group + 1) * each)
+
+    def as_dense(self) -> tuple[Tensor, Tensor]:
+        weight_OI33 = self.weight.new_zeros(self.out_channels, self.in_channels, 3, 3)
+        for group in range(self.groups):
+            own = self.outputs_of(group)
+            weight_OI33[own, self.inputs_of(group)] = self.weight[own]
+        return weight_OI33, self.bias
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         out_channels, in_channels = weight_OI33.shape[:2]
@@ -191,6 +205,12 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
             in_channels, in_channels, 3, stride, padding=dilation, dilation=dilation, groups=in_channels
         )
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+
+    def as_dense(self) -> tuple[Tensor, Tensor]:
+        pointwise_OI = self.pointwise.weight.flatten(1)
+        weight_OI33 = pointwise_OI[:, :, None, None] * self.depthwise.weight.transpose(0, 1)
+        assert self.depthwise.bias is not None and self.pointwise.bias is not None
+        return weight_OI33, pointwise_OI @ self.depthwise.bias + self.pointwise.bias
 
     def fill_mean(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         self.depthwise.weight.copy_(weight_OI33.mean(0, keepdim=True).transpose(0, 1))
@@ -289,6 +309,13 @@ class LowRankConv(ConvVariant, nn.Sequential):
     def narrows(self) -> bool:
         """Whether a 1x1 convolution comes first."""
         return len(self) == 3
+
+    def as_dense(self) -> tuple[Tensor, Tensor]:
+        weight_OI33 = torch.einsum("or,rnhw->onhw", self.expand.weight.flatten(1), self.reduce.weight)
+        if self.narrows:
+            weight_OI33 = torch.einsum("onhw,ni->oihw", weight_OI33, self.narrow.weight.flatten(1))
+        assert self.expand.bias is not None
+        return weight_OI33, self.expand.bias
 
     def fill_project(self, weight_OI33: Tensor, bias_O: Tensor | None) -> None:
         rank = len(self.reduce.weight)
