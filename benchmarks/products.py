@@ -3,7 +3,7 @@
 python -m benchmarks.products FOLDER
 
 FOLDER gets images/, masks/ and pairs.csv, whose column `split` has the last sixth of the first `--count` as val, and
-those held out as test. Picture k is a function of k alone. docs/training.md has what fine-tuning on them buys.
+those held out as test. Picture k is a function of k alone. docs/lab/finetune.md has what training on buys there.
 """
 
 import argparse
