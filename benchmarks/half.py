@@ -11,7 +11,6 @@ largest difference from float32's and the IoU of both. docs/lab/fp16.md draws th
 import argparse
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from u2slim.data.unlabelled import Photos
 from u2slim.models.normalise import Normalise
 from u2slim.models.rsu import RSU, ConvBNReLU
 from u2slim.models.u2net import U2Net
-from u2slim.zoo.published import published_net
+from u2slim.zoo import open_net
 
 SIDE = 320
 
@@ -110,12 +109,14 @@ def largest_activation(net: nn.Module, image_B3HW: Tensor) -> tuple[Tensor, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--photos", required=True)
-    parser.add_argument("--weights", type=Path, help="the published lite net; by default downloaded")
+    parser.add_argument(
+        "--weights", default="u2netp", help="a net by name, or a file; by default the published lite net"
+    )
     parser.add_argument("--random", choices=("lite", "full"), help="no weights, but a net of this width")
     parser.add_argument("--count", type=int, default=8)
     options = parser.parse_args()
     photos = Normalise()(Photos.below(options.photos, SIDE).squares(options.count, 0))
-    original = random_net(options.random, photos) if options.random else published_net("lite", options.weights)
+    original = random_net(options.random, photos) if options.random else open_net(options.weights).net()
 
     variances = torch.cat([norm.running_var for norm in original.modules() if isinstance(norm, nn.BatchNorm2d)])
     lost = int((variances.half() == 0).sum())

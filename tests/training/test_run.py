@@ -334,8 +334,8 @@ def test_between_log_points_nothing_waits_for_the_device(tmp_path):
 
 def test_precision_is_chosen_by_device_and_only_where_it_is_left_open(monkeypatch):
     net = torch.nn.Conv2d(3, 4, 3)
-    for amx, expected in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+    for has_bf16, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has_bf16=has_bf16: has_bf16)
         assert choose_precision("auto", "cpu", net) == expected
         assert choose_precision("16-mixed", "cpu", net) == "16-mixed"
     for bf16, expected in ((True, "bf16-mixed"), (False, "16-mixed")):
@@ -366,7 +366,7 @@ def test_bf16_is_refused_exactly_where_it_makes_wrong_gradients(channels, monkey
         gradients += torch.autograd.grad(made, conv.weight, torch.randn(made.shape).to(made.dtype))
     right = bool((gradients[0] - gradients[1]).norm() < 0.1 * gradients[1].norm())
     assert right or channels % 16, "the fault that is looked for is one of other numbers of channels"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     net = torch.nn.Sequential(conv)
     assert choose_precision("auto", "cpu", net) == ("bf16-mixed" if right else "32-true")
     assert ("training in float32" in caplog.text) == (not right)

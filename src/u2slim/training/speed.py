@@ -49,7 +49,7 @@ def choose_precision(precision: str, device: str, net: nn.Module) -> str:
 def _fastest_precision(device: str) -> str:
     if device == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if device == "cpu" and torch.cpu._is_amx_tile_supported() else "32-true"
+    return "bf16-mixed" if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
 def bf16_fault(net: nn.Module) -> str | None:
