@@ -207,7 +207,7 @@ class Net {
         return weight;
     }
 
-    // docs/guides/export.md has the form: whole numbers as planes of bits, the lowest first and the signs last, times the scale of their row.
+    // docs/reference/packed.md has the form: whole numbers as planes of bits, the lowest first and the signs last, times the scale of their row.
     Tensor unpacked(const Step& step) {
         if (step.output.empty() || outputs.count(step.output)) throw Error("a packed weight is no mask");
         const auto planes = weights.find(step.input(0)), scales = weights.find(step.input(1));

@@ -1,7 +1,7 @@
 """Packed ONNX files as every runtime reads them: weights in float32 instead of the nodes that unpack them.
 
-The bytes are read directly, since importing `onnx` takes longer than all else here. docs/guides/export.md has the
-form.
+The bytes are read directly, since importing `onnx` takes longer than all else here. docs/reference/packed.md has
+the form.
 """
 
 from collections.abc import Iterable, Iterator

@@ -14,7 +14,7 @@ from u2slim.images.masks import enlarge, stretched
 from u2slim.images.preprocess import resized
 from u2slim.processes import cpu_share
 
-# Where any number may go in. More are no faster on a CPU, and each may take half a gigabyte (docs/guides/export.md).
+# Where any number may go in. More are no faster on a CPU, and each may take half a gigabyte (docs/lab/export.md).
 PHOTOS_AT_ONCE = 8
 
 
