@@ -10,7 +10,7 @@ from u2slim.images.metadata import KINDS
 from u2slim.images.preprocess import SCALES, given_preprocess
 from u2slim.images.write import FORMATS
 from u2slim.remote import Place
-from u2slim.runtime import ONNX_RUNTIMES, fastest_runtime
+from u2slim.runtime import ONNX_RUNTIMES, PHONE_RUNTIMES, fastest_runtime
 from u2slim.zoo.shipped import DEFAULT, SHIPPED
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def add_net_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup
         "--net",
         default=DEFAULT,
         metavar="NAME|FILE",
-        help=f"{', '.join(SHIPPED)}, u2netp, another of u2slim nets, an .onnx, .ckpt or .pth file, or "
+        help=f"{', '.join(SHIPPED)}, u2netp, another of u2slim nets, an .onnx, .ckpt, .pth, .param or .tflite file, or "
         f"last; default: {DEFAULT}",
     )
     add("--mean", metavar="R,G,B", help="of the input of an .onnx file that does not say it; with --std and --scale")
@@ -113,8 +113,9 @@ def add_net_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup
     add(
         "--runtime",
         default="auto",
-        choices=("auto", *ONNX_RUNTIMES, "torch"),
-        help="default: the fastest that is installed, for one photo or for many; torch for .ckpt and .pth files",
+        choices=("auto", *ONNX_RUNTIMES, "torch", *PHONE_RUNTIMES),
+        help="default: the fastest that is installed, for one photo or for many; torch for .ckpt and .pth files, ncnn "
+        "for .param, litert for .tflite",
     )
     add(
         "--device",

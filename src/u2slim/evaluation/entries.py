@@ -23,6 +23,7 @@ from u2slim.images.refine import Refine
 from u2slim.models import Net
 from u2slim.runtime import Runner, check_runtime, net_runner
 from u2slim.runtime.packed import widened_model
+from u2slim.runtime.phone_files import net_bytes
 from u2slim.sizes import Size, sides
 from u2slim.zoo import NetHandle, open_net
 
@@ -178,6 +179,9 @@ def _found(item: str) -> NetHandle | None:
 def _open(item: str, handle: NetHandle | None, runtime: str) -> Model:
     if handle is None:
         return Model(ModelFacts(runtime="masks"), folder=user_path(item))
+    if handle.phone is not None:
+        runner = handle.runner(runtime)
+        return _with(ModelFacts(megabytes=net_bytes(handle.phone) / 1e6), runner)
     if handle.is_runtime_file and runtime != "torch":
         runner = handle.runner(runtime)  # first, as it refuses what cannot be read
         return _with(onnx_facts(handle.path(), runner.size), runner)

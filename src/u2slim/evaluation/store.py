@@ -39,7 +39,7 @@ _PACKAGES = (
     "pillow",
     "simplejpeg",
     "torch",
-    *OPTIONAL_RUNTIMES,
+    *(module.replace("_", "-") for module in OPTIONAL_RUNTIMES.values()),
 )
 
 

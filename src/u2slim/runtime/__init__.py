@@ -11,6 +11,7 @@ from u2slim.errors import UserError, missing_extra
 from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import Graph
 from u2slim.runtime.onnx_runners import OnnxRuntimeRunner, OpenCVRunner, OpenVINORunner
+from u2slim.runtime.phone_runners import LiteRTRunner, NcnnRunner
 from u2slim.runtime.runner import Runner, latency
 from u2slim.sizes import Size, sides
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ONNX_RUNTIMES",
+    "PHONE_RUNTIMES",
+    "LiteRTRunner",
+    "NcnnRunner",
     "OnnxRuntimeRunner",
     "OpenCVRunner",
     "OpenVINORunner",
@@ -29,6 +33,7 @@ __all__ = [
     "latency",
     "net_runner",
     "onnx_runner",
+    "phone_runner",
 ]
 
 ONNX_RUNTIMES: dict[str, type[OpenCVRunner | OnnxRuntimeRunner | OpenVINORunner]] = {
@@ -42,7 +47,15 @@ FASTEST: tuple[tuple[float, tuple[str, ...]], ...] = (
     (12, ("onnxruntime", "openvino", "opencv")),
     (math.inf, ("openvino", "onnxruntime", "opencv")),
 )
-OPTIONAL_RUNTIMES = ("onnxruntime", "openvino")  # those that a user may lack, each an extra of the same name
+PHONE_RUNTIMES: dict[str, type[NcnnRunner | LiteRTRunner]] = {"ncnn": NcnnRunner, "litert": LiteRTRunner}
+# Those that a user may lack, each an extra of the same name, and the module that it brings.
+OPTIONAL_RUNTIMES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "ncnn": "ncnn",
+    "litert": "ai_edge_litert",
+}
+_PHONE_ENDINGS = {".param": "ncnn", ".tflite": "litert"}
 
 
 def onnx_runner(
@@ -58,10 +71,32 @@ def onnx_runner(
 ) -> Runner:
     """An ONNX file in a runtime, by default OpenCV; see `OnnxRunner`."""
     check_runtime(runtime)
+    if runtime in PHONE_RUNTIMES:
+        raise UserError(
+            f"runtime={runtime} runs files of its own kind, not {path}: make one with export.py checkpoint={path} "
+            f"export.target={runtime}."
+        )
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
     kind = ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime]
     return kind(path, stretch, streams, threads, size, preprocess, device or "cpu", graph)
+
+
+def phone_runner(
+    path: Path,
+    runtime: str = "auto",
+    stretch: bool = True,
+    streams: int = 1,
+    threads: int | None = None,
+    size: Size | None = None,
+    device: str | None = None,
+) -> Runner:
+    """A `.param` or `.tflite` file in the one runtime that it is for."""
+    own = _PHONE_ENDINGS[path.suffix.lower()]
+    if runtime not in ("auto", own):
+        raise UserError(f"runtime={runtime} cannot run {path}: it runs in {own}.")
+    check_runtime(own)
+    return PHONE_RUNTIMES[own](path, stretch, streams, threads, size, None, device or "cpu")
 
 
 def net_runner(
@@ -75,6 +110,11 @@ def net_runner(
 ) -> Runner:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
     check_runtime(runtime)
+    if runtime in PHONE_RUNTIMES:
+        raise UserError(
+            f"runtime={runtime} runs files of its own kind: make one of {net.name} with export.py checkpoint=FILE "
+            f"export.target={runtime}."
+        )
     if runtime in ("auto", "torch"):
         from u2slim.runtime.torch_runner import TorchRunner
 
@@ -98,15 +138,21 @@ def fastest_runtime(photos: float) -> str:
 
 def installed_runtimes() -> list[str]:
     """Those that run ONNX files."""
-    return [name for name in ONNX_RUNTIMES if name not in OPTIONAL_RUNTIMES or importlib.util.find_spec(name)]
+    return [
+        name
+        for name in ONNX_RUNTIMES
+        if name not in OPTIONAL_RUNTIMES or importlib.util.find_spec(OPTIONAL_RUNTIMES[name])
+    ]
 
 
 def check_runtime(runtime: str) -> None:
     """Raise a UserError for a runtime that is not known or not installed."""
-    if runtime not in ("auto", "torch", *ONNX_RUNTIMES):
-        raise UserError(f"runtime={runtime} is not known; choose auto, torch, {', '.join(ONNX_RUNTIMES)}.")
+    known = *ONNX_RUNTIMES, *PHONE_RUNTIMES
+    if runtime not in ("auto", "torch", *known):
+        raise UserError(f"runtime={runtime} is not known; choose auto, torch, {', '.join(known)}.")
     if runtime in OPTIONAL_RUNTIMES:
+        module = OPTIONAL_RUNTIMES[runtime]
         try:
-            importlib.import_module(runtime)
+            importlib.import_module(module)
         except ImportError as error:
-            raise missing_extra(f"runtime={runtime}", runtime, runtime) from error
+            raise missing_extra(f"runtime={runtime}", module.replace("_", "-"), runtime) from error

@@ -119,7 +119,7 @@ def read_graph(
     output = "mask" if "mask" in outputs else outputs[0]
     size = height, width
     precision = metadata.get("u2slim.precision") or ("fp16_compute" if _computes_in_half(graph) else "")
-    labels = _labels(path, metadata)
+    labels = class_labels(path, metadata)
     source = FILE
     if metadata.get("u2slim.preprocess") == "embedded":
         said, preprocess = None, None
@@ -247,7 +247,8 @@ def _said(path: Path, metadata: Mapping[str, str], size: tuple[int, int]) -> Pre
         ) from error
 
 
-def _labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:
+def class_labels(path: Path, metadata: Mapping[str, str]) -> dict[str, list] | None:
+    """The names and colours of the classes that a file's entries tell apart; None: it makes masks."""
     if "u2slim.classes" not in metadata:
         return None
     names = metadata["u2slim.classes"].split(",")

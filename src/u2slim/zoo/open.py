@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from u2slim.errors import UserError, missing_extra
 from u2slim.files import user_path
 from u2slim.images.preprocess import Preprocess
-from u2slim.runtime import Runner, check_runtime, net_runner, onnx_runner
+from u2slim.runtime import Runner, check_runtime, net_runner, onnx_runner, phone_runner
 from u2slim.runtime.onnx_reader import FILE, GIVEN, KNOWN, NOWHERE, Graph, read_graph
 from u2slim.sizes import Size
 from u2slim.zoo.fetch import fetch, find, note, record_of
@@ -19,7 +19,8 @@ from u2slim.zoo.shipped import SHIPPED
 if TYPE_CHECKING:
     from u2slim.models import Net
 
-ENDINGS = (".ckpt", ".pth", ".onnx")
+PHONES = (".param", ".tflite")
+ENDINGS = (".ckpt", ".pth", ".onnx", *PHONES)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class NetHandle:
         onnx: a file that every runtime but torch runs; of a published structure, torch can build the net from it, too.
         published: the record of a published net, which is downloaded when it is first needed.
         preprocess: what its input is made of, by who asks; its size plays no part.
+        phone: a file that one of the runtimes of phones runs, and nothing else does.
     """
 
     name: str
@@ -39,10 +41,11 @@ class NetHandle:
     onnx: Path | None = None
     published: Published | None = None
     preprocess: Preprocess | None = None
+    phone: Path | None = None
 
     @property
     def is_runtime_file(self) -> bool:
-        """Whether all there is of it is an ONNX file, which runs as it is rather than being built for torch."""
+        """Whether all there is of it is a file that runs as it is rather than being built for torch."""
         return self.weights is None and self.published is None
 
     def path(self) -> Path:
@@ -51,7 +54,7 @@ class NetHandle:
 
     @cached_property  # as the checksum of a published net's file takes a moment
     def _path(self) -> Path:
-        path = self.weights or self.onnx
+        path = self.weights or self.onnx or self.phone
         if path is None:
             assert self.published is not None
             return fetch(self.published)
@@ -64,6 +67,8 @@ class NetHandle:
             UserError: torch is not installed, the file holds no net of ours, or says another normalisation than is
                 given.
         """
+        if self.phone is not None:
+            raise UserError(f"{self.name} is a file for phones, of which torch builds nothing: give its checkpoint.")
         if self.preprocess and self.onnx is None:
             raise UserError(f"{self.name} brings its own normalisation: mean, std and scale are for ONNX files.")
         try:
@@ -128,7 +133,7 @@ class NetHandle:
         a net without an ONNX file is exported first, to a file that does not stay.
 
         Args:
-            runtime: `auto`, `torch`, `opencv`, `onnxruntime` or `openvino`.
+            runtime: `auto`, `torch`, `opencv`, `onnxruntime`, `openvino`, or of files for phones `ncnn` or `litert`.
             stretch: stretch each mask to 0..1, as U2-Net's own test script does.
             streams: so many threads may call it at once.
             threads: that all of them together may take; None: one a core.
@@ -139,6 +144,10 @@ class NetHandle:
             UserError: the runtime is not known, not installed, or cannot run the file.
         """
         check_runtime(runtime)
+        if self.phone is not None:
+            if self.preprocess:
+                raise UserError(f"{self.name} says itself how its input is normalised: leave out mean, std and scale.")
+            return phone_runner(self.phone, runtime, stretch, streams, threads, size, device)
         if runtime != "torch" and (onnx := self.onnx_path()) is not None:
             is_plain = self.name in SHIPPED and size is None and self.preprocess is None
             graph = (SHIPPED[self.name].graph() if is_plain else None) or self._graph(size)
@@ -158,7 +167,7 @@ def open_net(name: "str | Path | NetHandle", preprocess: Preprocess | None = Non
     """Find a net by name or file, without reading it.
 
     Args:
-        name: a shipped net (`lite-two-thirds`), a published one (`u2netp`), a file (`.ckpt`, `.pth`, `.onnx`), or
+        name: a shipped net (`lite-two-thirds`), a published one (`u2netp`), a file (one of `ENDINGS`), or
             `last` for the newest training checkpoint under `outputs/`; or what this function returned.
         preprocess: what the input of another project's ONNX file is made of, where the file does not say it:
             `Preprocess.given(mean, std, scale)`.
@@ -193,6 +202,8 @@ def open_net(name: "str | Path | NetHandle", preprocess: Preprocess | None = Non
         raise UserError(f"{text} is no net: a net's file ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
     if path.suffix.lower() == ".onnx":
         return NetHandle(text, onnx=path)
+    if path.suffix.lower() in PHONES:
+        return NetHandle(text, phone=path)
     return NetHandle(text, weights=path)
 
 
