@@ -39,8 +39,8 @@ _PATH_NAME = re.compile(
 _NAMED_PATHS = re.compile(r"(^|\.)((shards|models)\.|sets\.[^.]+\.(images|masks)$)")
 _ALSO_PATHS = frozenset(
     (
-        *("agree_with", "davis", "dense", "export.images", "hydra.sweep.subdir", "init.lstsq.keep", "measured"),
-        "submit",
+        *("agree_with", "davis", "dense", "export.images", "export.onnx2tf", "hydra.sweep.subdir"),
+        *("init.lstsq.keep", "measured", "submit"),
         *("data.images", "data.masks", "data.val_images", "data.val_masks", "data.val_list", "own.images", "own.masks"),
     )
 )

@@ -15,6 +15,7 @@ from u2slim.evaluation.confusion import scores
 from u2slim.evaluation.results import CURVES
 from u2slim.evaluation.scoring import score
 from u2slim.images.masks import to_8bit
+from u2slim.runtime.file_runner import FileRunner
 from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 
 Scored = tuple[np.ndarray, np.ndarray]  # an image, and its mask or classes
@@ -37,17 +38,17 @@ class Gate:
             return f"{len(self.pairs)} images of {' and '.join(dict.fromkeys(pair.set for pair in self.pairs))}"
         return f"the float net's own answers on {len(self.images)} images"
 
-    def loss_beside(self, whole: Path) -> Callable[[Path], float]:
-        """What gives the score of the file `whole`, computed once, less that of another, both in onnxruntime."""
+    def loss_beside(self, whole: Path, kind: type[FileRunner] = OnnxRuntimeRunner) -> Callable[[Path], float]:
+        """What gives the score of the file `whole` in onnxruntime, computed once, less that of another in `kind`."""
         float_net = OnnxRuntimeRunner(whole)
         score_of = mean_iou if float_net.labels else max_f
         own = [] if self.pairs else list(self._own_truth(float_net))
 
-        def found(net: OnnxRuntimeRunner) -> float:
+        def found(net: FileRunner) -> float:
             return score_of(net, map(load_pair, self.pairs) if self.pairs else own)
 
         before = found(float_net)
-        return lambda small: before - found(OnnxRuntimeRunner(small))
+        return lambda small: before - found(kind(small))
 
     def _own_truth(self, float_net: OnnxRuntimeRunner) -> Iterator[Scored]:
         for image in self.images:
@@ -59,13 +60,13 @@ class Gate:
                 yield image, truth
 
 
-def max_f(net: OnnxRuntimeRunner, scored: Iterable[Scored]) -> float:
+def max_f(net: FileRunner, scored: Iterable[Scored]) -> float:
     """The maxF of a net's masks of images with their masks; 0 without any."""
     curves = [score(to_8bit(net(image)), truth).curves[CURVES.index("F")] for image, truth in scored]
     return float(np.mean(curves, 0).max()) if curves else 0.0
 
 
-def mean_iou(net: OnnxRuntimeRunner, scored: Iterable[Scored]) -> float:
+def mean_iou(net: FileRunner, scored: Iterable[Scored]) -> float:
     """The mIoU of a net's classes on images with their classes, over all pixels together."""
     assert net.labels is not None
     names = net.labels["names"]

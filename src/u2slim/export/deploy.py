@@ -1,5 +1,6 @@
 """One net as one proved file for each precision."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -8,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from u2slim.errors import UserError
 from u2slim.export.calibration import Gate
 from u2slim.export.parity import ParityRow, Reference, beside_darker, check_parity, reference_of
 from u2slim.export.precisions import PRECISIONS, Samples
+from u2slim.export.targets import TARGETS, Target
 from u2slim.files import write_whole
 from u2slim.models import Net
+from u2slim.runtime import PHONE_RUNTIMES, check_runtime
 from u2slim.runtime.batch_axis import check_pixels, fix_batch
 from u2slim.runtime.onnx_writer import convert, write_onnx
+from u2slim.runtime.phone_files import remove_net, write_net_whole
 from u2slim.sizes import Size, sides
 
 
@@ -30,6 +35,7 @@ class Deployment:
         batch: so many photos go in at once; None: any number.
         tolerance: the largest difference from torch that may ship in float32, anywhere.
         min_iou: of the masks with torch's, in 16 bits or packed.
+        onnx2tf: the program that LiteRT's files are made by.
     """
 
     net: Net
@@ -43,23 +49,27 @@ class Deployment:
     opset: int = 18
     tolerance: float = 1e-4
     min_iou: float = 0.995
+    onnx2tf: str = "onnx2tf"
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_pixels(self.batch, *sides(self.size, "size"))
 
-    def write(self, path: Path, preprocess: str, precision: str) -> list[ParityRow]:
-        """Make and compare one file, of which nothing is left where it does not agree.
+    def write(self, path: Path, preprocess: str, precision: str, target: str = "onnx") -> list[ParityRow]:
+        """Make and compare one file, with what belongs to it, of which nothing is left where it does not agree.
 
         Raises:
             UserError: see `check_parity`.
         """
         rows: list[ParityRow] = []
-        wanted = PRECISIONS[precision]
-        path.unlink(missing_ok=True)  # a file of this name after a failure must not be an older net
+        wanted, kind = PRECISIONS[precision], TARGETS[target]
+        remove_net(path)  # a file of this name after a failure must not be an older net
 
         def make(partial_path: Path) -> None:
-            self._make(partial_path, preprocess, precision)
+            if kind.convert is None:
+                self._make(partial_path, preprocess, precision)
+            else:
+                self._convert(partial_path, preprocess, precision, kind)
             rows.extend(
                 check_parity(
                     self.reference,
@@ -70,11 +80,31 @@ class Deployment:
                     name=path.name,
                     all_must_load=wanted.loads_everywhere,
                     max_mean=wanted.max_mean,
+                    runner=kind.runner,
                 )
             )
 
-        write_whole(path, make)
+        if kind.convert is None:
+            write_whole(path, make)
+        else:
+            write_net_whole(path, make)
         return rows
+
+    def _convert(self, path: Path, preprocess: str, precision: str, target: Target) -> None:
+        if self.dynamic or self.batch != 1 or self.outputs != "first":
+            raise UserError(
+                f"export.target={target.name} makes files of one size for one photo, with one output: leave out "
+                "export.dynamic, export.batch and export.outputs."
+            )
+        if target.name in PHONE_RUNTIMES:
+            check_runtime(target.name)
+        assert target.convert is not None
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole.onnx"
+            self._make(whole, preprocess, "fp32")
+            entries = {item.key: item.value for item in onnx.load(whole).metadata_props}
+            samples = Samples(self.images, self.photos, self.gate, self.onnx2tf)
+            target.convert(whole, path, precision, samples, entries | {"u2slim.precision": precision})
 
     @cached_property
     def reference(self) -> Reference:

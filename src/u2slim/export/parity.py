@@ -13,6 +13,8 @@ from u2slim.errors import UserError
 from u2slim.images.masks import class_shares
 from u2slim.models import Net
 from u2slim.runtime import ONNX_RUNTIMES, Runner, installed_runtimes, latency
+from u2slim.runtime.file_runner import FileRunner
+from u2slim.runtime.phone_files import net_bytes
 from u2slim.runtime.torch_runner import TorchRunner
 from u2slim.sizes import Size, sides
 
@@ -23,7 +25,8 @@ log = logging.getLogger(__name__)
 class ParityRow:
     """A file in a runtime beside torch: differences of probabilities, mask IoU at 1/2, bytes, latency, or an error.
 
-    Of classes, the IoU is that of all their pixels together, each pixel in its likeliest class.
+    `iou` is that of all images together, the other two are of single images. Of classes, it is that of all their
+    pixels, each pixel in its likeliest class.
     """
 
     file: str
@@ -32,6 +35,8 @@ class ParityRow:
     largest: float = math.nan
     mean: float = math.nan
     iou: float = math.nan
+    median_iou: float = math.nan
+    worst_iou: float = math.nan
     milliseconds: float = math.nan
     error: str = ""
 
@@ -55,7 +60,7 @@ def reference_of(net: Net, images: Sequence[np.ndarray], size: Size, repeats: in
     expected = np.stack(_probabilities(runner, images))
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     milliseconds = latency(runner, images[:1], repeats)
-    return Reference(images, expected, ParityRow(net.name, "torch", weights, 0.0, 0.0, 1.0, milliseconds))
+    return Reference(images, expected, ParityRow(net.name, "torch", weights, 0.0, 0.0, 1.0, 1.0, 1.0, milliseconds))
 
 
 def beside_darker(images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -73,11 +78,12 @@ def check_parity(
     name: str | None = None,
     all_must_load: bool = True,
     max_mean: float = 1.0,
+    runner: type[FileRunner] | None = None,
 ) -> list[ParityRow]:
-    """Compare the ONNX file with what torch makes of the net: a row for each runtime.
+    """Compare a file with what torch makes of the net: a row for each runtime.
 
-    The runtimes are those that are installed. Where the file takes several photos at once, the images go in so; torch
-    had each alone.
+    The runtimes are `runner`, or those of ONNX files that are installed. Where the file takes several photos at once,
+    the images go in so; torch had each alone.
 
     Args:
         name: what the rows call the file.
@@ -88,17 +94,19 @@ def check_parity(
             in the mean, or makes masks whose IoU with the net's, over all images, is below `min_iou`.
     """
     rows, images = [], reference.images
-    for runtime in _runtimes(dynamic):
+    kinds = [runner] if runner else [ONNX_RUNTIMES[name] for name in _runtimes(dynamic)]
+    size = net_bytes(path)
+    for kind in kinds:
         try:
-            runner = ONNX_RUNTIMES[runtime](path)
+            running = kind(path)
         except UserError as error:
             if all_must_load:
                 raise
-            rows.append(ParityRow(name or path.name, runtime, path.stat().st_size, error=str(error)))
+            rows.append(ParityRow(name or path.name, kind.runtime, size, error=str(error)))
             continue
-        masks = np.stack(_probabilities(runner, images))
-        milliseconds = latency(runner, images[: runner.together], repeats)
-        row = _row(name or path.name, runner, masks, reference.expected, path.stat().st_size, milliseconds)
+        masks = np.stack(_probabilities(running, images))
+        milliseconds = latency(running, images[: running.together], repeats)
+        row = _row(name or path.name, running, masks, reference.expected, size, milliseconds)
         if not (row.largest <= tolerance and row.mean <= max_mean):  # also true for NaN
             raise UserError(
                 f"{row.runtime} differs from torch by up to {row.largest:.2g} (export.tolerance={tolerance:g}, "
@@ -129,9 +137,14 @@ def _row(
 ) -> ParityRow:
     difference = np.abs(masks - expected)
     cut, true = _cut(masks), _cut(expected)
-    iou = (cut & true).sum() / (cut | true).sum() if (cut | true).any() else 1.0
-    numbers = float(difference.max()), float(difference.mean()), float(iou)
+    each = [_iou(*pair) for pair in zip(cut, true, strict=True)]
+    ious = _iou(cut, true), float(np.median(each)), min(each)
+    numbers = float(difference.max()), float(difference.mean()), *ious
     return ParityRow(file, runner.runtime, size, *numbers, milliseconds)
+
+
+def _iou(cut: np.ndarray, true: np.ndarray) -> float:
+    return float((cut & true).sum() / (cut | true).sum()) if (cut | true).any() else 1.0
 
 
 def _probabilities(runner: Runner, images: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -21,11 +21,13 @@ class Samples:
         images: RGB images of any size, those that files are compared on.
         photos: likewise, like those to come, for the ranges of activations.
         gate: what the conversion may cost, and where that is measured.
+        onnx2tf: the program that makes files for LiteRT.
     """
 
     images: Sequence[np.ndarray]
     photos: Sequence[np.ndarray]
     gate: Gate
+    onnx2tf: str = "onnx2tf"
 
 
 class Conversion(Protocol):

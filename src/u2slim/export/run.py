@@ -1,4 +1,4 @@
-"""One export: from a composed config to ONNX files that are proved to agree with their net."""
+"""One export: from a composed config to files that are proved to agree with their net."""
 
 import logging
 from itertools import product
@@ -19,12 +19,14 @@ from u2slim.export.calibration import Gate
 from u2slim.export.deploy import Deployment
 from u2slim.export.parity import ParityRow
 from u2slim.export.precisions import PRECISIONS
+from u2slim.export.targets import TARGETS
 from u2slim.files import user_path
 from u2slim.images.photos import find_photos
 from u2slim.images.read import read_image
 from u2slim.models import Net
 from u2slim.runtime.batch_axis import batch_setting
 from u2slim.runtime.onnx_writer import INPUTS
+from u2slim.runtime.phone_files import net_bytes
 from u2slim.sizes import sides
 from u2slim.terminal import print_whole
 from u2slim.zoo.checkpoints import load_net, origin, write_net
@@ -47,11 +49,11 @@ def export(cfg: DictConfig, folder: Path) -> float:
     settings = cfg.export
     paths = files(settings, net, folder)
     images, photos = photos_of(settings, "images", settings.count), []
-    if any(PRECISIONS[precision].photos for _, precision in paths):
+    if any(PRECISIONS[precision].photos for *_, precision in paths):
         photos = photos_of(settings, "calibration", settings.calibrate_on)
         if not settings.calibration:
             log.warning("generated images tell the activations' range; export.calibration=FOLDER of photos is better")
-    warn_of_idle(cfg, {precision for _, precision in paths})
+    warn_of_idle(cfg, {precision for *_, precision in paths})
     extreme = extremes()
     deployment = Deployment(
         net,
@@ -65,18 +67,27 @@ def export(cfg: DictConfig, folder: Path) -> float:
         opset=settings.opset,
         tolerance=settings.tolerance,
         min_iou=settings.min_iou,
+        onnx2tf=settings.onnx2tf,
         metadata={"weights": origin(cfg.checkpoint, cfg.init)},
     )
     rows = [deployment.reference.row]
-    for (preprocess, precision), path in paths.items():
-        log.info("exporting %s at %dx%d, %s, input %s", net.name, *sides(size, "size"), precision, preprocess)
-        rows += deployment.write(path, preprocess, precision)
+    for (target, preprocess, precision), path in paths.items():
+        log.info(
+            "exporting %s at %dx%d, %s, input %s",
+            net.name,
+            *sides(size, "size"),
+            f"{target} in {precision}",
+            preprocess,
+        )
+        rows += deployment.write(path, preprocess, precision, target)
     if settings.weights:
         write_net(net, size, user_path(settings.weights))
         log.info("wrote %s", settings.weights)
     print_table(rows, f"{net.name} on {len(images)} photos and {len(extreme)} extreme images")
-    for (preprocess, _), path in paths.items():
-        log.info("wrote %s (%.2f MB, input: %s)", path, path.stat().st_size / 1e6, preprocess)
+    for (target, preprocess, _), path in paths.items():
+        log.info("wrote %s (%.2f MB, input: %s)", path, net_bytes(path) / 1e6, preprocess)
+        if target == "coreml":
+            log.warning("%s was computed here by other means, and not run: only a Mac or a phone can", path.name)
     return max(row.largest for row in rows if not row.error)
 
 
@@ -97,27 +108,40 @@ def warn_of_idle(cfg: DictConfig, precisions: set[str]) -> None:
         warn_idle("it is for fp16, packed and fp16_compute", "export.min_iou")
 
 
-def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str], Path]:
-    """Where each kind of input in each precision goes: where `settings.output` says, or into the run's folder.
+def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str, str], Path]:
+    """Where each target's file of each input and precision goes: as `settings.output` says, or into the run's folder.
 
     Raises:
-        UserError: a kind or precision is not known or not for this net, or one file is named for several.
+        UserError: a target, kind or precision is not known or not for this net, or one file is named for several.
     """
     wanted = {}
-    for setting, known in {"preprocess": INPUTS, "precision": PRECISIONS}.items():
+    for setting, known in {"target": TARGETS, "preprocess": INPUTS, "precision": PRECISIONS}.items():
         wanted[setting] = [settings[setting]] if isinstance(settings[setting], str) else list(settings[setting])
         unknown = [value for value in wanted[setting] if value not in known]
         if unknown or not wanted[setting]:
             given = unknown[0] if unknown else "[]"
             raise UserError(f"export.{setting}={given} is not known; choose one of: {', '.join(known)}.")
     output = user_path(settings.output or folder)
-    pairs = list(product(*wanted.values()))
-    if settings.output and len(pairs) == 1 and not output.is_dir():
-        return {pairs[0]: output}
-    if output.suffix == ".onnx":
-        raise UserError(f"export.output={settings.output} is one file for {len(pairs)}; give a folder.")
-    ending = {"fp32": ""}
-    return {(k, p): output / f"{net.name}-{k}{ending.get(p, f'-{p}')}.onnx" for k, p in pairs}
+    chosen = list(product(*wanted.values()))
+    made = [one for one in chosen if one[2] in TARGETS[one[0]].precisions]
+    for target, _, precision in chosen:
+        if precision not in TARGETS[target].precisions:
+            reason = f"{target} has no {precision}, only {', '.join(TARGETS[target].precisions)}"
+            if not any(one[0] == target for one in made):
+                raise UserError(f"export.precision={precision}: {reason}.")
+            log.warning("left out: %s", reason)
+    if settings.output and len(made) == 1 and not output.is_dir():
+        ending = TARGETS[made[0][0]].ending
+        if made[0][0] != "onnx" and not output.name.endswith(ending):
+            raise UserError(
+                f"export.output={settings.output}: name a file for {made[0][0]} *{ending}, or give a folder."
+            )
+        return {made[0]: output}
+    if output.name.endswith(tuple(target.ending for target in TARGETS.values())):
+        raise UserError(f"export.output={settings.output} is one file for {len(made)}; give a folder.")
+    return {
+        (t, k, p): output / f"{net.name}-{k}{'' if p == 'fp32' else f'-{p}'}{TARGETS[t].ending}" for t, k, p in made
+    }
 
 
 def pairs_of(cfg: DictConfig, net: Net) -> list[Pair]:
@@ -148,7 +172,19 @@ def extremes() -> list[np.ndarray]:
 
 
 def print_table(rows: list[ParityRow], title: str) -> None:
-    table = Table("file", "MB", "runtime", "largest diff", "mean diff", "mask IoU", "ms", "x torch", title=title)
+    table = Table(
+        "file",
+        "MB",
+        "runtime",
+        "largest diff",
+        "mean diff",
+        "mask IoU",
+        "median",
+        "worst",
+        "ms",
+        "x torch",
+        title=title,
+    )
     for number, row in enumerate(rows):
         first = number == 0 or rows[number - 1].file != row.file
         about = (row.file, f"{row.bytes / 1e6:.2f}") if first else ("", "")
@@ -156,6 +192,7 @@ def print_table(rows: list[ParityRow], title: str) -> None:
             table.add_row(*about, row.runtime, "does not run it")
             continue
         ratio = rows[0].milliseconds / row.milliseconds
-        cells = f"{row.largest:.1e} {row.mean:.1e} {row.iou:.4f} {row.milliseconds:.0f} {ratio:.1f}".split()
-        table.add_row(*about, row.runtime, *cells)
+        ious = [f"{iou:.4f}" for iou in (row.iou, row.median_iou, row.worst_iou)]
+        differences = f"{row.largest:.1e}", f"{row.mean:.1e}"
+        table.add_row(*about, row.runtime, *differences, *ious, f"{row.milliseconds:.0f}", f"{ratio:.1f}")
     print_whole(table)
