@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz docs web
+.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz docs web phones
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
@@ -116,6 +116,12 @@ web: ## Build the page that cuts photos out in the browser into dist/web: make w
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo "make web needs Node.js from 20 on, and npm"; exit 1; }
 	npm --prefix web ci --silent
 	node web/build.mjs src/u2slim/nets/$(NET).onnx dist/web
+
+# The program that makes files for LiteRT, in an environment of its own: docs/guides/phones.md.
+ONNX2TF ?= onnx2tf
+phones: ## Test what phones run beside torch, with the extras pnnx, litert and coreml: make phones ONNX2TF=PROGRAM
+	U2SLIM_ONNX2TF=$(ONNX2TF) $(BIN)/python -m pytest -q -m "slow or not slow" \
+		tests/export/test_phones.py tests/export/test_phone_operators.py
 
 clean: ## Remove the environment, caches, builds and generated data (outputs/ and dist/ stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache data/sample data/sample_semantic build web/node_modules

@@ -220,7 +220,7 @@ def test_the_settings_that_are_paths():
         *(f"data.{name}" for name in ("cache", "manifest", "root", "unlabelled", "shards.duts_tr", "shards.duts_te")),
         *(f"data.{name}" for name in ("images", "masks", "val_images", "val_masks", "val_list")),
         *("own.images", "own.masks", "logger.tensorboard.save_dir"),
-        *(f"export.{name}" for name in ("calibration", "images", "output", "weights")),
+        *(f"export.{name}" for name in ("calibration", "images", "onnx2tf", "output", "weights")),
         *(f"callbacks.{name}.folder" for name in ("confusion", "nonfinite", "pictures")),
         *(f"callbacks.{name}.{part}" for name in ("best", "checkpoint") for part in ("dirpath", "filename")),
         *("logger.csv.save_dir", "logger.wandb.save_dir", "trainer.default_root_dir"),

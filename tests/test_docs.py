@@ -26,7 +26,8 @@ PAGES += sorted((REPO / "docs").rglob("*.md"))
 GROUPS = {str(path.parent.relative_to(REPO / "conf")) for path in (REPO / "conf").rglob("*.yaml")} - {"."}
 # What stands for something of the reader's own: NAME, DIR, RUN/last.ckpt, ...
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|\.{3}|.*[$*].*")
-UNPINNED = ("hydra-ray-launcher", "ray")  # it is large, and only its users want it
+# Large, and only their users want them: Ray, and what runs on phones and makes files for it.
+UNPINNED = ("hydra-ray-launcher", "ray", "ai-edge-litert", "ai-edge-quantizer", "coremltools", "ncnn", "pnnx")
 CONFIGS = {"__main__": "report"}  # of commands whose config is not called as their module
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
