@@ -31,8 +31,6 @@ class NcnnRunner(FileRunner):
         options = self.net.opt
         options.num_threads = threads or ncnn.get_omp_num_threads()
         options.openmp_blocktime = 0  # or threads spin between layers, twenty times as slow where others compute, too
-        # Winograd's convolutions put single pixels 1.1e-4 off, past our promise, and are no faster here.
-        options.use_winograd_convolution = False
         # float16 and bfloat16 are further from torch than the tolerance; what is stored so is widened.
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
         options.use_bf16_packed = options.use_bf16_storage = False
