@@ -169,7 +169,7 @@ def test_a_brace_that_begins_no_interpolation_is_refused_in_a_sentence(tmp_path)
     with pytest.raises(UserError, match=r"data.root=a\$\{b: .* make a link to it"):
         readable(["data.root=a${b"])
     printed = run("u2slim.data.doctor", "root=a${b", cwd=tmp_path, ok=False)
-    assert "begins an interpolation" in printed and "Traceback" not in printed
+    assert "would begin an interpolation" in printed and "Traceback" not in printed
 
 
 def test_home_is_put_in_once_for_every_path_and_nothing_else(monkeypatch):

@@ -125,7 +125,7 @@ def quoted(key: str, text: str) -> str:
         OmegaConf.create({"text": text})
     except GrammarParseError as error:
         raise UserError(
-            f"{key}={text}: `${{` begins an interpolation, which this is not; rename that file or folder, or make a "
+            f"{key}={text}: `${{` would begin an interpolation of Hydra; rename that file or folder, or make a "
             "link to it."
         ) from error
     return QuotedString(text, Quote.single).with_quotes()

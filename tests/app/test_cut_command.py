@@ -96,7 +96,7 @@ def test_arrays_of_other_kinds(photo):
     ):
         with pytest.raises(u2slim.UserError, match=sentence):
             u2slim.cut_out(photo, net, **options)
-    with pytest.raises(u2slim.UserError, match="NoneType is no photo"):
+    with pytest.raises(u2slim.UserError, match="NoneType is not a photo"):
         u2slim.cut_out(None, net)
     result = u2slim.cut_out(photo, net)
     with pytest.raises(u2slim.UserError, match="is no background"):
@@ -374,15 +374,15 @@ def test_places(photo, capsys):
         ("photo.jpg", "photo.png", "-o", "a.png"): "a.png is one file for 2 photos",
         ("photo.jpg", "-o", "a.webp", "--format", "png"): "a.webp is no png file",
         ("nothing*.jpg",): "No photo or folder matches nothing*.jpg",
-        ("photo.jpg", "-o", "a.webp", "--keep", "dpi"): "webp files have no place for dpi",
+        ("photo.jpg", "-o", "a.webp", "--keep", "dpi"): "webp files cannot store dpi",
         ("photo.jpg", "--mask", "only", "--background", "red"): "--background is for cut-outs",
         ("photo.jpg", "--background", "reddish"): "reddish is no background",
         ("photo.jpg", "--mask", "only", "--keep", "exif"): "--keep is for cut-outs",
-        ("photo.jpg", "--srgb", "--keep", "icc"): "--srgb turns the colours into those of no profile",
+        ("photo.jpg", "--srgb", "--keep", "icc"): "--srgb changes the colours",
         ("-", "photo.jpg"): "A pipe takes one photo",
-        ("-", "-o", "folder"): "folder is no name of a picture",
+        ("-", "-o", "folder"): "folder is not a picture's name",
         ("",): "One of the inputs has no name",
-        ("photo.jpg", "-o", "note"): "-o note is a file that is no picture",
+        ("photo.jpg", "-o", "note"): "-o note is a file, but not a picture",
         ("photo.jpg", "--background", ""): "is no background",
         ("photo.jpg", "--background", "#ff000080"): "give an opaque colour",
         ("-", "--mask", "also"): "A pipe has room for one picture",

@@ -109,16 +109,16 @@ def test_headers_tell_what_the_net_sees(client, photo):
 @pytest.mark.parametrize(
     ("query", "status", "part"),
     [
-        ("colour=red", 400, "colour is no parameter here; there are background, border, class, colours, crop,"),
+        ("colour=red", 400, "colour is not a parameter; the parameters are background, border, class, colours, crop,"),
         ("net=u2net", 400, "net is no parameter"),
         ("crop=1&crop=2", 400, "crop is given twice"),
         ("crop=wide", 422, "crop: wide: give a margin in pixels"),
         ("format=bmp", 422, "format: invalid choice: 'bmp'"),
         ("threshold=2", 422, "threshold: 2: give a number from 0 to 1"),
         ("srgb=perhaps", 422, "srgb=perhaps: give 1 or 0"),
-        ("mask=also", 422, "mask=also: an answer is one picture"),
+        ("mask=also", 422, "mask=also: the answer can hold only one picture"),
         ("mask=only&background=white", 422, "background is for cut-outs, and mask only"),
-        ("keep=dpi&format=webp", 422, "webp files have no place for dpi"),
+        ("keep=dpi&format=webp", 422, "webp files cannot store dpi"),
         ("background=rgba(1,2,3,0.5)", 422, "is no background"),
         ("class=car", 422, "car: this net makes masks of the subject and knows no classes"),
     ],
@@ -135,7 +135,7 @@ def test_there_is_a_parameter_for_each_option_of_a_photo(client):
     words -= {word for action in commands.choices["serve"]._actions for word in action.option_strings}  # the net's
     options = {word.removeprefix("--") for word in words if word.startswith("--")}
     told = sentence(client.post("/cut?x=1"))
-    assert set(told.partition("there are ")[2].rstrip(".").split(", ")) == options - {
+    assert set(told.partition("parameters are ")[2].rstrip(".").split(", ")) == options - {
         *("output", "redo", "json", "workers"),
         *("shard", "manifest", "ray"),
     }
@@ -171,13 +171,13 @@ def test_what_is_no_photo_or_too_large_is_refused(client, photo):
         assert status(content=bad)[0] == 415
     assert status(content=bytes(300_001)) == (
         413,
-        "The photo has more than 300000 bytes, which is all that is taken here; send a smaller one.",
+        "The photo has more than 300000 bytes, the most that this server takes; send a smaller one.",
     )
     assert status(content=iter([bytes(200_000)] * 9))[0] == 413  # which tells no length before
     assert status(files={"file": bytes(300_001)})[0] == 413
     bomb = encoded(np.zeros((1001, 1000), np.uint8), "png")
     assert len(bomb) < 10_000 and status(content=bomb)[0] == 413
-    assert "1.0 megapixels, and up to 1 are taken" in status(content=bomb)[1]
+    assert "1.0 megapixels, and this server takes at most 1" in status(content=bomb)[1]
 
 
 def test_addresses_and_methods(client):
@@ -239,7 +239,7 @@ def test_a_server_under_load_answers_or_says_when_and_ends_its_work_at_sigterm(p
             late.settimeout(20)
             answer = received(late)
             assert (
-                answer.startswith(b"HTTP/1.1 408 ") and b'{"error":"The request did not come in within 2 sec' in answer
+                answer.startswith(b"HTTP/1.1 408 ") and b'{"error":"The request did not arrive within 2 sec' in answer
             )
         picture = large()
         with ThreadPoolExecutor(6) as pool:
@@ -249,7 +249,7 @@ def test_a_server_under_load_answers_or_says_when_and_ends_its_work_at_sigterm(p
         statuses = [answer.status_code for answer in answers]
         assert statuses.count(200) >= 2 and statuses.count(429) >= 2 and {*statuses} == {200, 429}
         refused = answers[statuses.index(429)]
-        assert int(refused.headers["retry-after"]) >= 1 and "All places are taken" in sentence(refused)
+        assert int(refused.headers["retry-after"]) >= 1 and "The server is busy" in sentence(refused)
         with ThreadPoolExecutor(1) as pool:  # what the system kills for memory does not end the server
             lost = pool.submit(httpx2.post, f"{address}/cut", content=picture, timeout=60)
             wait_for(lambda: httpx2.get(f"{address}/health").json()["working"] == 1, 20)
@@ -258,7 +258,7 @@ def test_a_server_under_load_answers_or_says_when_and_ends_its_work_at_sigterm(p
                     os.kill(child, signal.SIGKILL)
             answer = lost.result()
             assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
-            assert "ended the process that worked on it" in sentence(answer)
+            assert "process that worked on this photo ended" in sentence(answer)
         assert httpx2.post(f"{address}/cut", content=photo, timeout=60).status_code == 200
         with ThreadPoolExecutor(1) as pool:
             last = pool.submit(httpx2.post, f"{address}/cut", content=picture, timeout=60)

@@ -313,7 +313,8 @@ def test_where_nothing_moves_the_net_is_not_asked_again(net, capsys):
     write_clip(Path("clip.mov"), [frame.astype(np.uint8) for frame in frames])
     video("clip.mov", "-o", "cut.mov")
     assert (
-        "12 frames done with opencv, 10 of them by the mask of the last, as nothing moved," in capsys.readouterr().out
+        "12 frames done with opencv, 10 of them with the previous frame's mask, as nothing moved,"
+        in capsys.readouterr().out
     )
     made = read_clip(Path("cut.mov"))[0]
     assert (made[0][..., 3] == made[7][..., 3]).all() and (made[8][..., 3] != made[7][..., 3]).any()

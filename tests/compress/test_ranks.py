@@ -159,7 +159,7 @@ def test_weights_go_where_they_lower_the_errors_most():
     dense, each = 9 * 16 * 16, 9 * 16 + 16
     assert forms(errors, 0.5) == {"easy": (None, 1), "hard": (None, (dense - each) // each)}
     assert forms(errors, 1.0) == {"easy": (None, 2), "hard": DENSE}, "more weights for easy lower nothing"
-    with pytest.raises(UserError, match=r"have 1.389 of the size .* Raise share"):
+    with pytest.raises(UserError, match=r"take 1.389 times the size .* Raise share"):
         forms(errors, 0.05)
 
 
@@ -213,7 +213,7 @@ def test_a_bound_of_multiplications_holds_beside_that_of_bytes():
     assert {offer.form[1] for offer in free.values()} == {5, 6}
     bound = choose(both, 1100, macs=64 * 300 + 1000)
     assert bound["fine"].form[1] == 3 and bound["coarse"].form[1] == 8
-    with pytest.raises(UserError, match="of the multiplications"):
+    with pytest.raises(UserError, match="times the multiplications"):
         choose(both, 1100, macs=1000)
 
 

@@ -127,5 +127,5 @@ def test_a_net_with_statistics_keeps_them(photos, tmp_path):
 def test_one_photo_that_leaves_one_pixel_before_a_batchnorm_is_a_sentence(tmp_path, published):
     write_set(tmp_path, "photos", "masks", 1)
     options = {"reestimate": True, "folder": tmp_path / "photos", "count": 1, "size": 32}
-    with pytest.raises(UserError, match="one pixel before a BatchNorm.*init.count"):
+    with pytest.raises(UserError, match="a single pixel before a BatchNorm.*init.count"):
         init.pretrained(random_net(conv=GroupedConv), published, "mean", **options)

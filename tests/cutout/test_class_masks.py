@@ -93,11 +93,11 @@ def test_classes_that_cannot_be_chosen_are_refused_with_those_that_can(net, caps
     cut("lite-dwsep", "--class", "car", ok=False)
     assert "car: this net makes masks of the subject and knows no classes." in capsys.readouterr().err
     cut(net, "--background", "white", ok=False)
-    assert f"say which classes the mask is of with --class, of {NAMES}." in capsys.readouterr().err
+    assert f"choose the mask's classes with --class, from {NAMES}." in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cut(net, "--class", " , ")
     assert "--class: give the names of classes, with commas between" in capsys.readouterr().err
-    with pytest.raises(u2slim.UserError, match=rf"tells classes apart: say which .*classes=\[...\], of {NAMES}"):
+    with pytest.raises(u2slim.UserError, match=rf"tells classes apart: choose .*classes=\[...\], from {NAMES}"):
         u2slim.Segmenter(net)
     with pytest.raises(u2slim.UserError, match=f"No class is chosen: choose some of {NAMES}"):
         u2slim.cut_out("photo.png", net, classes=[])
@@ -132,7 +132,7 @@ def test_a_clip_of_one_class(net, capsys):
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
     assert main(["video", "clip.mov", "--net", net, "--runtime", "opencv"]) == 1
-    assert f"say which of them the mask is of with --class, of {NAMES}" in capsys.readouterr().err
+    assert f"choose the mask's classes with --class, from {NAMES}" in capsys.readouterr().err
     assert main(["video", "clip.mov", "-o", "cut.mov", "--net", net, "--runtime", "opencv", "--class", "red"]) == 0
     with av.open("cut.mov") as clip:
         alpha = [frame.to_ndarray(format="rgba")[..., 3] for frame in clip.decode(video=0)]

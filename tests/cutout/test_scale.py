@@ -291,11 +291,11 @@ def test_an_address_of_this_machine_is_a_folder(album, capsys):
     [
         (("memory://none", "-o", "x"), "No photo or folder at memory://none"),
         (("memory://none/*.jpg", "-o", "x"), "No photo or folder matches memory://none/*.jpg"),
-        (("memory://photos",), "-o is missing: say which folder"),
-        (("memory://photos/a.jpg", "-o", "-"), "A pipe takes one photo from and to here"),
-        (("-", "-o", "memory://x.png"), "A pipe takes one photo from and to here"),
-        (("-", "--shard", "1/2"), "A pipe takes one photo from and to here"),
-        (("-", "--ray", "local"), "A pipe takes one photo from and to here"),
+        (("memory://photos",), "-o is missing: name the folder"),
+        (("memory://photos/a.jpg", "-o", "-"), "A pipe is for one photo on this machine"),
+        (("-", "-o", "memory://x.png"), "A pipe is for one photo on this machine"),
+        (("-", "--shard", "1/2"), "A pipe is for one photo on this machine"),
+        (("-", "--ray", "local"), "A pipe is for one photo on this machine"),
         (("album", "memory://photos", "-o", "x"), "Some inputs are addresses and some are not"),
         (("memory://photos", "-o", "x.png"), "x.png is one file for 2 photos"),
         (("nope://a", "-o", "x"), "nope://a cannot be opened (Protocol not known: nope)"),
@@ -317,7 +317,7 @@ def test_what_cannot_be_ends_in_a_sentence(store, album, capsys, words, sentence
 def test_a_shard_that_cannot_be_is_told(capsys, shard):
     with pytest.raises(SystemExit) as status:
         main(["cut", "album", "-o", "out", f"--shard={shard}"])
-    assert status.value.code == 2 and "give a part and how many there are" in capsys.readouterr().err
+    assert status.value.code == 2 and "give the part and the number of parts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

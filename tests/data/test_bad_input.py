@@ -291,21 +291,21 @@ def unusable() -> dict[str, tuple[str, bytes, str, bytes, str]]:
             jpeg(TURNED_BACK[6](BRIGHT_SHAPE), turn=6),
             ".png",
             encoded(TURNED_BACK[6](MASK)),
-            "is 64x48, its mask 48x64: only the image's EXIF data turn it",
+            "is 64x48, its mask 48x64: only the image is turned by its EXIF data",
         ),
         "only the image upside down": (
             ".jpg",
             jpeg(TURNED_BACK[3](BRIGHT_SHAPE), turn=3),
             ".png",
             mask,
-            "other EXIF orientations (3 and 1)",
+            "different EXIF orientations (3 and 1)",
         ),
         "turned square": (
             ".jpg",
             jpeg(TURNED_BACK[6](SQUARE), turn=6),
             ".png",
             encoded(MASK[:, :HEIGHT]),
-            "other EXIF orientations (6 and 1)",
+            "different EXIF orientations (6 and 1)",
         ),
         "one pixel": (".png", encoded(PHOTO[:1, :1]), ".png", encoded(MASK[:1, :1]), "is 1x1, too small to learn from"),
         "a line": (".png", encoded(PHOTO[:1]), ".png", encoded(MASK[:1]), "is 64x1, too small to learn from"),
@@ -353,9 +353,9 @@ def put_odd_files(root: Path) -> dict[str, str]:
         "folder": "is a folder, not an image",
         "pipe": "is a pipe or a device",
         "device": "is a pipe or a device",
-        "two": "share a name: which belong together is anyone's guess",
-        "line\nbreak": "has a line break, a control character or a broken one in its name",
-        os.fsdecode(b"latin \xe4"): "has a line break, a control character or a broken one in its name",
+        "two": "share a name: nothing says which of them belong together",
+        "line\nbreak": "has a line break, a control character or a broken character in its name",
+        os.fsdecode(b"latin \xe4"): "has a line break, a control character or a broken character in its name",
     }
     for name in reasons:
         (root / MASKS / f"{name}.png").write_bytes(mask)
@@ -670,7 +670,7 @@ def test_a_check_that_cannot_be_remembered_is_one_sentence(sixteen, tmp_path, mo
         torn = kept.read_bytes() if damage == "a torn page" else b"nothing that SQLite knows" * 200
         kept.write_bytes(torn[:4096] + b"\xab" * (len(torn) - 4096))
     sentence = (
-        r"What is known of the data cannot be kept in \S*checked.sqlite \(.+\); delete that file if it is damaged"
+        r"The findings about the data cannot be saved in \S*checked.sqlite \(.+\); delete that file if it is damaged"
     )
     with pytest.raises(UserError, match=sentence):
         start(tmp_path)

@@ -155,7 +155,7 @@ def test_the_cache_stays_below_its_bound_and_says_once_that_it_is_full(tmp_path,
     assert (tmp_path / "cache" / "data.mdb").stat().st_size <= bound
     assert 60 <= len(kept) < 110 and kept == list(range(len(kept)))
     assert all(is_right(cache, k) for k in kept)
-    assert caplog.text.count("takes no more squares") == 1
+    assert caplog.text.count("takes no more samples") == 1
 
 
 def test_the_stream_is_right_where_only_a_part_fits(pairs, tmp_path):
@@ -248,10 +248,10 @@ def test_a_damaged_square_is_noticed_and_replaced(pairs, tmp_path, no_decoding, 
         file.seek(place + 1000)
         file.write(bytes(64))
     assert_same_samples(two_passes(pairs, cache=cache), plain)
-    assert caplog.text.count("a damaged square is made anew") == 1
+    assert caplog.text.count("a damaged sample is made anew") == 1
     no_decoding()
     assert_same_samples(two_passes(pairs, cache=cache), plain)
-    assert caplog.text.count("a damaged square is made anew") == 1
+    assert caplog.text.count("a damaged sample is made anew") == 1
 
 
 def test_a_disk_that_is_full_ends_the_keeping_and_not_the_run(tmp_path):
@@ -266,7 +266,7 @@ kept = [k for k in range(200) if cache.get(str(k)) is not None]
 print(len(kept), all(right(k) for k in kept))
 """
     said, counted = printed(other_process(cache, code)).splitlines()
-    assert "takes no more squares" in said
+    assert "takes no more samples" in said
     assert 20 < int(counted.split()[0]) < 60 and counted.endswith("True")
     assert is_right(cache, 0)
     cache.put("200", *square(200))

@@ -130,7 +130,7 @@ def test_a_picture_of_the_training_is_never_drawn(root, change, caplog):
         copy(root, name, f"001{index}", **CHANGES[change])
     data = start(root, val_count=6)
     assert names(data.val_pairs) == ["0021", "0024"] and len(data.train_pairs) == 12
-    assert "only 2 validation images are there, 6 were asked for" in caplog.text
+    assert "only 2 validation images were found, 6 were asked for" in caplog.text
 
 
 def test_a_picture_that_the_pool_holds_twice_is_drawn_once(root):

@@ -82,7 +82,7 @@ def test_palettes_are_read_by_their_indices_and_colours_by_the_declared_ones(one
         classes_of(one, labels=labels)
     assert (classes_of(one, labels=labels, ignore="#000000") == stripes(1, 0, 1, IGNORE)).all()
     assert (classes_of(one, labels=labels, others="sky") == stripes(1, 0, 1, 2)).all()
-    with pytest.raises(BadLabels, match=r"holds colours, and no class has one: declare them"):
+    with pytest.raises(BadLabels, match=r"holds colours, but no class has one: declare them"):
         classes_of(one, labels=["a", "b", "c"])
     save(one, stripes((1, 1, 1), (0, 0, 0)))  # ids that were saved in three channels
     assert (classes_of(one, labels=["a", "b"]) == stripes(1, 0)).all()

@@ -187,7 +187,7 @@ def test_a_table_of_pairs_divides_them(tmp_path):
         "own_test": ["x/0000", "x/0001"]
     }
     (tmp_path / "pairs.csv").write_text("image,mask\nx/0000.jpg,y/none.png\n")
-    with pytest.raises(UserError, match=r"lists .*none\.png, which is not there; paths are from its folder on"):
+    with pytest.raises(UserError, match=r"lists .*none\.png, which is not there; paths start from the table's folder"):
         own(tmp_path, images="pairs.csv")
     (tmp_path / "pairs.csv").write_text("photo,mask\na,b\n")
     with pytest.raises(UserError, match="needs rows under the columns image and mask"):
@@ -222,7 +222,7 @@ def test_what_validates_is_a_share_a_folder_or_a_list(tmp_path):
     data = own(tmp_path, **both, val_list=str(tmp_path / "val.txt"))
     assert [pair.name for pair in data.val_pairs] == ["0001", "0004"] and len(data.train_pairs) == 8
     (tmp_path / "val.txt").write_text("0001\n0077\n")
-    with pytest.raises(UserError, match=r"1 of 2 names are no images of the set, e\.g\. 0077; names are as 0000"):
+    with pytest.raises(UserError, match=r"1 of 2 names are no images of the set, e\.g\. 0077; a name looks like 0000"):
         own(tmp_path, **both, val_list=str(tmp_path / "val.txt"))
     with pytest.raises(UserError, match=r"data\.val_share=1\.5: give a part"):
         own(tmp_path, **both, val_share=1.5)

@@ -188,7 +188,7 @@ def test_sample_set_is_made_on_first_use(tmp_path, monkeypatch):
 
 
 def test_a_training_mix_is_not_scored(duts):
-    with pytest.raises(UserError, match="for training; score another"):
+    with pytest.raises(UserError, match="names no sets to score"):
         SaliencyDataModule(str(duts), ["duts_tr"]).test_pairs()
 
 
@@ -209,12 +209,12 @@ def test_resuming_on_other_data_is_said(duts, caplog):
 
     before = module()
     module().load_state_dict(before.state_dict())
-    assert "the checkpoint had other" not in caplog.text
+    assert "the checkpoint was made with other" not in caplog.text
     module(batch_size=4).load_state_dict(before.state_dict())
-    assert "the checkpoint had other ['global batch size']" in caplog.text
+    assert "the checkpoint was made with other ['global batch size']" in caplog.text
     write_set(duts / "DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask", 1, first=40)
     module().load_state_dict(before.state_dict())
-    assert "the checkpoint had other ['training images'" in caplog.text
+    assert "the checkpoint was made with other ['training images'" in caplog.text
 
 
 def test_bad_pairs_of_training_and_validation_are_listed_together(duts):

@@ -222,7 +222,10 @@ def test_submit_writes_what_the_test_server_takes_and_goes_on_where_it_was_stopp
     assert names == ["berlin_000000_000019_labelIds.png", "bonn_000001_000019_labelIds.png"]
     written = list(maps(test_images / "sent"))
     assert all(ids.shape == (64, 128) and ids.dtype == np.uint8 and np.isin(ids, TRAINED).all() for ids in written)
-    assert "2 label files of Cityscapes test" in printed and "has 1525 images: the server takes no less" in printed
+    assert (
+        "2 label files of Cityscapes test" in printed
+        and "has 1525 images: the server takes only all of them" in printed
+    )
     photos = sorted((test_images / "Cityscapes/leftImg8bit/test").rglob("*.png"))
     cut("--net", test_images / "a.ckpt", *photos, "-o", test_images / "cut", cwd=test_images)
     for path, ids in zip(sorted((test_images / "cut/classes").rglob("*.png")), written, strict=True):

@@ -108,7 +108,7 @@ def test_all_but_the_heads_is_taken_from_a_net_of_masks_or_of_other_classes(tmp_
         body, heads = body_and_heads(filled)
         assert_same(body, body_and_heads(dense)[0])
         assert_same(heads, own_heads)
-        assert "; its heads, of 5 classes, begin at random" in caplog.messages[-1]
+        assert "; its heads, of 5 classes, start from random weights" in caplog.messages[-1]
     again = build_net(config | {"classes": classes})
     (init.checkpoint if way == "checkpoint" else init.pretrained)(again, tmp_path / "dense.ckpt")
     assert_same(again.state_dict(), dense.state_dict())
@@ -128,11 +128,11 @@ def test_published_weights_fill_a_variant_with_classes(tmp_path):
 def test_what_cannot_be_taken_is_said(tmp_path):
     for name, classes in (("mask", None), ("classes", 3)):
         write_net(build_net(U2NET | {"classes": classes}), 64, tmp_path / f"{name}.ckpt")
-    with pytest.raises(UserError, match="is another net than the model configured here"):
+    with pytest.raises(UserError, match="holds another net than the model of this config"):
         init.checkpoint(build_net(U2NET), tmp_path / "classes.ckpt")
     with pytest.raises(UserError, match=r"they differ in fuse.bias. Use model.classes=3"):
         init.pretrained(build_net(U2NET), tmp_path / "classes.ckpt")
-    with pytest.raises(UserError, match="is another net than the model configured here"):
+    with pytest.raises(UserError, match="holds another net than the model of this config"):
         init.checkpoint(build_net(U2NET | conv("GroupedConv") | {"classes": 3}), tmp_path / "mask.ckpt")
     with pytest.raises(UserError, match="has none; use init=pretrained, or init=random"):
         init.backbone(build_net(U2NET | {"classes": 3}))
@@ -160,7 +160,7 @@ def test_a_shipped_net_learns_classes_and_every_runtime_tells_them_as_torch_does
         "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0",
         "hydra.run.dir=run", cwd=tmp_path,
     )  # fmt: skip
-    assert "its heads, of 5 classes, begin at random" in printed and "val/mIoU" in printed
+    assert "its heads, of 5 classes, start from random weights" in printed and "val/mIoU" in printed
     net = open_net(tmp_path / "run/checkpoints/last.ckpt").net()
     assert (net.classes, net.name, net.labels["names"][2]) == (5, "u2net-lite-dwsep", "house")
     images = [render(0, index)[0] for index in range(2)]

@@ -178,7 +178,7 @@ def test_other_files_are_refused_with_the_cause(tmp_path, monkeypatch, caplog):
         load_backbone(path.rename(tmp_path / "resnet18-f37072fd.pth"), "resnet18")
     with pytest.raises(UserError, match="No weights file at .*nowhere.pth; check init.weights"):
         init.backbone(tiny("fcn", width=1.0), weights=tmp_path / "nowhere.pth")
-    with pytest.raises(UserError, match="model.width=1 and no pruned net, not fcn-resnet18-x0.125"):
+    with pytest.raises(UserError, match="model.width=1, and no pruned net, not fcn-resnet18-x0.125"):
         init.backbone(tiny("fcn"), weights=tmp_path / "resnet18-f37072fd.pth")
     with pytest.raises(UserError, match="u2net-lite-standard has none"):
         init.backbone(U2Net("lite"))
@@ -186,7 +186,7 @@ def test_other_files_are_refused_with_the_cause(tmp_path, monkeypatch, caplog):
     init.backbone(tiny("fcn"))
     with caplog.at_level(logging.WARNING):
         init.backbone(tiny("fcn", width=1.0))
-    assert "resnet18 begins at random" in caplog.text and "init.weights=FILE" in caplog.text
+    assert "resnet18 starts from random weights" in caplog.text and "init.weights=FILE" in caplog.text
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in caplog.text
 
 
@@ -373,7 +373,7 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
     printed = run("u2slim.compress.prune", *command, 'train=["optimizer.lr=0.25"]', cwd=tmp_path)
     assert "step 2 of 2" in printed and f"--config-dir '{tmp_path}/outputs/out' model=pruned" in printed
     refused = run("u2slim.compress.prune", "checkpoint=last", cwd=tmp_path, ok=False)
-    assert "is of a pruning; name the one to prune" in refused
+    assert "comes from an earlier pruning; name the one to prune" in refused
     refused = run(
         "u2slim.compress.prune",
         "checkpoint=grouped/checkpoints/last.ckpt",
@@ -396,4 +396,4 @@ def test_the_doors_fill_a_variant_and_prune_in_steps_with_training_between(tmp_p
     assert repr(build_net(config)) == repr(net)
     checkpoints.write_net(tiny("icnet"), 64, tmp_path / "alone.ckpt")
     sentence = run("u2slim.compress.prune", "checkpoint=alone.ckpt", "retrain=1", cwd=tmp_path, ok=False)
-    assert "nobody knows how it was trained" in sentence
+    assert "its training settings are unknown" in sentence

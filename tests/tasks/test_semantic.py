@@ -366,7 +366,7 @@ def test_the_doctor_knows_camvid_and_names_bad_labels(tmp_path):
     kinds = {finding.name: finding.kind for finding in report.findings if finding.kind != "absent class"}
     assert kinds == {"0001": "bad labels", "0002": "bad labels", "0004": "no class", "0005": "no mask"}
     text = {finding.name: finding.text for finding in report.findings}
-    assert "0001.png holds the class ids 12, 77, 200, which it may not: the set's are 0, 1, 2" in text["0001"]
+    assert "0001.png holds the class ids 12, 77, 200, which the set does not have: its ids are 0, 1, 2" in text["0001"]
     assert "0002.png holds colours (RGB), not class ids" in text["0002"]
     assert "no image of CamVid train shows bicyclist" in text["bicyclist"] and "sky" not in text
     table = dict(zip(*label_rows(reports), strict=True))

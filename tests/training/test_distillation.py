@@ -234,7 +234,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(duts, bare, published, tmp_path
     with torch.device("meta"):
         full = U2Net("full")
     distillation = Distillation(str(published), "lite", features=1.0)
-    with pytest.raises(UserError, match="equal shapes, which u2net-lite-standard, the teacher, and u2net-full"):
+    with pytest.raises(
+        UserError, match="stages, whose shapes differ in u2net-lite-standard, the teacher, and in u2net-full"
+    ):
         distillation.check(full, compiled=False)
     with pytest.raises(UserError, match="task.compiled=true hides"):
         SaliencyTask(STUDENT, compiled=True, distill=distillation)

@@ -151,7 +151,7 @@ def test_a_contradiction_is_refused(tmp_path):
             assert open_net(path, U2NET_PREPROCESS).runner("opencv").preprocess.own_maximum
     with pytest.raises(UserError, match="normalises its input itself"):
         open_net("lite-half", other).runner("opencv")
-    with pytest.raises(UserError, match="each net says itself how its input is normalised"):
+    with pytest.raises(UserError, match="each of these nets states how its input is normalised"):
         open_models(["lite-half", str(copy)], "opencv", other)
 
 

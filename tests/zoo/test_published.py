@@ -329,7 +329,7 @@ def test_a_checkpoint_from_before_a_setting_goes_on_and_a_net_alone_is_refused(t
     net = build_net({"_target_": "u2slim.models.U2Net", "width": "lite"})
     write_net(net, 64, tmp_path / "net.ckpt")
     cfg = OmegaConf.create({"model": {**net.config, "stem": None}})
-    with pytest.raises(UserError, match="net.ckpt is a net without its training; .* init=checkpoint"):
+    with pytest.raises(UserError, match="net.ckpt holds a net without its training state; .* init=checkpoint"):
         resume._check(cfg, tmp_path / "net.ckpt", checkpoints.read(tmp_path / "net.ckpt"))
     cfg.model.stem = {"_target_": "u2slim.models.StandardConv", "_partial_": True}
     with pytest.raises(UserError, match="net.ckpt was trained with model"):

@@ -43,32 +43,34 @@ def add_to(commands: Commands) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="photos, folders with all photos below them, patterns, addresses of these (s3://..., gs://...), or - for "
+        help="photos, folders (with the folders in them), patterns, addresses of these (s3://..., gs://...), or - for "
         "standard input",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        help="a folder, its address, for one photo also a file, or - for standard output; default: NAME-cut.png beside "
-        "each photo",
+        help="a folder or its address, for one photo also a file, or - for standard output; default: NAME-cut.png "
+        "beside each photo",
     )
     add_options(parser)
-    parser.add_argument("--redo", action="store_true", help="also photos that are done already")
-    parser.add_argument("--json", action="store_true", help="print one line a photo: box, share, confidence, seconds")
+    parser.add_argument("--redo", action="store_true", help="also do photos that are already done")
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON per photo: box, share, confidence, seconds"
+    )
     add = parser.add_argument_group("many photos, and machines").add_argument
-    add("--shard", type=_shard, metavar="I/N", help="only the I-th of N parts of the photos, as 3/8")
+    add("--shard", type=_shard, metavar="I/N", help="split the photos into N parts and do only part I, as 3/8")
     add(
         "--manifest",
         action="store_true",
-        help="keep a list of what is done and what has failed in OUT/manifest, and go by that; always with --shard, "
+        help="keep a list of finished and failed photos in OUT/manifest, and continue from it; always on with --shard, "
         "--ray, or an address",
     )
     add(
         "--ray",
         metavar="ADDRESS",
-        help="share the work out by Ray: local, for processes on this machine; auto, for the cluster that it is part "
-        "of; or a cluster's address",
+        help="share the work by Ray: local, for processes on this machine; auto, for the cluster that it is in; or "
+        "a cluster's address",
     )
 
 
@@ -85,19 +87,21 @@ def run(options: argparse.Namespace) -> int:
         options.inputs = expanded(options.inputs)
     if PIPE in options.inputs or options.output == PIPE:
         if addresses or is_address(options.output or "") or options.shard or options.manifest or options.ray:
-            raise UserError("A pipe takes one photo from and to here: no address, --shard, --manifest or --ray.")
+            raise UserError(
+                "A pipe is for one photo on this machine: leave out addresses, --shard, --manifest and --ray."
+            )
         return _pipe(options)
     if addresses and len(addresses) < len(options.inputs):
-        raise UserError("Some inputs are addresses and some are not: give those of one kind, and the others next.")
+        raise UserError("Some inputs are addresses and some are not: give one kind in each command.")
     from u2slim.cutout.batch import cut_all, default_workers
 
     output = _output(options)
     is_file = output is not None and _is_file(options, output)
     if isinstance(output, Path) and output.exists() and not (output.is_dir() or is_file):
-        raise UserError(f"-o {options.output} is a file that is no picture: give a folder, or a picture's name.")
+        raise UserError(f"-o {options.output} is a file, but not a picture: give a folder, or a picture's name.")
     has_manifest = _has_manifest(options, output, is_file)
     if addresses and output is None:
-        raise UserError("-o is missing: say which folder, here or in a store, the results go to.")
+        raise UserError("-o is missing: name the folder for the results, on this machine or in a store.")
     found, keys = _find(options, output)
     photos, all_photos = found.photos, len(found.photos)
     if is_file and len(photos) > 1:
@@ -225,7 +229,9 @@ def _is_file(options: argparse.Namespace, output: Place) -> bool:
             "folder."
         )
     if options.format not in (None, kind.name):
-        raise UserError(f"-o {options.output} is no {options.format} file: leave out --format, or change the ending.")
+        raise UserError(
+            f"-o {options.output} is not a name for a {options.format} file: leave out --format, or change the ending."
+        )
     options.format = kind.name
     return True
 
@@ -236,16 +242,18 @@ def _pipe(options: argparse.Namespace) -> int:
     from u2slim.images.read import Loaded, load
 
     if len(options.inputs) > 1 or Path(options.inputs[0]).is_dir():
-        raise UserError("A pipe takes one photo: leave out the others, or have no - among inputs and outputs.")
+        raise UserError(
+            "A pipe takes one photo, and no folder: leave out the other inputs, or name files instead of -."
+        )
     output = user_path(options.output) if options.output not in (None, PIPE) else None
     if output is not None and not _is_file(options, output):
-        raise UserError(f"-o {options.output} is no name of a picture: say which file the photo of the pipe becomes.")
+        raise UserError(f"-o {options.output} is not a picture's name: name the file to write, as cut.png.")
     if output is None and options.mask == "also":
         raise UserError("A pipe has room for one picture: give -o FILE for the cut-out and its mask, or --mask only.")
     if output is None and options.json:
         raise UserError("--json and the picture would both go to standard output: give -o FILE.")
     if output is None and (sys.stdout is None or sys.stdout.isatty()):
-        raise UserError("There is no pipe or file that the picture could go to: add > FILE, or -o FILE.")
+        raise UserError("The picture has no pipe or file to go to: add > FILE, or -o FILE.")
     given = options.inputs[0]
     if given == PIPE and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("Nothing is piped in: give a photo's name instead of -, or write cat photo.jpg | u2slim cut -")
@@ -275,7 +283,7 @@ def _shard(text: str) -> "Shard":
 
     index, slash, number = text.partition("/")
     if not (slash and text.isascii() and index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
-        raise argparse.ArgumentTypeError(f"{text}: give a part and how many there are, from 1/8 to 8/8 for eight")
+        raise argparse.ArgumentTypeError(f"{text}: give the part and the number of parts, from 1/8 to 8/8 for eight")
     return Shard(int(index), int(number))
 
 

@@ -11,15 +11,17 @@ from u2slim.zoo.fetch import NETS, find
 
 REPEATS = 5  # of each net in each runtime, after one to warm up
 EXAMPLES = """\
-  u2slim nets                                     what there is, and where it lies
+  u2slim nets                                     all nets, and where their files are
   u2slim nets --speed                             how long each takes for a photo here
 """
 
 
 def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
-    parser = add_command(commands, run, "nets", "list the nets that go by a name", EXAMPLES)
-    parser.add_argument("--speed", action="store_true", help="measure those at hand in each installed runtime, first")
+    parser = add_command(commands, run, "nets", "list the nets that have a name", EXAMPLES)
+    parser.add_argument(
+        "--speed", action="store_true", help="also measure the nets on this machine in each installed runtime"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
         speeds = [times.get((name, runtime), "-") for runtime in runtimes]
         rows.append([name, megabytes, *speeds, *_scores(net.ecssd), where, *about])
     print_rows(rows)
-    print("maxF and MAE: ours on ECSSD 0001-0200, by which the smaller lite nets were chosen; - where not measured.")
+    print("maxF and MAE: our measurements on ECSSD 0001-0200, by which the smaller lite nets were chosen; -: none.")
     if runtimes:
-        print(f"ms: the net alone, median of {REPEATS} at its own size, on all cores.")
+        print(f"ms: time of the net alone at its own size on all cores, median of {REPEATS} runs.")
     return 0
 
 

@@ -41,29 +41,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which net, how it runs, and what becomes of a photo."""
     add_picture_options(parser)
     add = add_net_options(parser).add_argument
-    add("--workers", type=count, metavar="N", help="photos at a time; default: one a core, at most 8")
+    add("--workers", type=count, metavar="N", help="photos processed at once; default: one per core, at most 8")
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What becomes of a photo."""
     add = parser.add_argument_group("what is written").add_argument
-    add("--mask", choices=("also", "only"), help="write the mask, too, or nothing else; a folder gets both by default")
+    add("--mask", choices=("also", "only"), help="write the mask, too, or only the mask; a folder gets both by default")
     add(
         "--background",
         metavar="COLOUR|FILE|blur",
-        help="lay the subject over it, in sRGB; default: transparency",
+        help="put the subject over a colour, a picture or the blurred photo, in sRGB; default: transparency",
     )
-    add("--format", choices=FORMATS, help="default: png, or the ending of OUT; jpeg is over white without --background")
+    add("--format", choices=FORMATS, help="default: the ending of OUT, or png; jpeg is over white without --background")
     add(
         "--crop",
         nargs="?",
         const=0,
         type=_margin,
         metavar="MARGIN",
-        help="cut off what is around the subject, but for a margin in pixels, or, as 10%%, of its longer side",
+        help="crop to the subject, with a margin in pixels, or, as 10%%, in per cent of its longer side",
     )
-    add("--keep", type=_kept, metavar="KINDS", help="of exif, icc and dpi, as exif,icc, or none; default: icc")
-    add("--srgb", action="store_true", help="turn the colours into sRGB's by the photo's profile")
+    add(
+        "--keep",
+        type=_kept,
+        metavar="KINDS",
+        help="which metadata to keep: exif, icc and dpi, as exif,icc, or none; default: icc",
+    )
+    add("--srgb", action="store_true", help="convert the colours to sRGB by the photo's profile")
     add_mask_options(parser)
 
 
@@ -75,19 +80,19 @@ def add_mask_options(parser: argparse.ArgumentParser) -> None:
         type=_border,
         default=0.0,
         metavar="N",
-        help="lay N %% of the longer side round the photo first: for close-ups only",
+        help="first add a border of N %% of the longer side round the photo: for close-ups only",
     )
-    add("--refine", choices=("guided",), help="bring the mask's edges to the photo's")
-    add("--largest", action="store_true", help="only the largest connected part")
-    add("--threshold", type=_fraction, metavar="T", help="no soft edges: all or nothing by T, from 0 to 1")
-    add("--colours", choices=("ml",), help="take the background's colours out of soft edges")
-    add("--no-stretch", action="store_true", help="do not stretch each mask to the full range")
+    add("--refine", choices=("guided",), help="move the mask's edges to the photo's edges")
+    add("--largest", action="store_true", help="keep only the largest connected part of the mask")
+    add("--threshold", type=_fraction, metavar="T", help="no soft edges: black and white at T, from 0 to 1")
+    add("--colours", choices=("ml",), help="remove the background's colours from soft edges")
+    add("--no-stretch", action="store_true", help="do not stretch each mask to the full range from black to white")
     add(
         "--class",
         dest="classes",
         type=_names,
         metavar="NAMES",
-        help="of a net that tells classes apart: the mask is of these, as car,bus",
+        help="for a net that tells classes apart: make the mask of these classes, as car,bus",
     )
 
 
@@ -99,30 +104,39 @@ def add_net_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup
         "--net",
         default=DEFAULT,
         metavar="NAME|FILE",
-        help=f"{', '.join(SHIPPED)}, u2netp, another of u2slim nets, an .onnx, .ckpt, .pth, .param or .tflite file, or "
-        f"last; default: {DEFAULT}",
+        help=f"{', '.join(SHIPPED)}, u2netp, another that u2slim nets lists, an .onnx, .ckpt, .pth, .param or "
+        f".tflite file, or last, the newest training run's; default: {DEFAULT}",
     )
-    add("--mean", metavar="R,G,B", help="of the input of an .onnx file that does not say it; with --std and --scale")
-    add("--std", metavar="R,G,B", help="the same of its deviation")
+    add(
+        "--mean",
+        metavar="R,G,B",
+        help="mean of the input, for an .onnx file that does not store it; with --std and --scale",
+    )
+    add("--std", metavar="R,G,B", help="standard deviation of the input, for such a file")
     add(
         "--scale",
         choices=SCALES,
-        help="what its pixels of 0..255 are divided by before that; maximum: by their largest",
+        help="what pixels of 0..255 are divided by before --mean and --std; maximum: the largest of the image",
     )
-    add("--size", type=side, metavar="N", help="the side in pixels to run the net at, where it can be chosen")
+    add("--size", type=side, metavar="N", help="side of the net's input in pixels, where it can be chosen")
     add(
         "--runtime",
         default="auto",
         choices=("auto", *ONNX_RUNTIMES, "torch", *PHONE_RUNTIMES),
-        help="default: the fastest that is installed, for one photo or for many; torch for .ckpt and .pth files, ncnn "
-        "for .param, litert for .tflite",
+        help="what runs the net; default: the fastest one installed for the number of photos; torch for .ckpt and "
+        ".pth files, ncnn for .param, litert for .tflite",
     )
     add(
         "--device",
         metavar="NAME",
-        help="cpu, cuda or what the runtime calls it; default: cpu, or torch's GPU",
+        help="cpu, cuda or another name that the runtime knows; default: cpu, or the GPU for torch",
     )
-    add("--threads", type=count, metavar="N", help="for the net, all photos together; default: one a core")
+    add(
+        "--threads",
+        type=count,
+        metavar="N",
+        help="threads that the net uses for all photos together; default: one per core",
+    )
     return group
 
 
@@ -179,7 +193,7 @@ def make_cutter(
     if runner.labels and style != Style():
         raise UserError(
             "This net tells classes apart. --border, --refine, --largest, --threshold, --colours, --background and "
-            "--crop are for masks: leave them out, or say which classes the mask is of with --class, of "
+            "--crop are for masks: leave them out, or choose the mask's classes with --class, from "
             f"{', '.join(runner.labels['names'])}."
         )
     into_folder = output is not None and not is_file
@@ -228,11 +242,15 @@ def check(options: argparse.Namespace) -> None:
         if given := [name for name, value in useless.items() if value is not None]:
             raise UserError(f"{given[0]} is for cut-outs, and --mask only writes none: leave one of them out.")
     if options.srgb and "icc" in (options.keep or ()):
-        raise UserError("--srgb turns the colours into those of no profile: leave icc out of --keep, or leave it out.")
+        raise UserError(
+            "--srgb changes the colours, so the photo's profile no longer fits: leave icc out of --keep, or --srgb out."
+        )
     if options.background is not None and "icc" in (options.keep or ()):
-        raise UserError("Over a --background everything is in sRGB: leave icc out of --keep, or leave it out.")
+        raise UserError(
+            "With --background the result is in sRGB, so the photo's profile no longer fits: leave icc out of --keep."
+        )
     if "dpi" in (options.keep or ()) and not FORMATS[options.format or "png"].has_dpi:
-        raise UserError(f"{options.format} files have no place for dpi: leave it out of --keep, or choose png.")
+        raise UserError(f"{options.format} files cannot store dpi: leave it out of --keep, or choose png.")
 
 
 def count(text: str, most: int = 1024) -> int:

@@ -84,7 +84,7 @@ async def receive(request: Request, limits: Limits) -> Asked:
                 photo = await _raw(body)
     except TimeoutError as error:
         raise Refusal(
-            408, f"The request did not come in within {limits.seconds:g} seconds; send less, or faster."
+            408, f"The request did not arrive within {limits.seconds:g} seconds; send less, or send it faster."
         ) from error
     if (photo.size or 0) > limits.max_bytes:
         raise too_many_bytes(limits)
@@ -100,7 +100,7 @@ def parsed(given: dict[str, str]) -> argparse.Namespace:
         Refusal: one is not known, has a value that it cannot have, or does not go with another.
     """
     if unknown := sorted(given.keys() - known().keys()):
-        raise Refusal(400, f"{unknown[0]} is no parameter here; there are {', '.join(sorted(known()))}.")
+        raise Refusal(400, f"{unknown[0]} is not a parameter; the parameters are {', '.join(sorted(known()))}.")
     words = []
     for name, value in given.items():
         if known()[name].nargs == 0:  # a switch, which a command line has or has not
@@ -110,7 +110,7 @@ def parsed(given: dict[str, str]) -> argparse.Namespace:
         else:
             words.append(f"--{name}={value}" if value or name != "crop" else "--crop=0")
     if given.get("mask") == "also":
-        raise Refusal(422, "mask=also: an answer is one picture. Give mask=only, or leave it out.")
+        raise Refusal(422, "mask=also: the answer can hold only one picture. Give mask=only, or leave it out.")
     try:
         options = _PARSER.parse_args(words)
         check(options)
@@ -131,15 +131,15 @@ def for_guests(error: Exception) -> str:
 
 def too_many_bytes(limits: Limits) -> Refusal:
     return Refusal(
-        413, f"The photo has more than {limits.max_bytes} bytes, which is all that is taken here; send a smaller one."
+        413, f"The photo has more than {limits.max_bytes} bytes, the most that this server takes; send a smaller one."
     )
 
 
 def too_many_pixels(limits: Limits, pixels: int) -> Refusal:
     return Refusal(
         413,
-        f"The photo has {pixels / 1e6:.1f} megapixels, and up to {limits.max_pixels / 1e6:g} are taken here; send a "
-        "smaller one.",
+        f"The photo has {pixels / 1e6:.1f} megapixels, and this server takes at most {limits.max_pixels / 1e6:g}; "
+        "send a smaller one.",
     )
 
 
@@ -172,7 +172,7 @@ async def _form(body: _Body) -> tuple[UploadFile, list[tuple[str, str]]]:
     fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
     files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
     if not files or files[0][0] != FIELD:
-        raise Refusal(400, f"There is no photo: a form has it as a file in the field {FIELD}.")
+        raise Refusal(400, f"There is no photo: send it as a file in the form's field {FIELD}.")
     return files[0][1], fields
 
 

@@ -31,23 +31,40 @@ def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
     about = "cut photos out over HTTP, until Ctrl-C or SIGTERM, with a page to try it on"
     parser = add_command(commands, run, "serve", about, EXAMPLES)
-    add = parser.add_argument_group("who may ask, and for how much").add_argument
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, which is this machine alone")
-    add("--port", type=_port, default=8000, metavar="N", help="default: 8000; 0: any that is free")
+    add = parser.add_argument_group("access and limits").add_argument
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen at; default: 127.0.0.1, for this machine alone",
+    )
+    add("--port", type=_port, default=8000, metavar="N", help="port to listen at; default: 8000; 0: any free one")
     add(
         "--max-megapixels",
         type=_megapixels,
         default=MAX_MEGAPIXELS,
         metavar="N",
-        help=f"of a photo; default: {MAX_MEGAPIXELS}",
+        help=f"most megapixels of a photo; default: {MAX_MEGAPIXELS}",
     )
-    add("--max-bytes", type=_bytes, default=MAX_BYTES, metavar="N", help=f"of a photo; default: {MAX_BYTES}")
-    add("--timeout", type=count, default=SECONDS, metavar="N", help=f"seconds to send it in; default: {SECONDS}")
+    add(
+        "--max-bytes",
+        type=_bytes,
+        default=MAX_BYTES,
+        metavar="N",
+        help=f"most bytes of a photo's file; default: {MAX_BYTES}",
+    )
+    add(
+        "--timeout",
+        type=count,
+        default=SECONDS,
+        metavar="N",
+        help=f"seconds in which a photo must arrive; default: {SECONDS}",
+    )
     add(
         "--concurrency",
         type=count,
         metavar="N",
-        help="photos at work, and as many again that wait; default: one a core, at most 8",
+        help="photos processed at once, with as many more waiting; default: one per core, at most 8",
     )
     add_net_options(parser)
 
@@ -81,7 +98,9 @@ def run(options: argparse.Namespace) -> int:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         with Service(options.net, partial(processes, options, limits), limits) as service:
             if not _is_loopback(host):
-                print("u2slim: whoever reaches this address can use it; nobody is asked who they are.", file=sys.stderr)
+                print(
+                    "u2slim: anyone who can reach this address can use the server; there is no login.", file=sys.stderr
+                )
             print(f"serving {options.net} with {service.runtime} at {address}; Ctrl-C ends it", flush=True)
             serve(service.app(), listener, options.timeout)
     return 0

@@ -125,7 +125,9 @@ class Service:
         try:
             result = await _unless_gone(future, request)
         except BrokenExecutor as error:
-            raise Refusal(503, "The photo ended the process that worked on it, or on another; ask again.", 1) from error
+            raise Refusal(
+                503, "The process that worked on this photo ended, perhaps because of another photo; ask again.", 1
+            ) from error
         self.seconds.observe(result.seconds)
         self.usual += (result.seconds - self.usual) / 8
         kind = asked.options.format or "png"
@@ -149,7 +151,7 @@ class Service:
             raise self._busy()
 
     def _busy(self) -> Refusal:
-        return Refusal(429, f"All places are taken; ask again in {self.pause} s.", self.pause)
+        return Refusal(429, f"The server is busy; ask again in {self.pause} s.", self.pause)
 
     @property
     def pause(self) -> int:

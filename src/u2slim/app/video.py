@@ -21,7 +21,7 @@ def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
     about = "cut the subject out of a clip, with its times and its sound"
     parser = add_command(commands, run, "video", about, EXAMPLES)
-    parser.add_argument("clip", metavar="CLIP", help="anything that FFmpeg reads")
+    parser.add_argument("clip", metavar="CLIP", help="a clip in any format that FFmpeg reads")
     parser.add_argument(
         "-o",
         "--output",
@@ -30,8 +30,12 @@ def add_to(commands: Commands) -> None:
         "CLIP-cut.webm",
     )
     add = parser.add_argument_group("what is written").add_argument
-    add("--background", metavar="COLOUR|FILE|blur", help="lay the subject over it; default: transparency")
-    add("--steady", action="store_true", help="average masks over time, along with what moves: less flicker")
+    add(
+        "--background",
+        metavar="COLOUR|FILE|blur",
+        help="put the subject over a colour, a picture or the blurred clip; default: transparency",
+    )
+    add("--steady", action="store_true", help="average masks over time, following what moves, for less flicker")
     add("--no-sound", action="store_true", help="leave out the sound")
     add_mask_options(parser)
     add_net_options(parser)
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         style, runner = open_style(options), chosen(options, open_runner(options, clip.length or MANY, 1))
         if runner.labels:
             raise UserError(
-                f"--net {options.net} tells classes apart: say which of them the mask is of with --class, of "
+                f"--net {options.net} tells classes apart: choose the mask's classes with --class, from "
                 f"{', '.join(runner.labels['names'])}; or give a net that makes masks."
             )
         start = perf_counter()
@@ -66,10 +70,10 @@ def run(options: argparse.Namespace) -> int:
     if film.damaged:
         print(f"{source}: {_frames(film.damaged)} damaged", file=sys.stderr)
     if length and film.frames < BREAKS_OFF * length:
-        print(f"{source} should have about {length} frames, {film.frames} can be read", file=sys.stderr)
+        print(f"{source} should have about {length} frames, but only {film.frames} can be read", file=sys.stderr)
     if film.empty:
         print(f"no subject in {film.empty} of {_frames(film.frames)}: their masks are empty", file=sys.stderr)
-    again = f", {film.reused} of them by the mask of the last, as nothing moved," if film.reused else ""
+    again = f", {film.reused} of them with the previous frame's mask, as nothing moved," if film.reused else ""
     print(
         f"{_frames(film.frames)} done with {runner.runtime}{again} at {film.frames / seconds:.1f} a second: "
         f"{output} ({film.coding.name}, {film.sound})"

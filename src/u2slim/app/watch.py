@@ -19,9 +19,9 @@ EXAMPLES = """\
 
 def add_to(commands: Commands) -> None:
     """Add the command to a parser's."""
-    about = "cut out the photos in a folder and those that are put there later, until Ctrl-C"
+    about = "cut out the photos in a folder and those added later, until Ctrl-C"
     parser = add_command(commands, run, "watch", about, EXAMPLES)
-    parser.add_argument("folder", metavar="FOLDER", help="where photos come in, also into folders below it")
+    parser.add_argument("folder", metavar="FOLDER", help="the folder to watch, with the folders in it")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the folder for the results")
     add_options(parser)
 
@@ -38,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
     if options.output == "" or output.is_file() or real_path(output) == real_path(folder):
         raise UserError(f"-o {options.output} is no place for the results: give another folder than the watched one.")
     if there_is_one(output):
-        raise UserError(f"-o {options.output} has a manifest of u2slim cut, which would not know: give another folder.")
+        raise UserError(
+            f"-o {options.output} has a manifest of u2slim cut, which watch would not update: give another folder."
+        )
     workers = options.workers or default_workers(AT_ONCE)
     cutter = open_cutter(options, output, False, AT_ONCE, workers)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -103,7 +103,7 @@ def make(data: bytes, options: argparse.Namespace, limits: Limits, folder: Path)
             raise too_many_pixels(limits, pixels)
         cutter = make_cutter(options, runner, files=False)
         if limits.memory is not None and pixels * cutter.bytes_a_pixel * (1 + options.border) > limits.memory:
-            raise Refusal(413, "There is too little memory for so large a photo; send a smaller one.")
+            raise Refusal(413, "The server has too little memory for so large a photo; send a smaller one.")
         made = cutter(photo)
     except Unreadable as error:
         raise Refusal(415, str(error)) from error

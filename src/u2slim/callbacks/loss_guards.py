@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 MAX_KEPT = 20  # batches
 REMEDY = (
-    "Earlier checkpoints are whole. Start again with a lower optimizer.lr, a warm-up (scheduler=warmup) or "
+    "Earlier checkpoints are intact. Start again with a lower optimizer.lr, a warm-up (scheduler=warmup) or "
     "trainer.precision=32-true."
 )
 
@@ -45,8 +45,8 @@ class StopAtNonFinite(pl.Callback):
         self._check(trainer)
         if not torch.stack([parameter.isfinite().all() for parameter in pl_module.parameters()]).all():
             raise UserError(
-                f"The weights are not finite after step {trainer.global_step}, though its loss was; they stay unsaved. "
-                + REMEDY
+                f"The weights are not finite after step {trainer.global_step}, although its loss was; they are not "
+                "saved. " + REMEDY
             )
 
     def on_train_end(self, trainer, pl_module) -> None:
@@ -122,9 +122,9 @@ class BaseRate(LossMeans):
             log.info(text, foreground, entropy)
         if abs(answer - entropy) <= self.tolerance * entropy:
             log.warning(
-                "the loss of the net's answer stood at %.4f for %d steps, the entropy of predicting the foreground's "
-                "share %.3f everywhere: the net tells nothing apart. Try another optimizer.lr or "
-                "init=pretrained; see the masks",
+                "the loss of the net's answer stayed at %.4f for %d steps, as if it predicted the foreground's share "
+                "%.3f everywhere: it cannot tell subjects from backgrounds. Try another optimizer.lr or "
+                "init=pretrained, and look at the masks",
                 answer,
                 self.over_steps,
                 foreground,

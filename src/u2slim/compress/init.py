@@ -51,14 +51,14 @@ def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None =
         UserError: there is no such net, or it is another one.
     """
     if path is None:
-        raise UserError("Say which weights to begin with: init.path=FILE, a .ckpt or .onnx file, or a net by name.")
+        raise UserError("Say which weights to start from: init.path=FILE, a .ckpt or .onnx file, or a net by name.")
     handle = open_net(path)
     trained, file = handle.net(), handle.path()
     # Nets with the same tensors may compute different things, e.g. with and without a shuffle.
     heads = _heads_to_learn(net, trained, _modules)
     if not heads and _modules(trained) != _modules(net):
         settings = OmegaConf.to_yaml(trained.config).replace("\n", "; ")
-        raise UserError(f"{file} is another net than the model configured here: it was trained with model {settings}")
+        raise UserError(f"{file} holds another net than the model of this config: it was trained with model {settings}")
     if is_folded(trained) and photos:
         _unfold(trained, photos.squares(PHOTOS, seed=0))
     kept = _prefixes(net, heads)
@@ -89,20 +89,22 @@ def backbone(
     _check_method(method, fills_of(net), net)
     fits = net.width == 1 and not net.pruned
     if weights is None and not fits:
-        log.info("%s begins at random: ImageNet's weights fit model.width=1 and no pruned net", net.name)
+        log.info("%s starts from random weights: ImageNet's fit only model.width=1, and no pruned net", net.name)
         return net
     if weights is None:
         address = BACKBONE_ADDRESSES[net.depth]
         weights = cache_dir() / Path(address).name
         if not weights.is_file():
             log.warning(
-                "the %s begins at random: for ImageNet's weights download %s and give it as init.weights=FILE, "
+                "the %s starts from random weights: for ImageNet's download %s and give it as init.weights=FILE, "
                 "or put it at %s",
                 *(net.depth, address, weights),
             )
             return net
     if not fits:
-        raise UserError(f"ImageNet's weights fit model.width=1 and no pruned net, not {net.name}; use init=random.")
+        raise UserError(
+            f"ImageNet's weights fit only model.width=1, and no pruned net, not {net.name}; use init=random."
+        )
     dense = ResNet(net.depth)
     dense.load_state_dict(load_backbone(weights, net.depth))
     transfer(dense, net.backbone, method)
@@ -170,8 +172,8 @@ def pretrained(
     if not is_copy and (method == "lstsq" or reestimate):
         if not photos:
             raise UserError(
-                "init.method=lstsq and init.reestimate learn from photos, masks are not needed: name a folder of some "
-                "with init.folder=DIR, or use init.method=project init.reestimate=false."
+                "init.method=lstsq and init.reestimate learn from photos, without masks: name a folder of photos with "
+                "init.folder=DIR, or use init.method=project init.reestimate=false."
             )
         if squares_N3HW is None:
             squares_N3HW = photos.squares(count, seed)
@@ -276,7 +278,7 @@ def _heads_to_learn(net: Net, source: Net, described: Callable[..., object]) -> 
 
 
 def _said_of(heads: Collection[nn.Module], net: Net) -> str:
-    return f"; its heads, of {net.classes} classes, begin at random" if heads else ""
+    return f"; its heads, of {net.classes} classes, start from random weights" if heads else ""
 
 
 @torch.no_grad()

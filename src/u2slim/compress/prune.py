@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> None:
     _write(net, size, folder)
     place = str(folder).replace("'", "'\"'\"'")  # within the quotes of a shell
     where = f"--config-dir '{place}' model=pruned init=checkpoint init.path='{place}/pruned.ckpt'"
-    log.info("to train it on: python train.py %s and the settings of before", where)
+    log.info("to train it further: python train.py %s and the settings of its training so far", where)
 
 
 def _source(given: str, folder: Path) -> Path:
@@ -70,7 +70,9 @@ def _source(given: str, folder: Path) -> Path:
     before = json.loads(note.read_text()) if note.is_file() else None
     path = Path(before["path"]) if before and given == "last" else checkpoints.checkpoint_path(given).absolute()
     if given == "last" and (path.parents[2] / "pruned.ckpt").is_file():
-        raise UserError(f"The last checkpoint, {path}, is of a pruning; name the one to prune, checkpoint=FILE.")
+        raise UserError(
+            f"The last checkpoint, {path}, comes from an earlier pruning; name the one to prune with checkpoint=FILE."
+        )
     now = {"path": str(path), "sha256": file_digest(path, "sha256")}
     if before and before["sha256"] != now["sha256"]:
         raise UserError(f"{folder} holds a pruning of {before['path']}, not of {path}; choose another hydra.run.dir.")
@@ -102,7 +104,7 @@ def prune(net: Net, keep: Mapping[str, int]) -> None:
         UserError: the net is not dense, or torch-pruning is not installed.
     """
     if any(isinstance(conv, ConvVariant) and not isinstance(conv, StandardConv) for conv in net.modules()):
-        raise UserError(f"{net.name} is not dense: prune the dense net, whose filters are whole ones.")
+        raise UserError(f"{net.name} is not dense: prune the dense net that it was made from.")
     assert net.config is not None, "a net that build_net made"
     tp = _torch_pruning()
     names = {module: name for name, module in net.named_modules()}
@@ -151,8 +153,8 @@ def _overrides_of(path: Path) -> list[str]:
     file = path.absolute().parents[1] / ".hydra" / "overrides.yaml"
     if not file.is_file():
         raise UserError(
-            f"{path} is not in its run's folder, so nobody knows how it was trained: give retrain=0 and train the "
-            "pruned net on with train.py."
+            f"{path} is not in its run's folder, so its training settings are unknown: give retrain=0 and train the "
+            "pruned net with train.py."
         )
     overrides = [str(text) for text in OmegaConf.load(file)]
     keys = {text: text.split("=")[0].lstrip("+~") for text in overrides}
@@ -169,10 +171,13 @@ def _train(part: Path, steps: int, overrides: list[str]) -> None:
     command += [override("hydra.run.dir", part / "train")]
     log.info("training: python %s", shlex.join(command))
     if subprocess.run([sys.executable, *command], check=False).returncode:
-        raise UserError(f"The training in {part / 'train'} ended with an error, which it says above; mend it, repeat.")
+        raise UserError(
+            f"The training in {part / 'train'} ended with the error above; mend it and give the command again."
+        )
     if not (part / "train/metrics.json").is_file():  # SIGTERM ends a training without an error
         raise UserError(
-            f"The training in {part / 'train'} was stopped; the same command with hydra.run.dir={part.parent} goes on."
+            f"The training in {part / 'train'} was stopped; to go on, give the same command with "
+            f"hydra.run.dir={part.parent}."
         )
 
 

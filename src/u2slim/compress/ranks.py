@@ -152,8 +152,8 @@ def _too_little(offers: Mapping[str, list[Offer]], size: float, macs: float) -> 
         sum(min(map(part, own)) for own in offers.values()) for part in (attrgetter("size"), attrgetter("macs"))
     )
     return UserError(
-        f"No forms are so small: the lowest ranks in the fewest bits have {least / size:.3f} of the size that is "
-        f"asked for, and {fewest / macs:.3f} of the multiplications. Raise share, megabytes or gmac."
+        f"No ranks make it that small: the lowest ones in the fewest bits take {least / size:.3f} times the size "
+        f"asked for, and {fewest / macs:.3f} times the multiplications. Raise share, megabytes or gmac."
     )
 
 
@@ -167,7 +167,7 @@ def main(cfg: DictConfig) -> None:
     path = Path(cfg.config)
     dense = open_net(cfg.weights or u2net_of(cfg.width)).net()
     if not isinstance(dense, RSUNet):
-        raise UserError(f"{cfg.weights} holds {dense.name}; ranks are for nets of U2-Net's stages.")
+        raise UserError(f"{cfg.weights} holds {dense.name}; ranks can only be chosen for nets built like U2-Net.")
     if isinstance(dense, U2Net) and dense.width != cfg.width:
         raise UserError(f"{cfg.weights} holds {dense.name}, not U2-Net of width={cfg.width}; give its width.")
     size = cfg.size or dense.preprocess.size
@@ -179,7 +179,7 @@ def main(cfg: DictConfig) -> None:
     what = {"megabytes": cfg.megabytes, "bits": cfg.bits} if cfg.megabytes else {"share": cfg.share}
     what |= {"gmac": cfg.gmac, "count": cfg.count, "size": size, "pixels": cfg.pixels}
     given = " ".join(f"{key}={value}".replace(" ", "") for key, value in what.items() if value is not None)
-    text = f"# Each convolution its own ranks: u2slim.compress.ranks {given}\n"
+    text = f"# Ranks of each convolution by u2slim.compress.ranks {given}\n"
     text += f"_target_: u2slim.models.{type(dense).__name__}\n"
     if isinstance(dense, U2Net):
         text += f"width: {dense.width}\n"
@@ -189,8 +189,8 @@ def main(cfg: DictConfig) -> None:
     text += _lines(chosen, "    " if isinstance(dense, U2Net) else "  ")
     write_whole(path, lambda partial: partial.write_text(text))
     print(
-        f"{len(chosen)} convolutions, {count / 1e6:.2f} M weights, {gmac:.1f} GMAC, the mask's logits {error:.2f} off "
-        f"by estimate: {path}"
+        f"{len(chosen)} convolutions, {count / 1e6:.2f} M weights, {gmac:.1f} GMAC, estimated error of the mask's "
+        f"logits {error:.2f}: {path}"
     )
 
 

@@ -235,7 +235,9 @@ class _Kept:
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "made_of"
         if note.is_file() and note.read_text() != digest.hexdigest():
-            raise UserError(f"init.lstsq.keep={folder} holds convolutions of another net, photos or settings.")
+            raise UserError(
+                f"init.lstsq.keep={folder} holds convolutions of another net, photos or settings; name another folder."
+            )
         write_whole(note, lambda partial: partial.write_text(digest.hexdigest()))
 
     def save(self, name: str, block: "_Block", errors: dict[str, float]) -> None:

@@ -65,8 +65,8 @@ class Segmenter:
             self.runner = ClassMasks(self.runner, [classes] if isinstance(classes, str) else classes)
         if self.runner.labels:
             raise UserError(
-                f"{net} tells classes apart: say which of them the mask is of with classes=[...], of "
-                f"{', '.join(self.runner.labels['names'])}. For all, open_net(...).runner().class_map is the way."
+                f"{net} tells classes apart: choose the mask's classes with classes=[...], from "
+                f"{', '.join(self.runner.labels['names'])}. For all use open_net(...).runner().class_map."
             )
 
     @overload
@@ -160,7 +160,7 @@ def _loaded(photo: Photo) -> Loaded | Image.Image | np.ndarray:
     if isinstance(photo, bytes):
         return Loaded("the photo", photo)
     if not isinstance(photo, Loaded | Image.Image | np.ndarray):
-        raise UserError(f"{type(photo).__name__} is no photo: give a file, its bytes, a Pillow image or an array.")
+        raise UserError(f"{type(photo).__name__} is not a photo: give a file, its bytes, a Pillow image or an array.")
     return photo
 
 

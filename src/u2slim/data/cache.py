@@ -63,11 +63,11 @@ class SquareCache:
                     return None
                 flat = np.array(kept)
         except lmdb.Error as error:
-            log.warning("%s: a square that cannot be read is made anew (%s)", self.folder, error)
+            log.warning("%s: a sample that cannot be read is made anew (%s)", self.folder, error)
             return None
         pixels, checksum = flat[:-4], int.from_bytes(flat[-4:].tobytes(), "little")
         if zlib.crc32(pixels) != checksum:
-            log.warning("%s: a damaged square is made anew", self.folder)
+            log.warning("%s: a damaged sample is made anew", self.folder)
             return None
         of_image = 3 * self.shape[0] * self.shape[1]
         return pixels[:of_image].reshape(*self.shape, 3), pixels[of_image:].reshape(self.shape)
@@ -83,7 +83,7 @@ class SquareCache:
                 transaction.put(self._key(content), value)
         except lmdb.Error as error:
             self._full = True
-            log.warning("%s takes no more squares (%s): the rest is decoded each time", self.folder, error)
+            log.warning("%s takes no more samples (%s): the rest is decoded each time", self.folder, error)
 
     def _key(self, content: str) -> bytes:
         return f"{CACHE_VERSION} {self._shape_key} {content}".encode()

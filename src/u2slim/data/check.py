@@ -162,7 +162,7 @@ def _examined(pairs: Sequence[Pair], todo: Sequence[int]) -> Iterator[tuple[int,
             yield from zip(todo, pool.map(examine, (pairs[index] for index in todo), chunksize=32), strict=True)
     except BrokenProcessPool as error:
         raise UserError(
-            "A process that opens the files died, perhaps for want of memory. Run it again: what it saw is remembered."
+            "A process that checks the files died, perhaps out of memory. Run it again: checked files are remembered."
         ) from error
 
 
@@ -208,6 +208,6 @@ def _file() -> Path:
 
 def _not_kept(error: Exception) -> UserError:
     return UserError(
-        f"What is known of the data cannot be kept in {_file()} ({error}); delete that file if it is damaged, or set "
-        f"U2SLIM_CACHE to a folder that can be written."
+        f"The findings about the data cannot be saved in {_file()} ({error}); delete that file if it is damaged, or "
+        f"set U2SLIM_CACHE to a folder that can be written."
     )

@@ -34,14 +34,14 @@ class ClassMask(MadeMask):
             UserError: the file cannot be read; as BadLabels, it holds what stands for no class.
         """
         if self.path.suffix.lower() not in EXACT:
-            raise BadLabels(f"{self.path} is of a kind that may change labels when it is saved: save them as PNG.")
+            raise BadLabels(f"{self.path} has a format that may change labels when it is saved: save them as PNG.")
         if not read_header(self.path).mode.startswith("RGB"):
             return as_png(self._of_ids(read_ids(self.path)))
         pixels_HW3 = read_with(self.path, lambda image: np.asarray(image.convert("RGB")))
         if any(class_ != IGNORE for _, class_ in self.stored.colours):
             return as_png(self._of_colours(pixels_HW3))
         if not (pixels_HW3 == pixels_HW3[..., :1]).all():
-            raise BadLabels(f"{self.path} holds colours, and no class has one: declare them, as {{road: '#804080'}}.")
+            raise BadLabels(f"{self.path} holds colours, but no class has one: declare them, as {{road: '#804080'}}.")
         return as_png(self._of_ids(pixels_HW3[..., 0]))
 
     def _of_ids(self, ids_HW: np.ndarray) -> np.ndarray:

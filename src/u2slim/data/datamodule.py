@@ -180,7 +180,9 @@ class PairsDataModule(pl.LightningDataModule):
         held_out = set(self.val_pairs)
         kept = [pair for pair, _ in train if pair not in held_out]
         if not (kept or bare):
-            log.warning("validating on the training image itself, as there is no other: scores say nothing of others")
+            log.warning(
+                "validating on the only training image, as there is no other: scores say nothing about other images"
+            )
             kept = [pair for pair, _ in train]
         self.train_pairs = kept[: self.limit_train]
         self.train_pairs += [pair for pair, _ in bare][: self.limit_train]
@@ -224,7 +226,9 @@ class PairsDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, str | int]) -> None:
         here = self.state_dict()
         if changed := [name for name, value in state_dict.items() if here.get(name, value) != value]:
-            log.warning("the checkpoint had other %s: the samples to come are not those it would have seen", changed)
+            log.warning(
+                "the checkpoint was made with other %s: from here the samples differ from those of its own run", changed
+            )
 
     def test_pairs(self, withheld: bool = False) -> dict[str, list[Pair]]:
         """The pairs that `eval.py` scores, by the name of their set; never none.
@@ -236,7 +240,7 @@ class PairsDataModule(pl.LightningDataModule):
             UserError: no test sets are configured, or one of them is not on disk.
         """
         if not self.test_sets:
-            raise UserError("This data config is for training; score another, e.g. data=ecssd or data=duts_te.")
+            raise UserError("This data config names no sets to score; use another, e.g. data=ecssd or data=duts_te.")
         if not withheld:
             refuse_withheld(self.test_sets)
         self.prepare_data()
@@ -261,7 +265,9 @@ class PairsDataModule(pl.LightningDataModule):
         )
         content = _hash(self.train_pairs)
         if trainer.world_size > 1 and trainer.strategy.broadcast(content) != content:
-            raise UserError("The processes found different training images, e.g. as a file could be read by some only.")
+            raise UserError(
+                "The processes found different training images, perhaps because only some of them can read a file."
+            )
         skip = self.on_bad == "skip"
         stream = TrainStream(self.train_pairs, self.size, self.augment, self.seed, skip, self.cache)
         return self._loader(stream, batch_sampler=sampler)

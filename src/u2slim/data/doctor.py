@@ -80,7 +80,7 @@ def main(cfg: DictConfig) -> None:
     sets, own = plain(cfg)["sets"], plain(cfg)["own"]
     if own["images"]:
         if isinstance(sets, str | list):
-            raise UserError("own.images and names of sets are two questions: leave one out.")
+            raise UserError("Give own.images or names of sets, not both.")
         sets = {**(sets or {}), "own": own}
     reports, across = diagnose(cfg.root, sets, plain(cfg.shards))
     folder = output_dir()

@@ -51,7 +51,7 @@ class Labels:
         if (unknown := classes == _UNKNOWN).any():
             strange = np.unique(stored[unknown]).tolist()
             raise BadLabels(
-                f"{source} holds the class ids {some(strange)}, which it may not: the set's are "
+                f"{source} holds the class ids {some(strange)}, which the set does not have: its ids are "
                 f"{some(sorted(self.ids[end]), 40)}, and {some(sorted({*self.nothing[end], IGNORE}), 40)} for no "
                 "class. Mend or replace it."
             )

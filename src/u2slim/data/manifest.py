@@ -95,7 +95,7 @@ def choose(candidates: Checked, train: Checked, count: int, seed: int) -> list[P
         else:
             chosen.add(index)
     if repeats:
-        log.info("validation: %d images passed over that repeat a training or a validation image", len(repeats))
+        log.info("validation: %d images left out, as they repeat a training or a validation image", len(repeats))
     return [candidates[index][0] for index in sorted(chosen)]
 
 
@@ -126,7 +126,7 @@ def named(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
     if missing := [line for line, one in found.items() if one is None]:
         raise UserError(
             f"data.val_list={path}: {len(missing)} of {len(found)} names are no images of the set, e.g. "
-            f"{', '.join(missing[:3])}; names are as {next(iter(there), 'IMAGE')}."
+            f"{', '.join(missing[:3])}; a name looks like {next(iter(there), 'IMAGE')}."
         )
     if not found:
         raise UserError(f"data.val_list={path} names no images.")
@@ -138,7 +138,7 @@ def named(path: Path, candidates: Checked, train: Checked) -> list[Pair]:
         if (copies := training.copies(pair, record))
     ]:
         raise UserError(
-            f"data.val_list={path}: {len(faults)} images show what training images show: {', '.join(faults[:3])}; list "
+            f"data.val_list={path}: {len(faults)} images look like training images: {', '.join(faults[:3])}; list "
             "those, too, or allow it with data.repeats_apart=false."
         )
     return [pair for pair, _ in found.values()]

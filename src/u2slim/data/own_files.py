@@ -231,7 +231,7 @@ def _listed(data_set: DataSet, table: Path, setting: str) -> tuple[Files, Files]
         image, mask = (table.parent / user_path(row[column] or "") for column in ("image", "mask"))
         if missing := next((path for path in (image, mask) if not path.is_file()), None):
             raise UserError(
-                f"{setting}.images: {table} lists {missing}, which is not there; paths are from its folder on."
+                f"{setting}.images: {table} lists {missing}, which is not there; paths start from the table's folder."
             )
         name = PurePosixPath(row["image"]).with_suffix("").as_posix()
         photos[name].append(image)

@@ -154,7 +154,7 @@ def _pair(data_set: DataSet, images: Files, masks: Files) -> Listing:
         elif stem not in masks:
             problems.append(Problem(data_set.name, stem, "no mask", f"{files[0]} has no mask"))
         elif len(files) > 2:
-            text = f"{' and '.join(map(str, files))} share a name: which belong together is anyone's guess"
+            text = f"{' and '.join(map(str, files))} share a name: nothing says which of them belong together"
             problems.append(Problem(data_set.name, stem, "doubled name", text))
         elif problem := _unusable(data_set, stem, files):
             problems.append(problem)
@@ -166,7 +166,7 @@ def _pair(data_set: DataSet, images: Files, masks: Files) -> Listing:
 def _unusable(data_set: DataSet, stem: str, files: Sequence[Source]) -> Problem | None:
     """Why files cannot be used, as far as their names and sorts tell."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in stem):
-        text = f"{str(files[0])!a} has a line break, a control character or a broken one in its name"
+        text = f"{str(files[0])!a} has a line break, a control character or a broken character in its name"
         return Problem(data_set.name, stem, "odd name", text)
     if pipe := next(filter(_is_pipe, files), None):
         return Problem(data_set.name, stem, "unreadable", f"{pipe} is a pipe or a device, not an image")
@@ -192,10 +192,10 @@ def misfit(pair: Pair, image: Header, mask: Header) -> Problem | None:
     if (image.height, image.width) != (mask.height, mask.width):
         text = f"{pair.image} is {image.width}x{image.height}, its mask {mask.width}x{mask.height}"
         if image.turn != mask.turn and image.turn >= 5 and (image.width, image.height) == (mask.height, mask.width):
-            return Problem(pair.set, pair.name, "other turn", f"{text}: only the image's EXIF data turn it")
+            return Problem(pair.set, pair.name, "other turn", f"{text}: only the image is turned by its EXIF data")
         return Problem(pair.set, pair.name, "other size", text)
     if (image.turn > 1) != (mask.turn > 1) and (max(image.turn, mask.turn) < 5 or image.height == image.width):
         # A quarter turn shows in the sizes, where they are not square; others cannot be told from the files.
-        text = f"{pair.image} and its mask have other EXIF orientations ({image.turn} and {mask.turn})"
+        text = f"{pair.image} and its mask have different EXIF orientations ({image.turn} and {mask.turn})"
         return Problem(pair.set, pair.name, "other turn", text)
     return None

@@ -55,11 +55,13 @@ class SaliencyDataModule(PairsDataModule):
     def _validation(self, train: manifest.Checked, val: manifest.Checked, bare: manifest.Checked) -> list[Pair]:
         apart = self.repeats_apart
         if not apart:
-            log.warning("validation images may look like training images (data.repeats_apart=false): scores flatter")
+            log.warning(
+                "validation images may look like training images (data.repeats_apart=false): scores are flattering"
+            )
         elif not val and manifest.all_alike(train):  # as the frames of a fixed camera may
             apart = False
             log.warning(
-                "all %d training images look alike, and so do those held out: scores flatter; name others in data.val",
+                "all %d training images look like those held out: scores are flattering; name other images in data.val",
                 len(train),
             )
         rivals = [*train, *bare] if apart else []
@@ -83,7 +85,7 @@ class SaliencyDataModule(PairsDataModule):
                 "validate on images like those of training with data.repeats_apart=false."
             )
         if len(pairs) < count:
-            log.warning("only %d validation images are there, %d were asked for", len(pairs), count)
+            log.warning("only %d validation images were found, %d were asked for", len(pairs), count)
         if self.manifest:
             manifest.write(self.manifest, pairs, dict(val or train))
         return pairs

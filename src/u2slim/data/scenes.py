@@ -74,7 +74,7 @@ def write_scenes(root: Path, train: int = 64, val: int = 16, seed: int = 0) -> N
         return
     if home.exists() and not (home / "scenes.json").is_file():
         raise UserError(
-            f"{home} holds something else than generated scenes: move it away, or choose another data.root."
+            f"{home} holds something other than generated scenes: move it away, or choose another data.root."
         )
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".scenes-", dir=home.parent) as scratch:

@@ -89,7 +89,9 @@ def open_models(
     if preprocess is not None:
         silent = [name for name, handle in handles.items() if handle and handle.is_silent()]
         if not silent:
-            raise UserError("mean, std and scale: each net says itself how its input is normalised; leave them out.")
+            raise UserError(
+                "mean, std and scale: each of these nets states how its input is normalised; leave them out."
+            )
         handles |= {name: open_net(handles[name], preprocess) for name in silent}
     return {name: _open(str(what[name]), handle, runtime) for name, handle in handles.items()}
 

@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
         warn_idle("derived=0 draws nothing", "seed")
     dense = opened(cfg.dense, cfg.runtime)
     photos = selection_set(str(cfg.root), str(cfg.davis), cfg.seed, cfg.quick, cfg.photos, cfg.derived)
-    print(f"{len(photos)} photos; {cfg.dense} on them first, unless it is known already", flush=True)
+    print(f"{len(photos)} photos; first {cfg.dense} runs on them, unless its masks are known already", flush=True)
     scores = {}
     for name, runner in runners.items():
         progress = _progress(name, len(photos))
@@ -57,7 +57,7 @@ def _runners(cfg: DictConfig) -> dict[str, Runner]:
     models = open_models(named, cfg.runtime)
     for name, model in models.items():
         if model.runner is None or model.runner.labels:
-            raise UserError(f"models= names {name}, which is no net that makes masks; leave it out.")
+            raise UserError(f"models= names {name}, which is not a net that makes masks; leave it out.")
     return {name: model.runner for name, model in models.items() if model.runner is not None}
 
 

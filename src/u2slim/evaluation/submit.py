@@ -48,7 +48,9 @@ def submit(cfg: DictConfig) -> Path:
     ((name, model),), (pairs,) = models.items(), sets.values()
     data_set = pairs[0].data_set
     if data_set.folders:
-        raise UserError(f"{data_set.title} is a set of your own; u2slim cut PHOTOS writes their classes.")
+        raise UserError(
+            f"{data_set.title} is a set of your own, without a test server; u2slim cut PHOTOS writes classes, too."
+        )
     check_classes(name, model, data_set)
     folder = user_path(cfg.submit)
     _begin(folder, model, data_set)
@@ -79,7 +81,7 @@ def _begin(folder: Path, model: Model, data_set: DataSet) -> None:
             "empty it, or give another folder."
         )
     if found:
-        log.info("going on in %s, where files are there already", folder)
+        log.info("going on in %s, which already has some of the files", folder)
     else:
         write_whole(mark, lambda partial: partial.write_text(made_by))
 
@@ -88,7 +90,7 @@ def _say_what_next(folder: Path, data_set: DataSet, count: int) -> None:
     if not data_set.upload:
         return
     if count != data_set.count:
-        log.warning("%s has %d images: the server takes no less", data_set.title, data_set.count)
+        log.warning("%s has %d images: the server takes only all of them", data_set.title, data_set.count)
     else:
         place = shlex.quote(str(folder))
         log.info("To upload: (cd %s && zip -qr ../results.zip . -i '*.png') and give it to %s", place, data_set.upload)

@@ -15,6 +15,6 @@ def one_value_named(remedy: str) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            "One image at this size leaves one pixel before a BatchNorm, which takes averages over at least two: "
+            "One image of this size is a single pixel before a BatchNorm, which needs at least two to average: "
             f"{remedy}."
         ) from error

@@ -61,8 +61,8 @@ class Distillation:
             self.teacher = handle.net().requires_grad_(False)
         # Of nets whose first output is one head's alone, ONNX files lack the others, which then are zeros.
         if not all(next(head.parameters()).any() for head in self.teacher.heads):
-            raise UserError(f"{handle.name} has not all of its outputs and cannot teach them: name a net that has.")
-        log.info("learning from %s, too: %s", handle.name, self.teacher.name)
+            raise UserError(f"{handle.name} lacks some of its outputs and cannot teach them: name a net that has all.")
+        log.info("also learning from %s: %s", handle.name, self.teacher.name)
 
     def __deepcopy__(self, memo: dict) -> "Distillation":
         return self  # a copy of the training task, as for averaged weights, learns from the same teacher
@@ -79,8 +79,8 @@ class Distillation:
             raise UserError("task.distill.features reads the net's stages, which task.compiled=true hides; drop one.")
         if self.features and _shapes(student) != _shapes(self.teacher):
             raise UserError(
-                f"task.distill.features compares stages of equal shapes, which {self.teacher.name}, the teacher, and "
-                f"{student.name} have not; use task.distill.features=0, or a teacher of the student's width."
+                f"task.distill.features compares stages, whose shapes differ in {self.teacher.name}, the teacher, and "
+                f"in {student.name}; use task.distill.features=0, or a teacher of the student's width."
             )
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> None:

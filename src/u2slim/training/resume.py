@@ -79,12 +79,14 @@ def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
     if _without_defaults(model) != _without_defaults(plain(cfg.model)):
         raise UserError(f"{path} was trained with model {model}, not {plain(cfg.model)}; use the same model config.")
     if "optimizer_states" not in saved:
-        raise UserError(f"{path} is a net without its training; begin a new one with init=checkpoint init.path={path}.")
+        raise UserError(
+            f"{path} holds a net without its training state; start a new run with init=checkpoint init.path={path}."
+        )
     group = saved["optimizer_states"][0]["param_groups"][0]
     lr = group.get("max_lr", group.get("initial_lr", group["lr"]))  # one cycle, another schedule, none
     lr /= group.get("rate", 1)
     if not math.isclose(lr, cfg.optimizer.lr):
-        raise UserError(f"{path} was trained with optimizer.lr={lr:g}, and goes on with that; give the same.")
+        raise UserError(f"{path} was trained with optimizer.lr={lr:g} and can only go on with that; give the same.")
     for schedule in saved["lr_schedulers"]:
         own = (
             next(iter(schedule.get("lr_lambdas", ())), None) or schedule
