@@ -110,7 +110,7 @@ def test_headers_tell_what_the_net_sees(client, photo):
     ("query", "status", "part"),
     [
         ("colour=red", 400, "colour is not a parameter; the parameters are background, border, class, colours, crop,"),
-        ("net=u2net", 400, "net is no parameter"),
+        ("net=u2net", 400, "net is not a parameter"),
         ("crop=1&crop=2", 400, "crop is given twice"),
         ("crop=wide", 422, "crop: wide: give a margin in pixels"),
         ("format=bmp", 422, "format: invalid choice: 'bmp'"),

@@ -114,7 +114,7 @@ class _Connection(H11Protocol):
             self.waiting = None
 
     def _no_head(self) -> None:
-        self._refuse("408 Request Timeout", f"The request did not come in within {self.patience:g} seconds.")
+        self._refuse("408 Request Timeout", f"The request did not arrive within {self.patience:g} seconds.")
 
     def _refuse(self, status: str, sentence: str) -> None:
         body = f'{{"error":"{sentence}"}}'

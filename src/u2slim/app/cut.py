@@ -229,9 +229,7 @@ def _is_file(options: argparse.Namespace, output: Place) -> bool:
             "folder."
         )
     if options.format not in (None, kind.name):
-        raise UserError(
-            f"-o {options.output} is not a name for a {options.format} file: leave out --format, or change the ending."
-        )
+        raise UserError(f"-o {options.output} is no {options.format} file: leave out --format, or change the ending.")
     options.format = kind.name
     return True
 

@@ -32,23 +32,23 @@ PHOTOS = 32  # that tell enough of what goes on in a net
 
 
 def random(net: Net, photos: Photos | None = None) -> Net:
-    """PyTorch's default initialisation, as the net was built."""
+    """Leave the net as it was built, with PyTorch's default random weights."""
     return net
 
 
 def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None = None) -> Net:
-    """Take over the weights of the same net, and nothing else of its run.
+    """Copy the weights of a trained net of the same structure, and nothing else of its run.
 
-    A net that tells classes apart may begin from one with another number of them, or with one mask: then its heads
-    begin at random.
+    A net that tells classes apart may start from one with another number of classes, or with one mask. Its heads then
+    start from random weights.
 
     Args:
         net: the net to fill, in place.
         path: any name or file that `open_net` takes.
-        photos: those by which BatchNorm gets statistics, where the file has it folded into the convolutions.
+        photos: photos to measure BatchNorm's statistics on, where the file has them folded into the convolutions.
 
     Raises:
-        UserError: there is no such net, or it is another one.
+        UserError: there is no such net, or it has another structure.
     """
     if path is None:
         raise UserError("Say which weights to start from: init.path=FILE, a .ckpt or .onnx file, or a net by name.")
@@ -72,15 +72,15 @@ def checkpoint(net: Net, path: str | Path | None = None, photos: Photos | None =
 def backbone(
     net: SemanticNet, weights: str | Path | None = None, method: str = "project", photos: Photos | None = None
 ) -> SemanticNet:
-    """Fill the ResNet of a net with what torchvision publishes for ImageNet; the rest stays random.
+    """Fill the ResNet of a net with torchvision's weights for ImageNet; the rest stays random.
 
     Args:
         net: the net to fill, in place.
-        weights: a file of torchvision's; None: the published one if the cache folder has it, or else random weights.
-        method: how a 3x3 convolution of another kind takes over its dense counterpart: `mean` or `project`.
+        weights: torchvision's file; None: the published one if the cache folder has it, else random weights.
+        method: how 3x3 convolutions of another kind are filled from dense ones: `mean` or `project`.
 
     Raises:
-        UserError: the net has no ResNet as published, an unknown method, or a file that holds another net.
+        UserError: the net has no ResNet as published, the method is not known, or the file holds another net.
     """
     if not isinstance(net, SemanticNet):
         raise UserError(
@@ -124,24 +124,25 @@ def pretrained(
     lstsq: Mapping[str, Any] | None = None,
     photos: Photos | None = None,
 ) -> Net:
-    """Fill any variant from the dense net of the same structure, published or trained here.
+    """Fill a net of any kind of convolution from the dense net of the same structure, published or trained here.
 
-    The heads of a net that tells classes apart begin at random, unless the dense net has as many.
+    The heads of a net that tells classes apart start from random weights, unless the dense net has as many classes.
 
     Args:
         net: the net to fill, in place.
-        weights: any name or file of a net of this structure that `open_net` takes: the dense net, or one of other
-            convolutions, which are multiplied out; None: the published net, downloaded on first use.
-        method: how each 3x3 convolution takes over its dense counterpart: by one of its `fills` (see
-            `u2slim.models.conv`), or `lstsq` (see `u2slim.compress.reconstruct`), which looks at photos.
+        weights: any name or file of a net of this structure that `open_net` takes. Convolutions that are not dense are
+            multiplied out. None: the published net, downloaded on first use.
+        method: how each 3x3 convolution is filled from its dense counterpart: by one of its `fills` (see
+            `u2slim.models.conv`), or by `lstsq` (see `u2slim.compress.reconstruct`), which looks at photos.
         reestimate: also measure BatchNorm's statistics anew on photos.
-        folder, size: photos to use instead of `photos`, and the side they are resized to; None: the dense net's.
-        count, seed: how many are drawn, and from which random state.
+        folder: a folder of photos to use instead of `photos`.
+        size: side in pixels that photos of `folder` are resized to; None: the dense net's.
+        count, seed: how many photos are drawn, and the random seed for that.
         lstsq: settings of `reconstruct`.
-        photos: those to learn from without their masks, e.g. the training images.
+        photos: photos to learn from, without masks, e.g. the training images.
 
     Raises:
-        UserError: an unknown method, no photos where they are needed, or a file that is not the published net.
+        UserError: the method is not known, photos are needed and missing, or the file holds another net.
     """
     _check_method(method, [*fills_of(net), "lstsq"], net)
     if type(count) is not int or count < 1:
@@ -191,14 +192,14 @@ def pretrained(
 
 
 def _unfold(dense: Net, squares_N3HW: Tensor) -> None:
-    """Give the BatchNorms of a net from an ONNX file statistics to train by; its masks stay the same."""
+    """Measure BatchNorm's statistics for a net from an ONNX file, so that it can be trained; masks stay the same."""
     log.info("measuring BatchNorm's statistics of %s on %d photos", dense.name, len(squares_N3HW))
     input_N3HW = Normalise(dense.preprocess)(squares_N3HW)
     measure_statistics(dense, input_N3HW.contiguous(memory_format=torch.channels_last))
 
 
 def fills_of(net: nn.Module) -> list[str]:
-    """The ways in which all convolution variants of a net can take over dense weights."""
+    """The methods by which every convolution of a net can be filled from dense weights."""
     tables = [conv.fills for conv in net.modules() if isinstance(conv, ConvVariant)]
     return [method for method in StandardConv.fills if all(method in table for table in tables)]
 
@@ -283,10 +284,10 @@ def _said_of(heads: Collection[nn.Module], net: Net) -> str:
 
 @torch.no_grad()
 def densified(net: Net) -> Net | None:
-    """The dense net that computes the same as one of other convolutions, in evaluation mode.
+    """The dense net, in evaluation mode, that computes the same as a net of other convolutions.
 
     Returns:
-        None where its dense convolutions have no bias, as those of ResNets.
+        the dense net; None if its convolutions would need a bias that they do not have, as in ResNets.
     """
     assert net.config is not None, "a net that build_net made"
     plain = {key: value for key, value in net.config.items() if key not in ("conv", "stem", "ranks")}

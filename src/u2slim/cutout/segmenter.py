@@ -1,4 +1,4 @@
-"""A net that is opened once and called many times, and the shortest way from a photo to its cut-out."""
+"""Cut subjects out of photos: `cut_out` for one photo, `Segmenter` for many."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +23,9 @@ Photo = str | Path | bytes | Loaded | Image.Image | np.ndarray
 
 
 class Segmenter:
-    """A net in a runtime, from photos to soft masks; any number of threads may call it at once.
+    """Makes soft masks of photos with one net, which is opened once and called many times.
+
+    Any number of threads may call it at once.
 
     Examples:
         >>> import numpy, u2slim
@@ -35,15 +37,15 @@ class Segmenter:
     Args:
         net: a name or a file; see `open_net`.
         runtime: `auto` (OpenCV for ONNX files, torch for others), `opencv`, `onnxruntime`, `openvino` or `torch`.
-        threads: that it may take for all calls together; None: one a core.
-        size: side of the square, or [height, width], to run the net at; None: its own.
-        device: `cpu`, or another by the runtime's own name for it.
-        streams: how many threads will call it at once, among which `threads` are shared.
+        threads: how many threads the runtime may use for all calls together; None: one per core.
+        size: size of the net's input in pixels, the side of a square or [height, width]; None: the net's own.
+        device: `cpu`, or another device by the runtime's own name for it; None: `cpu`, for torch a GPU if there is one.
+        streams: how many of your threads will call it at once; they share `threads`.
         stretch: stretch each mask to 0..1, as U2-Net's own test script does; it is all 0 where there is no subject.
-        classes: names of those that the mask is of, by a net that tells classes apart; see `ClassMasks`.
+        classes: for a net that tells classes apart, the names of the classes that the mask shows; see `ClassMasks`.
 
     Raises:
-        UserError: there is no such net or class, or the runtime is not installed or cannot run it.
+        UserError: there is no such net or class, or the runtime is not installed or cannot run the net.
     """
 
     def __init__(
@@ -76,11 +78,12 @@ class Segmenter:
     def __call__(self, photo: list[Photo], bgr: bool = False) -> list[np.ndarray]: ...
 
     def __call__(self, photo: Photo | list[Photo], bgr: bool = False) -> np.ndarray | list[np.ndarray]:
-        """The soft mask (H, W) float32 in 0..1 of a photo; of a list of photos the list of theirs.
+        """The soft mask of a photo, (H, W) float32 in 0..1; for a list of photos, a list of masks.
 
         Args:
-            photo: a file, its bytes, a picture of Pillow's, or pixels (H, W, 3) uint8, also gray or with transparency.
-            bgr: whether the pixels of arrays are in OpenCV's order.
+            photo: a file's name, its bytes, a Pillow image, or pixels (H, W, 3) uint8; arrays may also be gray (H, W)
+                or have transparency (H, W, 4).
+            bgr: True: the channels of arrays are in OpenCV's order, blue first; False: red first.
 
         Raises:
             UserError: a photo cannot be read, or the net gives NaN for it.
@@ -121,13 +124,20 @@ def cut_out(
         ((300, 400), (300, 400, 4), (300, 400, 3))
 
     Args:
-        photo: a file, its bytes, a picture of Pillow's, or pixels (H, W, 3) uint8, also gray or with transparency.
-        net: a name or a file (see `open_net`); for many photos a `Segmenter`, which is opened once.
-        runtime: of a net that is not opened yet; see `Segmenter`.
-        bgr: whether an array's pixels are in OpenCV's order; the cut-out's are RGB all the same.
-        border, refine, largest, threshold, foreground: see `Style`; `guided` is `GuidedFilter()`, `ml` is
-            `ForegroundML()`.
-        classes: which the mask is of, by a net that is not opened yet; see `Segmenter`.
+        photo: a file's name, its bytes, a Pillow image, or pixels (H, W, 3) uint8; arrays may also be gray (H, W) or
+            have transparency (H, W, 4).
+        net: a name or a file (see `open_net`); for many photos a `Segmenter`, so that the net is opened only once.
+        runtime: what runs a net that is given by name or file; see `Segmenter`.
+        bgr: True: an array's channels are in OpenCV's order, blue first; the cut-out's are red first all the same.
+        border: width of a border to add first, as a share of the photo's longer side, for close-ups only.
+        refine: `guided` moves the mask's edges to the photo's; or a function of photo and mask.
+        largest: keep only the mask's largest connected part.
+        threshold: from 0 to 1: make the mask 0 or 255 there, without soft edges; None: leave soft edges.
+        foreground: `ml` removes the background's colours from soft edges; or a function of photo and mask.
+        classes: for a net by name or file that tells classes apart, the classes that the mask shows; see `Segmenter`.
+
+    Returns:
+        the cut-out: its mask, its pixels, the subject's box, and ways to save it or lay it over a background.
 
     Raises:
         UserError: the photo cannot be read, or there is no such net, class or runtime.

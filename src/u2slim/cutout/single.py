@@ -1,4 +1,4 @@
-"""From one photo to its mask and its cut-out: the one function behind every way in."""
+"""From one photo to its mask and its cut-out: what every command and API call uses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,18 +21,18 @@ MAX_WITH_BORDER = 2**28  # pixels of a photo
 
 @dataclass(frozen=True)
 class Style:
-    """How a mask and a cut-out are made of what a net sees, in the order of the arguments.
+    """How a mask and a cut-out are made of what a net sees; steps are done in the order of the arguments.
 
     Args:
-        border: of the mean colour of the photo's edge, laid round it for the net, as a part of the longer side; for
-            close-ups, and for nothing else (docs/guides/cut.md).
-        refine: brings the mask's edges to the photo's.
+        border: width of a border that the net sees round the photo, as a share of the photo's longer side. It has the
+            mean colour of the photo's edge, and is for close-ups only (docs/guides/cut.md).
+        refine: moves the mask's edges to the photo's.
         largest: keep only the mask's largest connected part.
-        threshold: make the mask 0 and 255 by it, in 0..1.
-        foreground: estimates the subject's own colours.
-        background: what is laid behind the subject; None: transparency.
-        crop: cut off what is further from the subject's box than so many pixels, or, of a float, than that part of
-            the box's longer side.
+        threshold: from 0 to 1: make the mask 0 below it and 255 from it on; None: leave soft edges.
+        foreground: estimates the subject's own colours, without the background's.
+        background: what is behind the subject; None: transparency.
+        crop: crop to the subject's box with a margin, an int in pixels or a float as a share of the box's longer side;
+            None: do not crop.
     """
 
     border: float = 0
@@ -51,15 +51,15 @@ class Style:
 
 @dataclass(frozen=True)
 class Cutout:
-    """A photo with its mask.
+    """The result for one photo: its mask, the cut-out subject, and ways to save it.
 
     Args:
         photo: what the net saw, (H, W, 3) uint8 RGB: the photo, over white where it is transparent.
-        colours: the subject's colours (H, W, 3) uint8 RGB: the photo's own, or without the background's at soft edges.
-        mask: (H, W) uint8, 255 where the net sees the subject.
-        alpha: the cut-out's transparency (H, W) uint8: the mask, less what is transparent in the photo itself.
-        confidence: the net's own mean probability, not stretched, where the mask is at least a half; 0: no subject.
-        icc: the colour profile of the photo, which files of the cut-out carry; one over a background is sRGB.
+        colours: the subject's colours, (H, W, 3) uint8 RGB: the photo's own, or without the background's at soft edges.
+        mask: the mask, (H, W) uint8: 255 where the net sees the subject, 0 where it does not.
+        alpha: the cut-out's opacity, (H, W) uint8: the mask, less where the photo itself is transparent.
+        confidence: from 0 to 1, the net's mean probability inside the subject (before stretching); 0: no subject.
+        icc: the photo's colour profile, which saved cut-outs keep; over a background they are in sRGB.
     """
 
     photo: np.ndarray
@@ -75,29 +75,29 @@ class Cutout:
 
     @property
     def rgba(self) -> np.ndarray:
-        """The cut-out (H, W, 4) uint8."""
+        """The cut-out with transparency, (H, W, 4) uint8 RGBA."""
         result = cv2.cvtColor(self.colours, cv2.COLOR_RGB2RGBA)
         result[..., 3] = self.alpha
         return result
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """(left, top, right, bottom) in pixels around the subject, the last two just outside; None: there is none."""
+        """The subject's box in pixels, (left, top, right, bottom), the last two just outside it; None: no subject."""
         return subject_box(self.alpha)
 
     @property
     def share(self) -> float:
-        """The subject's part of the picture, 0..1."""
+        """How much of the picture the subject covers, from 0 to 1."""
         return float(self.alpha.mean()) / 255
 
     def on(self, background: str | Path | Background) -> np.ndarray:
-        """The subject over a background, sRGB (H, W, 3) uint8; its colours are turned into that by the photo's profile.
+        """The subject over a background, (H, W, 3) uint8 in sRGB, into which the photo's profile converts its colours.
 
         Args:
-            background: a colour (`white`, `#00ff80`), a picture's file, or `blur`, the photo's own out of focus.
+            background: a colour (`white`, `#00ff80`), a picture's file, or `blur` for the blurred photo itself.
 
         Raises:
-            UserError: it is none of them.
+            UserError: the background is none of these.
         """
         ground = open_background(background) if isinstance(background, str | Path) else background
         if not callable(ground):
@@ -107,10 +107,10 @@ class Cutout:
         return over(colours, self.alpha, ground(photo, self.alpha))
 
     def window(self, margin: int | float = 0) -> tuple[slice, slice]:
-        """The rows and columns around the subject, to crop pixels by; all of them where there is no subject.
+        """The rows and columns of the subject, to crop arrays with; all of them where there is no subject.
 
         Args:
-            margin: to leave around its box: in pixels, or of a float as a part of the box's longer side.
+            margin: room around the subject's box, an int in pixels or a float as a share of the box's longer side.
         """
         if (box := self.box) is None:
             return slice(None), slice(None)
@@ -121,20 +121,20 @@ class Cutout:
         return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
 
     def cropped(self, margin: int | float = 0) -> "Cutout":
-        """Only what is around the subject; see `window`."""
+        """The same cut-out, cropped to the subject; for `margin` see `window`."""
         part = self.window(margin)
         photo, colours, mask, alpha = (pixels[part] for pixels in (self.photo, self.colours, self.mask, self.alpha))
         return replace(self, photo=photo, colours=colours, mask=mask, alpha=alpha)
 
     def save(self, path: str | Path, background: str | Path | Background | None = None) -> None:
-        """Write the cut-out, whole or not at all.
+        """Write the cut-out to a file, whole or not at all.
 
         Args:
-            path: its ending is the format: `.png`, `.webp`, `.tif`, `.avif`, or `.jpg`, which has no transparency.
-            background: see `on`; None: transparency, in a JPEG white.
+            path: the file, whose ending is the format: `.png`, `.webp`, `.tif`, `.avif`, or `.jpg` (no transparency).
+            background: what to put behind the subject, see `on`; None: transparency, or white in a JPEG.
 
         Raises:
-            UserError: another ending, or the folder cannot be written.
+            UserError: the ending is another, or the folder cannot be written.
         """
         path = user_path(path)
         if (kind := format_of(path)) is None:
@@ -152,14 +152,15 @@ def cut(
     style: Style | None = None,
     see: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Cutout:
-    """The cut-out of an RGB uint8 photo, whole: `crop` and `background` are left to whoever writes it.
+    """Cut the subject out of an RGB uint8 photo, except for `crop` and `background`, which are left to the caller.
 
     Args:
-        runner: of a net that makes masks.
+        runner: runs a net that makes masks.
         image_HW3: what the net sees.
         own_HW4: the photo's own RGBA, where it has transparency: what is transparent there stays so.
-        style: how; None: the mask as the net makes it.
-        see: from what the net is shown to its small mask, as `Runner.small_mask`; a film's remembers earlier frames.
+        style: how the mask and the cut-out are made; None: the mask is as the net makes it.
+        see: makes the small mask of what the net is shown; None: `Runner.small_mask`. That of a video remembers
+            earlier frames.
     """
     style = style or Style()
     soft, confidence = _soft_mask(runner, image_HW3, style.border, see or runner.small_mask)

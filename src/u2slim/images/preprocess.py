@@ -1,4 +1,4 @@
-"""What a net's input is made of: the one description that Python, exported files and the C++ program share."""
+"""How pixels become a net's input; Python, exported files and the C++ program share this description."""
 
 import math
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ SCALES = ("255", "maximum", "1")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From RGB pixels in 0..255 to a net's input: a division, then mean and standard deviation of each channel.
+    """How RGB pixels in 0..255 become a net's input: (pixels / divisor - mean) / std.
 
     Args:
-        size: the side of the square, or [height, width], that the net is made for.
-        mean, std: of the channels R, G, B after the division.
-        own_maximum: divide each image by its own largest value, as U2-Net does; otherwise by 255.
+        size: the size in pixels that the net is made for, the side of a square or [height, width].
+        mean, std: three numbers each, for red, green and blue.
+        own_maximum: True: the divisor is the image's own largest value, as in U2-Net; False: it is 255.
     """
 
     size: Size = DEFAULT_SIDE
@@ -31,36 +31,36 @@ class Preprocess:
     own_maximum: bool = True
 
     def __call__(self, image_13HW: np.ndarray) -> np.ndarray:
-        """The input (1, 3, H, W) float32 from float32 pixels of the same shape."""
+        """The net's input (1, 3, H, W) float32, made of float32 pixels of that shape."""
         # The addend keeps a black image finite and vanishes in float32 beside any maximum of 1..255.
         divisor = image_13HW.max() + np.float32(1e-6) if self.own_maximum else np.float32(255)
         mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
         return (image_13HW / divisor - mean) / std
 
     def __str__(self) -> str:
-        """As people are told."""
+        """A description for messages."""
         mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         return f"mean {mean} and deviation {std} after a division by {'its maximum' if self.own_maximum else 255}"
 
     def same_pixels(self, other: "Preprocess") -> bool:
-        """Whether it does the same to pixels, as far as files write the numbers down, at whatever size."""
+        """Whether both treat pixels alike, to the digits that files store; sizes are not compared."""
         return self.to_metadata() == other.to_metadata()
 
     def to_metadata(self) -> dict[str, str]:
-        """The entries of an ONNX file's metadata that say the same, without their prefix."""
+        """The entries for an ONNX file's metadata, without their prefix."""
         numbers = {name: " ".join(f"{value:g}" for value in getattr(self, name)) for name in ("mean", "std")}
         return numbers | {"divisor": "maximum" if self.own_maximum else "255"}
 
     @classmethod
     def given(cls, mean: object, std: object, scale: object) -> "Preprocess":
-        """What a person says of a net's input.
+        """The same from three settings of a user.
 
         Args:
-            mean, std: of R, G, B after the division; one number is for all three.
-            scale: what pixels of 0..255 are divided by: 255, `maximum`, or 1 for nets that take 0..255.
+            mean, std: three numbers each, for red, green and blue, or one for all of them.
+            scale: what pixels of 0..255 are divided by first: 255, `maximum` for the image's largest value, or 1.
 
         Raises:
-            UserError: one of them is missing or cannot be.
+            UserError: one of them is missing or impossible.
         """
         given = {"mean": mean, "std": std, "scale": scale}
         if missing := [name for name, value in given.items() if value is None]:
@@ -80,10 +80,10 @@ class Preprocess:
 
     @classmethod
     def from_metadata(cls, entries: dict[str, str], size: Size) -> "Preprocess":
-        """What a file's entries say; without any it is U2-Net's, as files of the ecosystem's kind expect.
+        """The same from an ONNX file's metadata; missing entries are as in U2-Net, which most such files expect.
 
         Raises:
-            ValueError: they do not have the form of `to_metadata`.
+            ValueError: the entries do not have the form of `to_metadata`.
         """
         mean, std = (
             tuple(float(value) for value in entries[name].split()) if name in entries else usual
@@ -97,7 +97,7 @@ class Preprocess:
 
 
 def given_preprocess(mean: object, std: object, scale: object) -> Preprocess | None:
-    """The same of three settings, each of which may be None; None where all are."""
+    """As `Preprocess.given`, but None where none of the three is given."""
     return None if (mean, std, scale) == (None, None, None) else Preprocess.given(mean, std, scale)
 
 
@@ -121,8 +121,8 @@ ISNET_PREPROCESS = Preprocess(1024, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), own_maximu
 def resized(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image at (height, width), float32, by linear interpolation without antialiasing.
 
-    That is OpenCV's `resize` of the image in float32, up to 1e-2 of 255. But only the rows that a net's few are made
-    of are turned to float, so that an image of 200 megapixels needs no 2.4 GB.
+    The result equals OpenCV's `resize` of the float32 image, up to 1e-2 of 255. But only the rows that are needed
+    become float32, so that an image of 200 megapixels does not take 2.4 GB.
     """
     height, width = size
     y = ((np.arange(height) + 0.5) * (image_HW3.shape[0] / height) - 0.5).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Stand-ins for a 3x3 convolution, each of which can also take over a dense convolution's weights."""
+"""Cheaper kinds of 3x3 convolution, each of which can fill itself from a dense one's weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,21 +19,21 @@ Fill = Callable[[Any, Tensor, Tensor | None], None]
 
 
 class ConvVariant(nn.Module):
-    """What a variant adds to its kind of `nn.Module`: how to fill itself from a dense 3x3 convolution, and the reverse.
+    """Base of all kinds of 3x3 convolution: each can fill itself from a dense one, and turn back into a dense one.
 
-    All are made from (in_channels, out_channels, dilation, stride, bias). `bias=False` is for the dense convolution of
-    published ResNets; the others keep the bias, which `fit` solves for.
+    All are made from (in_channels, out_channels, dilation, stride, bias). `bias=False` is for the dense convolutions
+    of published ResNets; the other kinds keep the bias, which `fit` solves for.
 
-    `fills` are its ways to start from nothing but the dense weights (O, I, 3, 3) and bias (O), or no bias, of the same
-    channels, dilation and padding; each sets every parameter. `init.method` names one: `mean` averages the dense
-    weights, the averaging baseline; `project` comes nearest to them. `fit` needs examples of what goes in and what
-    should come out. With `bits` it leaves weights on a grid of so many bits (`models.rounding`): a factor is rounded,
-    and what follows it is solved for anew.
+    `fills` holds its ways to start from the dense weights (O, I, 3, 3) and bias (O) or None alone; each sets every
+    parameter. `init.method` names one of them: `mean` averages the dense weights (the averaging baseline), `project`
+    comes nearest to them. `fit` learns from examples of what goes in and what should come out. With `bits` it rounds
+    the weights to a grid of that many bits (`models.rounding`), one factor at a time; later factors are then solved
+    for anew.
     """
 
     variant: ClassVar[str]
     fills: ClassVar[Mapping[str, Fill]]
-    weighted_fit: ClassVar[bool] = False  # whether `fit` heeds the metric of its goal
+    weighted_fit: ClassVar[bool] = False  # whether `fit` uses the metric of its goal
     bits: int | None = None
 
     def as_dense(self) -> tuple[Tensor, Tensor]:
@@ -41,12 +41,17 @@ class ConvVariant(nn.Module):
         raise NotImplementedError
 
     def fit(self, patches_P9I: Tensor, goal: Goal, ridge: float, rounds: int, alternate: bool) -> Tensor:
-        """Set every parameter by least squares; `alternate` says whether factors are solved for in turns.
+        """Set every parameter by least squares.
 
-        `ridge` is as `Regression.for_goal` has it.
+        Args:
+            patches_P9I: examples of the input: at P positions the 3x3 window of I channels.
+            goal: what the output should be there.
+            ridge: see `Regression.for_goal`.
+            rounds: repetitions of the fit behind ReLU, and of the turns between factors.
+            alternate: True: solve for several factors in turns; False: only for the last.
 
         Returns:
-            what the goal's BatchNorm makes of the outcome, (P, O).
+            the convolution's new output behind the goal's BatchNorm, (P, O).
         """
         raise NotImplementedError
 
@@ -88,8 +93,8 @@ class GroupedConv(ConvVariant, nn.Conv2d):
     """A 3x3 convolution in `groups` groups; the 3-channel stem stays dense.
 
     Args:
-        shuffle: deal the input channels out to the groups in turns instead of giving each a run of them. Without it
-            a chain of such convolutions is `groups` nets side by side that never hear of each other.
+        shuffle: True: the groups take the input channels in turns; False: each takes a run of neighbours. Without it
+            a chain of such convolutions is `groups` separate nets side by side.
 
     `mean`: adjacent input channels are averaged in runs of `groups`, so that a dense weight (O, I, 3, 3)
     becomes (O, I/groups, 3, 3). `project`: each output keeps its weights for the input channels of its own group.
@@ -184,7 +189,7 @@ class DepthwiseSeparableConv(ConvVariant, nn.Sequential):
     `mean`: the depthwise weight is the dense weight's mean over the outputs and its bias is zero; the
     pointwise weight is the dense weight's mean over the 3x3 window and its bias is the dense bias.
     `project`: for each input channel the best product of one 3x3 kernel and one weight per output, by SVD.
-    `fit`: from the kernels at hand, the pointwise and the depthwise weights are solved for in turns.
+    `fit`: starting from the current kernels, pointwise and depthwise weights are solved for in turns.
     """
 
     variant = "dwsep"
@@ -265,14 +270,14 @@ class LowRankConv(ConvVariant, nn.Sequential):
     """A 3x3 convolution to fewer channels, then a 1x1 convolution to the outputs; only the latter has a bias.
 
     Args:
-        share: of the dense convolution's weights, from which the number of channels in between follows.
-        rank: that number itself, instead.
-        narrow: to so many channels a 1x1 convolution brings the inputs first (a Tucker decomposition: Kim et al.,
-            arXiv 1511.06530); None: the 3x3 convolution sees them all.
+        share: the share of the dense convolution's weights to keep; the number of channels in between follows from it.
+        rank: the number of channels in between, instead of `share`.
+        narrow: the number of channels to which a 1x1 convolution first brings the inputs (a Tucker decomposition: Kim
+            et al., arXiv 1511.06530); None: the 3x3 convolution sees all inputs.
 
-    `project`: the dense weights' best approximation of that rank, or with `narrow` the one by their singular vectors
-    for inputs and outputs. `fit`: reduced-rank regression, that is the principal components of what the best dense
-    convolution would make, of inputs narrowed by least squares, too.
+    `project`: the best approximation of the dense weights with that rank; with `narrow` it is the one by their singular
+    vectors for inputs and outputs. `fit`: reduced-rank regression, that is, the principal components of what the best
+    dense convolution would make; inputs are narrowed by least squares, too.
     """
 
     variant = "lowrank"

@@ -1,4 +1,4 @@
-"""What a net is to everything that trains, exports, scores or runs one."""
+"""The base class of nets: all that training, export, scoring and runtimes need to know of one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,18 +12,18 @@ ConvFactory = Callable[..., nn.Module]
 
 
 class Net(nn.Module):
-    """Base of all nets: normalised images (B, 3, H, W) in, a list of logits out, the answer first.
+    """Base of all nets: takes normalised images (B, 3, H, W) and returns a list of logits, the answer first.
 
-    A new net says its `outputs` and defines `name`, `heads`, `stages` and `forward`; where they differ from U2-Net's,
-    its `preprocess` and `classes`, too. Nothing else in the project asks which net it has.
+    A new net sets `outputs` and defines `name`, `heads`, `stages` and `forward`. It also sets `preprocess` and
+    `classes` where they differ from U2-Net's. Nothing else in the project depends on which net it is.
 
     Attributes:
-        outputs: the names of what `forward` returns; the first is the answer, the others are there for training.
-        preprocess: how a photo becomes its input.
+        outputs: the names of what `forward` returns; the first is the answer, the others serve training.
+        preprocess: how a photo becomes the net's input.
         classes: how many classes it tells apart; None: it makes one mask.
-        labels: the classes' `names` and `palette`, where its checkpoint knows them.
-        config: the `model` config that it was built by.
-        pruned: whether its channels are no longer those of its config's class.
+        labels: the classes' `names` and `palette`, if its checkpoint has them.
+        config: the `model` config that the net was built from.
+        pruned: whether pruning has changed its numbers of channels.
     """
 
     outputs: ClassVar[tuple[str, ...]]
@@ -35,41 +35,41 @@ class Net(nn.Module):
 
     @property
     def name(self) -> str:
-        """The net and what is not as published, for file names and tables."""
+        """The net's name in files and tables, with what differs from the published net."""
         raise NotImplementedError
 
     @property
     def heads(self) -> list[nn.Module]:
-        """What makes the logits."""
+        """The last layers, which make the logits."""
         raise NotImplementedError
 
     @property
     def stages(self) -> list[nn.Module]:
-        """The blocks between which little is kept: activation checkpointing cuts here, a student learns these."""
+        """The main blocks in order: activation checkpointing keeps only their outputs, a student may learn these."""
         raise NotImplementedError
 
     def forward(self, x_BCHW: Tensor, upsampled: bool = True) -> list[Tensor]:
-        """Logits (B, C, h, w), one for each of `outputs`, with one channel or one a class.
+        """Logits (B, C, h, w) for each of `outputs`; C is 1, or the number of classes.
 
         (h, w) is the input's size; with `upsampled=False` it may be the smaller size at which an output is made.
         """
         raise NotImplementedError
 
     def own_preprocess(self) -> dict[str, dict[str, str]]:
-        """What checkpoints say of its normalisation, where it is not that of its class."""
+        """The normalisation to store in checkpoints; empty where it is that of the net's class."""
         entries = self.preprocess.to_metadata()
         return {} if entries == type(self).preprocess.to_metadata() else {"preprocess": entries}
 
     @classmethod
     def published_modules(cls) -> dict[str, str]:
-        """A module's name in the published net -> ours, for all with weights; the same at every width."""
+        """Published module name -> our module name, for all with weights; the same at every width."""
         with torch.device("meta"):
             modules = cls().named_modules()
         return {name: name for name, module in modules if any(True for _ in module.parameters(recurse=False))}
 
     @classmethod
     def published_keys(cls) -> dict[str, str]:
-        """A published file's key -> ours, for every tensor."""
+        """Key in the published file -> our key, for every tensor."""
         with torch.device("meta"):
             net = cls()
         return {

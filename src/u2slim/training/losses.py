@@ -1,4 +1,4 @@
-"""Training losses on the nets' logits."""
+"""Training losses: how far a net's logits are from masks or class labels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ from u2slim.training.class_weights import KINDS, class_weights
 
 
 class OutputsLoss(nn.Module):
-    """The weighted sum of one term per output.
+    """Base of all losses: the weighted sum of one term per output of the net.
 
-    Input: logits by the output's name, the answer first, as `Net.outputs` names them, and what they should be. Output:
-    the total, and the unweighted terms by name.
+    Input: logits by the output's name (see `Net.outputs`; the answer comes first), and the mask or labels that they
+    should match. Output: the total, and the unweighted terms by name.
 
     Args:
-        weights: one an output; None: all 1.
+        weights: a weight for each output; None: all 1.
     """
 
-    is_cross_entropy: bool = False  # each term, so that it can be held against the entropy of the masks
-    of_classes: ClassVar[bool] = False  # rather than of masks
+    is_cross_entropy: bool = False  # whether each term is one, so that it can be compared with the masks' entropy
+    of_classes: ClassVar[bool] = False  # whether it is for classes, not for masks
 
     def __init__(self, weights: Sequence[float] | None = None):
         super().__init__()
@@ -37,7 +37,7 @@ class OutputsLoss(nn.Module):
         """The weight of each output.
 
         Raises:
-            UserError: there is another number of weights.
+            UserError: the number of weights is not that of the outputs.
         """
         if self.weights is None:
             return (1.0,) * len(outputs)
@@ -56,14 +56,14 @@ class OutputsLoss(nn.Module):
 
 
 class DeepSupervision(OutputsLoss):
-    """Binary cross-entropy of each output: with all weights at 1, U2-Net's loss.
+    """Binary cross-entropy of each output; with all weights at 1 it is U2-Net's loss.
 
-    Input: logits (B, 1, h, w) by name, each at most as large as the mask (B, 1, H, W) in 0..1, and compared with it at
-    the mask's size.
+    Input: logits (B, 1, h, w) by name and the mask (B, 1, H, W) in 0..1. Smaller logits are enlarged to the mask's
+    size.
 
     Args:
-        weights: one an output; None: all 1.
-        positive: how much more a subject's pixel counts than another, for subjects that are small.
+        weights: a weight for each output; None: all 1.
+        positive: how many times as much a subject's pixel counts as another, for small subjects.
     """
 
     def __init__(self, weights: Sequence[float] | None = None, positive: float = 1):
@@ -84,7 +84,7 @@ class DeepSupervision(OutputsLoss):
 
 
 class _UpsampledBCE(torch.autograd.Function):
-    """Mean binary cross-entropy of bilinearly upsampled logits, of which nothing larger than the logits is kept."""
+    """Mean binary cross-entropy of bilinearly upsampled logits, which saves memory: no upsampled tensor is kept."""
 
     @staticmethod
     def forward(ctx, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
@@ -108,17 +108,17 @@ ICNET_WEIGHTS = (1.0, 0.4, 0.16)
 
 
 class CascadeLoss(OutputsLoss):
-    """ICNet's cascade label guidance: a cross-entropy per output, at that output's size.
+    """ICNet's cascade label guidance: a cross-entropy for each output, at that output's size.
 
-    Input: logits (B, classes, h, w) by name, and labels (B, H, W) int64, which go down to each output's size without
-    new values, as the paper has it. Each term is a mean over the pixels that have a class, and 0 where none has.
+    Input: logits (B, classes, h, w) by name, and labels (B, H, W) int64. Labels are reduced to each output's size by
+    nearest neighbour, as in the paper. Each term is the mean over the pixels that have a class, and 0 if none has.
 
     Args:
-        weights: one an output; nets with fewer outputs use the first. ICNet's are for nets of up to three outputs: with
-            more, as of U2-Net and IS-Net, they mean that all are 1, as in U2-Net's own loss.
+        weights: a weight for each output; nets with fewer outputs use the first ones. The default is ICNet's, for up
+            to three outputs; for nets with more, as U2-Net and IS-Net, it means that all weights are 1.
         ignore: the label of pixels that have no class.
-        class_weights: how much a pixel of each class counts; None: all the same. Each term is then a weighted mean.
-            `log` and `median` are found by `weigh`, as `u2slim.training.class_weights` says.
+        class_weights: how much a pixel of each class counts; each term is then a weighted mean. None: all count the
+            same. For `log` and `median`, `weigh` finds the numbers (see `u2slim.training.class_weights`).
     """
 
     of_classes = True
@@ -140,7 +140,7 @@ class CascadeLoss(OutputsLoss):
         self.register_buffer("class_weights", None if given is None else torch.tensor(given), persistent=False)
 
     def weigh(self, pixels_NC: np.ndarray) -> None:
-        """Find the weights that `log` or `median` asks for, from the pixels of each class in each training image."""
+        """Compute the weights for `log` or `median` from the number of pixels of each class in each training image."""
         self.class_weights = torch.tensor(class_weights(self.weighing, pixels_NC))
 
     def weights_of(self, outputs: Sequence[str]) -> tuple[float, ...]:
@@ -162,10 +162,10 @@ class CascadeLoss(OutputsLoss):
 
 
 class HybridLoss(OutputsLoss):
-    """BASNet's hybrid of three (Qin et al., CVPR 2019): cross-entropy for pixels, SSIM for patches, IoU for the map.
+    """For crisp edges: cross-entropy for pixels, SSIM for patches and IoU for the mask (BASNet: Qin et al., CVPR 2019).
 
-    Each output's term is their plain sum. SSIM is that of torchmetrics: a Gaussian window of 11 pixels, deviation
-    1.5, beyond the border the mirrored image.
+    Each output's term is the plain sum of the three. SSIM is torchmetrics': a Gaussian window of 11 pixels with
+    standard deviation 1.5; beyond the border the image is mirrored.
     """
 
     def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:
@@ -178,8 +178,8 @@ class HybridLoss(OutputsLoss):
 class BoundaryLoss(OutputsLoss):
     """Cross-entropy and IoU loss in which pixels near a mask's edge count more (the structure loss of F3Net, 2020).
 
-    A pixel's weight is 1 + `gain` times the difference between the mask and its mean over a window of `window`
-    pixels (odd); both losses are weighted, the cross-entropy by its weights' mean in each image.
+    A pixel's weight is 1 + `gain` x |mask - its mean over a window of `window` pixels (odd)|. Both losses are weighted
+    by it; the cross-entropy is divided by the sum of the weights in each image.
     """
 
     def __init__(self, weights: Sequence[float] | None = None, gain: float = 5, window: int = 31):
@@ -198,10 +198,10 @@ class BoundaryLoss(OutputsLoss):
 
 
 class FocalLoss(OutputsLoss):
-    """Cross-entropy in which pixels that are right already count little (Lin et al., ICCV 2017), for small subjects.
+    """For small subjects: cross-entropy in which pixels that are already right count little (Lin et al., ICCV 2017).
 
-    A pixel's cross-entropy is multiplied by (1 - p)^gamma, p being the probability of what it is, and by `alpha` where
-    it is the subject's, by 1 - `alpha` elsewhere.
+    A pixel's cross-entropy is multiplied by (1 - p)^gamma, where p is the probability of the right answer, and by
+    `alpha` for the subject's pixels, by 1 - `alpha` for the others.
     """
 
     def __init__(self, weights: Sequence[float] | None = None, gamma: float = 2, alpha: float = 0.25):
@@ -220,10 +220,10 @@ class FocalLoss(OutputsLoss):
 
 
 class TverskyLoss(OutputsLoss):
-    """Cross-entropy and 1 - Tversky index (Salehi et al., 2017): what is missed may count more, for small subjects.
+    """For small subjects: cross-entropy and 1 - Tversky index (Salehi et al., 2017), by which missed pixels count more.
 
-    Each image's index is both / (both + `false` x what is too much + `missed` x what is missed), to which one pixel is
-    added; with 1/2 and 1/2 it is Dice's.
+    Each image's index is hits / (hits + `false` x false alarms + `missed` x misses), in pixels; one pixel is added to
+    both sides of the fraction. With 1/2 and 1/2 it is Dice's.
     """
 
     def __init__(self, weights: Sequence[float] | None = None, false: float = 0.3, missed: float = 0.7):
@@ -243,10 +243,11 @@ class TverskyLoss(OutputsLoss):
 
 
 class CrispLoss(OutputsLoss):
-    """IoU loss and mean absolute error: a net that is not sure does best to choose, not to hedge.
+    """For crisp masks: IoU loss and mean absolute error, which reward clear decisions where cross-entropy rewards grey.
 
-    Cross-entropy asks for the probability of being right, grey where a small net cannot know; these two ask for the
-    likelier side. Their gradients vanish where the net is sure, and wrong: for nets that know something already.
+    Where a small net cannot know, cross-entropy is lowest at the probability of being right, a grey value; these two
+    are lowest at the likelier side. But they teach nothing where the net is both sure and wrong, since their gradients
+    vanish there: they are for nets that are already trained.
     """
 
     def term(self, logits_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One way to open a net, whatever it is called and whatever file it is in."""
+"""Open any net by its name or its file: `open_net`."""
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -25,15 +25,15 @@ ENDINGS = (".ckpt", ".pth", ".onnx", *PHONES)
 
 @dataclass(frozen=True)
 class NetHandle:
-    """A net that has been found and not been read yet.
+    """A net that has been found but not yet read; `runner` and `net` read it.
 
     Args:
-        name: as it was asked for.
-        weights: a training checkpoint, or a published `.pth`, that torch builds the net from.
-        onnx: a file that every runtime but torch runs; of a published structure, torch can build the net from it, too.
+        name: the name or file that was asked for.
+        weights: a training checkpoint or a published `.pth` file, from which torch builds the net.
+        onnx: an ONNX file, which every runtime but torch runs; torch can build nets of published structures from it.
         published: the record of a published net, which is downloaded when it is first needed.
-        preprocess: what its input is made of, by who asks; its size plays no part.
-        phone: a file that one of the runtimes of phones runs, and nothing else does.
+        preprocess: how the caller says that the input is normalised; its size is not used.
+        phone: a file for phones, which only its own runtime (ncnn or litert) runs.
     """
 
     name: str
@@ -45,11 +45,11 @@ class NetHandle:
 
     @property
     def is_runtime_file(self) -> bool:
-        """Whether all there is of it is a file that runs as it is rather than being built for torch."""
+        """Whether the net is only a file that runs as it is, instead of being built for torch."""
         return self.weights is None and self.published is None
 
     def path(self) -> Path:
-        """The file, that with weights first; a published net is downloaded on first use."""
+        """The net's file, the weights if there are any; a published net is downloaded on first use."""
         return self._path
 
     @cached_property  # as the checksum of a published net's file takes a moment
@@ -61,14 +61,14 @@ class NetHandle:
         return path
 
     def net(self) -> "Net":
-        """The net of torch in evaluation mode; the size that it is used at is its `preprocess.size`.
+        """The net as a torch module in evaluation mode; `preprocess.size` is the size that it is used at.
 
         Raises:
-            UserError: torch is not installed, the file holds no net of ours, or says another normalisation than is
-                given.
+            UserError: torch is not installed, the file does not hold a net of this project, or it states another
+                normalisation than the given one.
         """
         if self.phone is not None:
-            raise UserError(f"{self.name} is a file for phones, of which torch builds nothing: give its checkpoint.")
+            raise UserError(f"{self.name} is a file for phones, which torch cannot build a net from: give its checkpoint.")
         if self.preprocess and self.onnx is None:
             raise UserError(f"{self.name} brings its own normalisation: mean, std and scale are for ONNX files.")
         try:
@@ -84,7 +84,7 @@ class NetHandle:
         return net
 
     def is_silent(self) -> bool:
-        """Whether it is an ONNX file that neither says how its input is normalised nor is a published one.
+        """Whether it is an ONNX file that does not say how its input is normalised and is not a published one.
 
         Raises:
             UserError: the file cannot be read.
@@ -94,7 +94,7 @@ class NetHandle:
         return read_graph(self.onnx).source not in (FILE, KNOWN)
 
     def _graph(self, size: Size | None = None) -> Graph:
-        """What there is in its ONNX file; what its input is taken for is said, where it is a file of one's own."""
+        """What its ONNX file holds; for a user's own file, a note tells how its input is normalised."""
         assert self.onnx is not None or self.published is not None
         path = self.onnx_path()
         assert path is not None
@@ -127,18 +127,18 @@ class NetHandle:
         size: Size | None = None,
         device: str | None = None,
     ) -> Runner:
-        """What cuts out with the net in a runtime.
+        """Open the net in a runtime, ready to make masks.
 
-        `auto` takes OpenCV where there is an ONNX file, and torch where there is none. For another runtime than torch
-        a net without an ONNX file is exported first, to a file that does not stay.
+        `auto` takes OpenCV if the net has an ONNX file, and torch if it has none. For other runtimes a net without an
+        ONNX file is exported first, to a temporary file.
 
         Args:
-            runtime: `auto`, `torch`, `opencv`, `onnxruntime`, `openvino`, or of files for phones `ncnn` or `litert`.
+            runtime: `auto`, `torch`, `opencv`, `onnxruntime`, `openvino`; for phones' files `ncnn` or `litert`.
             stretch: stretch each mask to 0..1, as U2-Net's own test script does.
-            streams: so many threads may call it at once.
-            threads: that all of them together may take; None: one a core.
-            size: side of the square, or [height, width], to run the net at; None: its own.
-            device: `cpu`, or another by the runtime's own name; None: `cpu`, for torch a GPU where there is one.
+            streams: how many of your threads may call it at once.
+            threads: how many threads the runtime may use for all of them together; None: one per core.
+            size: size of the net's input in pixels, the side of a square or [height, width]; None: the net's own.
+            device: `cpu`, or another by the runtime's own name; None: `cpu`, for torch a GPU if there is one.
 
         Raises:
             UserError: the runtime is not known, not installed, or cannot run the file.
@@ -164,16 +164,19 @@ class NetHandle:
 
 
 def open_net(name: "str | Path | NetHandle", preprocess: Preprocess | None = None) -> NetHandle:
-    """Find a net by name or file, without reading it.
+    """Find a net by name or file, without reading it yet.
 
     Args:
         name: a shipped net (`lite-two-thirds`), a published one (`u2netp`), a file (one of `ENDINGS`), or
-            `last` for the newest training checkpoint under `outputs/`; or what this function returned.
-        preprocess: what the input of another project's ONNX file is made of, where the file does not say it:
+            `last` for the newest training checkpoint under `outputs/`; a handle is returned as it is.
+        preprocess: how the input is normalised, for an ONNX file of another project that does not say it:
             `Preprocess.given(mean, std, scale)`.
 
+    Returns:
+        a handle: `.runner()` opens the net in a runtime, `.net()` builds it as a torch module.
+
     Raises:
-        UserError: there is no such net, or its file has an ending that no net's has.
+        UserError: there is no such net, or the file's ending is not one of a net.
     """
     if preprocess is not None:
         return replace(open_net(name), preprocess=preprocess)
