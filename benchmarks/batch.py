@@ -1,8 +1,8 @@
 """What a batch axis buys: python -m benchmarks.batch [--batches 4 8] [--runtimes onnxruntime openvino]
 
-How many times as fast a photo is as alone in a file for one: as many as a file takes go in together, or one goes in
-alone and is repeated to fill it up; likewise in a file that leaves the number open. All take turns, after one round to
-warm up, and medians count.
+How many times as fast a photo is in a batch as alone in a file for one. A batch is either full of photos, or one photo
+repeated to fill it up; files that leave the number open are timed, too. All take turns, after one round to warm up, and
+medians count.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--net", default="lite-half")
     parser.add_argument("--batches", nargs="+", type=int, default=[4, 8])
     parser.add_argument("--runtimes", nargs="+", choices=ONNX_RUNTIMES, default=list(ONNX_RUNTIMES))
-    parser.add_argument("--rounds", type=int, default=15, help="from 1")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds, at least 1")
     options = parser.parse_args()
     net, photos = open_net(options.net).net(), [render(0, index)[0] for index in range(max(options.batches))]
     print("| runtime | photos | together | alone | open, together | open, alone |\n" + "|---" * 6 + "|")

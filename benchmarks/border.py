@@ -29,9 +29,9 @@ def group(mask_HW: np.ndarray) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--root", required=True, help="where the data sets are")
+    parser.add_argument("--root", required=True, help="folder that holds the data sets")
     parser.add_argument("--nets", nargs="+", default=[DEFAULT])
-    parser.add_argument("--every", type=int, default=3, help="of the photos that are no close-ups, take one in so many")
+    parser.add_argument("--every", type=int, default=3, help="use every N-th of the photos that are not close-ups")
     options = parser.parse_args()
     pairs = [pair for name in ("ecssd", "duts_te") for pair in find_pairs(get_data_set(name), options.root)]
     print(f"| net | subject on | photos | {' | '.join(f'border {border:.0%}' for border in BORDERS)} |")

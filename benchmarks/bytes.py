@@ -26,8 +26,8 @@ SETS = ("DUTS-TE", "ECSSD")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--metrics", required=True, help="metrics.json of eval.py")
-    parser.add_argument("--out", required=True, help="the picture")
+    parser.add_argument("--metrics", required=True, help="the metrics.json that eval.py wrote")
+    parser.add_argument("--out", required=True, help="the picture to write")
     options = parser.parse_args()
     content = json.loads(Path(options.metrics).read_text())
     figure = Figure(figsize=(10, 4.2), layout="constrained")

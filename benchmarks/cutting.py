@@ -52,14 +52,14 @@ def ours(cutter: Cutter, photos: list[tuple[Path, Path]], source: Path, workers:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="a folder of them; by default generated")
-    parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=list(SIZES), help="of generated ones")
-    parser.add_argument("--count", type=int, default=8, help="of photos")
+    parser.add_argument("--photos", type=Path, help="a folder of photos; default: generated ones")
+    parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of generated photos")
+    parser.add_argument("--count", type=int, default=8, help="number of photos")
     parser.add_argument("--net", default="lite-half")
     parser.add_argument("--runtimes", nargs="+", choices=("torch", *ONNX_RUNTIMES), default=["torch", "opencv"])
     parser.add_argument("--workers", type=int, default=cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cutout", action="store_true", help="write the cut-outs, too")
+    parser.add_argument("--cutout", action="store_true", help="also write the cut-outs")
     options = parser.parse_args()
     print("| runtime | photos | plain, Pillow's PNG | plain, our PNG | u2slim cut | ratio | ratio, our PNG |")
     print("|---|---|---|---|---|---|---|", flush=True)

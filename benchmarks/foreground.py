@@ -38,7 +38,7 @@ def over(colours: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.n
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--root", help="of ECSSD")
+    parser.add_argument("--root", help="folder that holds ECSSD; default: generated photos only")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--softness", type=float, nargs="+", default=[1, 3, 6], help="sigma of the edges in pixels")
     options = parser.parse_args()

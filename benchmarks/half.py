@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument(
         "--weights", default="u2netp", help="a net by name, or a file; by default the published lite net"
     )
-    parser.add_argument("--random", choices=("lite", "full"), help="no weights, but a net of this width")
+    parser.add_argument("--random", choices=("lite", "full"), help="use random weights in a net of this width")
     parser.add_argument("--count", type=int, default=8)
     options = parser.parse_args()
     photos = Normalise()(Photos.below(options.photos, SIDE).squares(options.count, 0))

@@ -1,4 +1,4 @@
-"""What each initialisation leaves of the published net before any training step: maxF and MAE on a test set.
+"""How good a net is after each initialisation, before any training step: maxF and MAE on a test set.
 
     python -m benchmarks.initialisation --root DATA --photos DIR
     python -m benchmarks.initialisation --root DATA --photos DIR --width full --weights u2net.onnx --images 100
@@ -46,19 +46,19 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--photos", required=True)
     parser.add_argument("--net", choices=("u2net", "isnet"), default="u2net")
-    parser.add_argument("--width", choices=("lite", "full"), default="lite", help="of U2-Net")
-    parser.add_argument("--weights", help="the dense net, by name or file; by default the published one")
+    parser.add_argument("--width", choices=("lite", "full"), default="lite", help="width of U2-Net")
+    parser.add_argument("--weights", help="the dense net, by name or file; default: the published one")
     parser.add_argument("--data", default="ecssd")
-    parser.add_argument("--images", type=int, help="only so many of the set's")
-    parser.add_argument("--count", type=int, default=32, help="photos to learn from")
-    parser.add_argument("--size", type=int, help="their side; by default the net's")
+    parser.add_argument("--images", type=int, help="score only the first N images of the set")
+    parser.add_argument("--count", type=int, default=32, help="number of photos to learn from")
+    parser.add_argument("--size", type=int, help="side of these photos in pixels; default: the net's")
     parser.add_argument("--pixels", type=int, default=40_000, help="positions of each layer's output to fit")
-    parser.add_argument("--rounds", type=int, default=12, help="of solving in turns")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of solving in turns")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--reestimate", action="store_true", help="also with BatchNorm re-estimated")
+    parser.add_argument("--reestimate", action="store_true", help="also with BatchNorm's statistics measured anew")
     parser.add_argument("--runtime", default="auto", help="torch, openvino, ...")
-    parser.add_argument("--keep", type=Path, help="a folder for the nets, as checkpoints to train on from")
+    parser.add_argument("--keep", type=Path, help="folder for the nets, as checkpoints for further training")
     options = parser.parse_args()
     dense = "isnet-general-use" if options.net == "isnet" else u2net_of(options.width)
     config, size = PUBLISHED[dense].config, PUBLISHED[dense].preprocess.size

@@ -44,10 +44,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--width", default="lite", choices=["lite", "full"])
     parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--rounds", type=int, default=10, help="from 1")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds, at least 1")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    parser.add_argument("--nets", nargs="+", choices=NETS, help="by default all that there are of the width")
-    parser.add_argument("--threads", type=int, help="of torch; other runtimes take as many as they find")
+    parser.add_argument("--nets", nargs="+", choices=NETS, help="default: all nets of the width")
+    parser.add_argument("--threads", type=int, help="threads for torch; other runtimes use all cores")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -119,7 +119,7 @@ def flat(pairs: Sequence[Pair], samples: int, folder: str, cached: bool) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="holds DUTS-TR as published: folders, not shards")
+    parser.add_argument("--root", required=True, help="folder that holds DUTS-TR as published, in folders, not shards")
     parser.add_argument("--set", default="duts_tr", choices=("duts_tr", "duts_te"))
     parser.add_argument("--pairs", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=9)

@@ -41,7 +41,7 @@ def main() -> None:
         "--envs", type=Path, default=REPOSITORY / "build" / "peers", help="where the tools are installed"
     )
     parser.add_argument("--megapixels", nargs="+", default=["0.12", "12"], choices=("0.12", "2", "12"))
-    parser.add_argument("--count", type=int, default=16, help="of photos in the folder")
+    parser.add_argument("--count", type=int, default=16, help="number of photos in the folder")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     tools = environments(options.envs.resolve())

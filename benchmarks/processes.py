@@ -1,6 +1,7 @@
 """Whole processes, timed from start to exit, and photos to time them with.
 
-What times a process stays small itself: no process's peak memory is told below that of the one that started it.
+The process that measures stays small itself, as the system never reports less peak memory for a process than its parent
+had.
 """
 
 import os

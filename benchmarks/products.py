@@ -61,7 +61,7 @@ def _shadow(rng: np.random.Generator, alpha: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=120, help="to learn from and to validate on")
+    parser.add_argument("--count", type=int, default=120, help="photos to train and validate on")
     parser.add_argument("--held-out", type=int, default=100)
     options = parser.parse_args()
     lines = ["image,mask,split"]

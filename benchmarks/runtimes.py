@@ -1,7 +1,7 @@
-"""Which runtime is done first, start to exit: python -m benchmarks.runtimes [--net NAME] [--counts 1 4 16 64]
+"""Which runtime finishes first, from start to exit: python -m benchmarks.runtimes [--net NAME] [--counts 1 4 16 64]
 
-`u2slim cut` in each installed runtime on folders of so many photos, in turns; loading counts. By its table
-`fastest_runtime` chooses.
+Times `u2slim cut` in each installed runtime on folders of so many photos, in turns; loading counts. The table is what
+`fastest_runtime` chooses by.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Photos a second, and what a million cost: python -m benchmarks.scale [--photos DIR] [--megapixels 0.12 2 12]
 
 Times `u2slim cut` as a whole process, from start to exit, on generated photos or those of a folder, and takes the
-fastest of a few runs. What other machines would take is told from this one's rate a processor, as if theirs were as
-fast: they were not measured. Prices are list prices of a day. Give your own: --machine NAME CPUS DOLLARS.
+fastest of a few runs. Other machines are not measured: their times follow from this machine's rate per processor, as if
+theirs were as fast. Prices are list prices of one day. Give your own: --machine NAME CPUS DOLLARS.
 """
 
 import argparse
@@ -27,12 +27,12 @@ MACHINES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="a folder of them; by default generated")
-    parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=list(SIZES), help="of generated ones")
-    parser.add_argument("--count", type=int, default=120, help="of generated photos")
-    parser.add_argument("--rounds", type=int, default=2, help="of which the fastest counts")
+    parser.add_argument("--photos", type=Path, help="a folder of photos; default: generated ones")
+    parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of generated photos")
+    parser.add_argument("--count", type=int, default=120, help="number of generated photos")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each, of which the fastest counts")
     parser.add_argument("--machine", nargs=3, action="append", metavar=("NAME", "CPUS", "DOLLARS"), default=[])
-    parser.add_argument("options", nargs="*", help="of u2slim cut, behind --, as -- --mask only --workers 2")
+    parser.add_argument("options", nargs="*", help="options for u2slim cut after --, as -- --mask only --workers 2")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     machines = [*MACHINES, *((name, int(cpus), float(price)) for name, cpus, price in options.machine)]

@@ -1,7 +1,7 @@
 """How fast the nets for classes answer in every runtime, as a table: python -m benchmarks.semantic_nets
 
-Milliseconds of one image, the median of some, from RGB to the logits at the image's own size; and how many times as
-fast as PSPNet's in the same runtime that is. In each runtime the nets take turns. `icnet, half` is ICNet without half
+Median milliseconds of one image, from RGB to the logits at the image's own size, and how many times as fast that is as
+PSPNet in the same runtime. In each runtime the nets take turns. `icnet, half` is ICNet without half
 of its filters (pip install torch-pruning). The weights are random: they change no time. With a GPU there
 is a row of frames per second of torch on it, in half precision and batches of one.
 """
@@ -73,7 +73,7 @@ def frames_per_second(net: nn.Module, size: tuple[int, int], rounds: int = 50) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(360, 480), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--rounds", type=int, default=5, help="from 1")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds, at least 1")
     parser.add_argument("--runtimes", nargs="*", choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     options = parser.parse_args()

@@ -181,16 +181,16 @@ def largest_batch(make: Callable, options: argparse.Namespace) -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", default="lite", choices=u2net.WIDTHS)
-    parser.add_argument("--variant", choices=VARIANTS, help="all, one after the other, if not given")
+    parser.add_argument("--variant", choices=VARIANTS, help="kind of convolution; default: all, one after the other")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--size", type=int, default=288)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=2, help="steps of each before those that count")
-    parser.add_argument("--threads", type=int, help="on a CPU")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the timed ones")
+    parser.add_argument("--threads", type=int, help="number of threads on a CPU")
     parser.add_argument("--device", default=device_of("auto"), choices=("cpu", "cuda"))
-    parser.add_argument("--precision", default="auto", help="of ours")
-    parser.add_argument("--recompute", action="store_true", help="ours with activation checkpointing")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
+    parser.add_argument("--precision", default="auto", help="precision of our step")
+    parser.add_argument("--recompute", action="store_true", help="our step with activation checkpointing")
+    parser.add_argument("--compile", action="store_true", help="our step with torch.compile")
     return parser.parse_args()
 
 

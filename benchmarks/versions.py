@@ -3,7 +3,7 @@
 Each Python gets an environment with `pip install .`. Then one OpenCV after the other takes the newest's place, also
 those that pyproject.toml excludes, one NumPy after the other, and at last the lower bounds of all dependencies. Each
 time a generated photo is cut out with one net of each kind. The table has how far the masks are from those of the
-newest versions in the first row, in levels of 255, or in a few words why there is none.
+newest versions in the first row, in levels of 255, or in a few words why there are none.
 """
 
 import argparse
@@ -115,8 +115,8 @@ def sets(newest: Sequence[str], opencv: Sequence[str], numpy: Sequence[str]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--envs", type=Path, default=REPOSITORY / "build" / "versions", help="where they are installed")
-    parser.add_argument("--pythons", type=Path, nargs="+", help="default: one of each from 3.11 on that is found")
+    parser.add_argument("--envs", type=Path, default=REPOSITORY / "build" / "versions", help="folder of environments")
+    parser.add_argument("--pythons", type=Path, nargs="+", help="default: one Python of each version from 3.11 on")
     parser.add_argument("--opencv", nargs="*", default=OPENCV.split())
     parser.add_argument("--numpy", nargs="*", default=NUMPY.split())
     options = parser.parse_args()

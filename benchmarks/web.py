@@ -120,9 +120,9 @@ def cut_by_theirs(page: Page, photo: Path, number: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--photo", type=Path, help="default: a generated one of 1600x1200 pixels")
+    parser.add_argument("--photo", type=Path, help="a photo; default: a generated one of 1600x1200 pixels")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=4, help="of photos in a visit")
+    parser.add_argument("--count", type=int, default=4, help="number of photos in a visit")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "build" / "peers" / "imgly")
     options = parser.parse_args()
     ours = REPOSITORY / "dist" / "web"

@@ -21,7 +21,7 @@ void check_preprocess(const Preprocess& preprocess);
 // Whether both do the same to pixels, as far as files write the numbers down.
 bool same_pixels(const Preprocess& one, const Preprocess& other);
 
-// As people are told.
+// A description for messages.
 std::string shown(const Preprocess& preprocess);
 
 // RGB 0..255, float32, as the net takes it.
