@@ -81,7 +81,10 @@ def test_parts_learn_at_their_own_rates_through_a_schedule():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"freeze": ["backbone"]}, "u2net-lite.* has no part 'backbone'; it has encoder, decoder, .*heads, and theirs"),
+        (
+            {"freeze": ["backbone"]},
+            "u2net-lite.* has no part 'backbone'; it has encoder, decoder, .*heads, and parts of these",
+        ),
         ({"freeze": "encoder"}, r"task\.freeze=encoder: give parts of the net"),
         ({"freeze": ["encoder", "decoder", "heads"]}, "leaves nothing to train"),
         ({"rates": {"encoder": 0}}, r"task\.rates has encoder: 0; give factors"),

@@ -75,7 +75,7 @@ def on_ray(
             if not left:
                 return
         for photo, name in left.values():
-            tell(photo, name, version(photo), f"{photo}: its process ended, as where memory runs out.")
+            tell(photo, name, version(photo), f"{photo}: its process ended, perhaps out of memory.")
 
 
 @contextmanager

@@ -105,7 +105,9 @@ def told_apart(
     for photo, name in named:
         other = taken.setdefault(key(photo, name), photo)
         if other is not photo:
-            raise UserError(f"{other} and {photo} would both become {name}: rename one, or use another place for it.")
+            raise UserError(
+                f"{other} and {photo} would both become {name}: rename one, or cut it out into another folder."
+            )
     return named
 
 

@@ -27,7 +27,7 @@ PICTURES = ["val/masks", "val/pictures"]
 @research_command("workspace")
 def main(cfg: DictConfig) -> None:
     if not cfg.entity:
-        raise UserError("Say entity=, the W&B user or team whose project it is.")
+        raise UserError("Say entity=, the W&B user or team that owns the project.")
     workspace = build(cfg.entity, cfg.project, cfg.name, cfg.group, cfg.groupby)
     if cfg.dry:
         print(json.dumps(workspace._spec, indent=2))

@@ -152,8 +152,8 @@ class SegmentationTask(pl.LightningModule):
         total, terms = self.loss(self.named(logits), batch["mask"])
         if logits[0].isnan().any():
             raise UserError(
-                f"The net's masks are not finite at step {self.global_step}, on {', '.join(batch['name'])}: training "
-                "has driven its weights off. Lower optimizer.lr, warm up (scheduler=cosine), or use float32."
+                f"The net's masks are not finite at step {self.global_step}, on {', '.join(batch['name'])}: its "
+                "weights have diverged. Lower optimizer.lr, warm up (scheduler=cosine), or use float32."
             )
         shown = self.score(logits, batch)
         for name, value in {"loss": total, self.answer: terms[self.answer]}.items():

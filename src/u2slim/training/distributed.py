@@ -29,7 +29,7 @@ def join_run(num_nodes: int) -> bool:
         end_with_parent(int(os.environ[LAUNCHER]))
     elif (num_nodes > 1 or _started_together()) and not folder_is_given():
         raise UserError(
-            "Processes started apart would each name a folder by the clock; give all the same hydra.run.dir=DIR."
+            "Processes that are started separately would use different folders; give all the same hydra.run.dir=DIR."
         )
     os.environ.setdefault(LAUNCHER, str(os.getpid()))
     if rank_zero_only.rank > 0:

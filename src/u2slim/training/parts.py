@@ -24,8 +24,8 @@ def modules_of(net: Net, part: str, setting: str) -> list[nn.Module]:
     except AttributeError as error:
         known = [name for name, child in net.named_children() if any(True for _ in child.parameters())]
         raise UserError(
-            f"{setting}: {net.name} has no part {part!r}; it has {', '.join([*known, HEADS])}, and theirs, as "
-            f"{known[0]}.0."
+            f"{setting}: {net.name} has no part {part!r}; it has {', '.join([*known, HEADS])}, and parts of "
+            f"these, as {known[0]}.0."
         ) from error
 
 

@@ -102,8 +102,8 @@ class NetHandle:
         graph = read_graph(path, size, record.preprocess if record else None, self.preprocess)
         if graph.source == NOWHERE:
             raise UserError(
-                f"{path} does not say how its input is normalised, and it is neither a U2-Net nor an IS-Net by its "
-                "looks: give mean, std and scale, of most nets --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
+                f"{path} does not say how its input is normalised, and looks neither like a U2-Net nor like an IS-Net: "
+                "give mean, std and scale, for most nets --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 "
                 "--scale 255."
             )
         if self.is_runtime_file and graph.preprocess and self.name not in SHIPPED:
