@@ -81,8 +81,8 @@ std::string settle(OnnxFile& file, const std::optional<Preprocess>& given, const
                     ": leave out mean, std and scale.");
     if (file.says) return "";
     if (!given && file.looks.empty())
-        throw Error(model + " does not say how its input is normalised, and it is neither a U2-Net nor an IS-Net by its looks: "
-                    "give mean, std and scale, of most nets --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --scale 255.");
+        throw Error(model + " does not say how its input is normalised, and looks neither like a U2-Net nor like an IS-Net: "
+                    "give mean, std and scale, for most nets --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --scale 255.");
     if (given) file.preprocess = *given;
     return model + " takes " + shown(file.preprocess) + ", " +
            (given ? "as given." : "as it looks like " + file.looks + "; else give mean, std and scale.");

@@ -304,7 +304,7 @@ def test_a_clip_that_breaks_off_is_cut_out_as_far_as_it_goes(net, capsys):
     video("clip.mkv", "-o", "cut.mov")
     count = len(read_clip(Path("cut.mov"))[0])
     assert 5 < count < 15
-    assert f"clip.mkv should have about 20 frames, {count} can be read" in capsys.readouterr().err
+    assert f"clip.mkv should have about 20 frames, but only {count} can be read" in capsys.readouterr().err
 
 
 def test_where_nothing_moves_the_net_is_not_asked_again(net, capsys):
