@@ -88,7 +88,7 @@ def test_palettes_are_read_by_their_indices_and_colours_by_the_declared_ones(one
     assert (classes_of(one, labels=["a", "b"]) == stripes(1, 0)).all()
     (one / "labels/a.png").unlink()
     save(one, stripes(0, 1), "a.jpg")
-    with pytest.raises(BadLabels, match=r"a\.jpg is of a kind that may change labels .* save them as PNG"):
+    with pytest.raises(BadLabels, match=r"a\.jpg has a format that may change labels .* save them as PNG"):
         classes_of(one, labels=["a", "b"])
 
 

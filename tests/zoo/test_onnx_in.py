@@ -461,7 +461,7 @@ def test_the_shipped_files_give_the_nets_they_are_of_and_the_masks_of_onnxruntim
 
 
 def test_a_net_without_all_outputs_cannot_teach():
-    with pytest.raises(UserError, match="isnet-s has not all of its outputs and cannot teach"):
+    with pytest.raises(UserError, match="isnet-s lacks some of its outputs and cannot teach"):
         Distillation("isnet-s")
 
 
