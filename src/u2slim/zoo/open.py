@@ -68,7 +68,7 @@ class NetHandle:
                 normalisation than the given one.
         """
         if self.phone is not None:
-            raise UserError(f"{self.name} is a file for phones, which torch cannot build a net from: give its checkpoint.")
+            raise UserError(f"{self.name} is a file for phones, which torch cannot read: give its checkpoint.")
         if self.preprocess and self.onnx is None:
             raise UserError(f"{self.name} brings its own normalisation: mean, std and scale are for ONNX files.")
         try:
