@@ -110,6 +110,9 @@ def test_arrays_of_other_kinds(photo):
 
 def test_the_package_knows_its_files_as_reading_tells_them():
     for net in SHIPPED.values():
+        if net.ecssd is None:
+            assert net.graph() is None, "the file is read for its classes"
+            continue
         known, read = net.graph(), read_graph(net.onnx)
         assert known.proved and not read.proved
         assert known.__dict__ | {"proved": False} == read.__dict__

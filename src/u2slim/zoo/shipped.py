@@ -20,7 +20,8 @@ class Shipped:
     Args:
         name: by which every command knows it.
         about: in a few words.
-        ecssd: maxF and MAE on ECSSD 0001-0200 (docs/lab/compression.md), by which those before `lite-l` were chosen.
+        ecssd: maxF and MAE on ECSSD 0001-0200 (docs/lab/compression.md), by which those before `lite-l` were chosen;
+            None of a net that tells classes apart.
         checkpoint: whether `weights/` has it for training, in float32.
         precision: of the file.
         side: in pixels, of the square that it takes.
@@ -28,13 +29,18 @@ class Shipped:
 
     name: str
     about: str
-    ecssd: tuple[float, float]
+    ecssd: tuple[float, float] | None
     checkpoint: bool = True
     precision: str = "fp32"
     side: int = DEFAULT_SIDE
 
     def graph(self) -> Graph | None:
-        """What reading the file would tell, without the time it takes; None if it is not the file of the checksums."""
+        """What reading the file would tell, without the time it takes.
+
+        None if it is not the file of the checksums, or tells classes apart.
+        """
+        if self.ecssd is None:
+            return None
         data = self.onnx.read_bytes()
         if f"{sha256(data).hexdigest()}  {self.onnx.name}" not in (NETS / "SHA256SUMS").read_text().splitlines():
             return None
