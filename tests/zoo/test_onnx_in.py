@@ -508,7 +508,7 @@ def test_a_net_is_filled_and_taught_from_an_onnx_file(lite_file, tmp_path):
     settings = ("model=grouped", "init=pretrained", "init.method=project", "init.count=4", *TINY, "data.val_count=2")
     printed = run("train.py", *settings, *file, "trainer.max_steps=1", "hydra.run.dir=out", cwd=tmp_path)
     assert "measuring BatchNorm's statistics of u2net-lite-standard on 4 photos" in printed
-    assert f"learning from {lite_file}, too: u2net-lite-standard" in printed
+    assert f"also learning from {lite_file}: u2net-lite-standard" in printed
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["step"] == 1 and np.isfinite(metrics["val/loss"])
     net = open_net(tmp_path / "out/checkpoints/last.ckpt").net()

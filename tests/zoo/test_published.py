@@ -273,7 +273,7 @@ def test_a_checkpoints_weights_begin_a_new_run(tmp_path):
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in begun.state_dict().items())
     # The same tensors, but another net.
     shuffled = U2Net("lite", partial(GroupedConv, shuffle=True))
-    with pytest.raises(UserError, match="trained.ckpt is another net.*GroupedConv"):
+    with pytest.raises(UserError, match="trained.ckpt holds another net.*GroupedConv"):
         init.checkpoint(shuffled, path=tmp_path / "trained.ckpt")
     with pytest.raises(UserError, match="init.path=FILE"):
         init.checkpoint(shuffled)
