@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-SIZES = {"0.12": (300, 400), "2": (1200, 1600), "12": (3000, 4000)}  # megapixels: height, width
+SIZES = {"0.12": (300, 400), "0.3": (480, 640), "2": (1200, 1600), "12": (3000, 4000)}  # megapixels: height, width
 
 
 def generate(folder: Path, megapixels: str, count: int) -> None:
@@ -51,20 +51,24 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[f
 
 
 def in_turns(
-    commands: Mapping[str, Sequence[str]], rounds: int, results: Path, env: Mapping[str, str] | None = None
+    commands: Mapping[str, Sequence[str]],
+    rounds: int,
+    results: Path,
+    env: Mapping[str, str] | None = None,
+    warm: int = 1,
 ) -> dict[str, tuple[float, float]]:
-    """Median seconds and MiB of commands that take turns, after one round that does not count.
+    """Median seconds and MiB of commands that take turns, after as many rounds as `warm` that do not count.
 
     The folder of results is emptied before each, so that none finds its work done.
     """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm):
         for name, command in commands.items():
             shutil.rmtree(results, ignore_errors=True)
             results.mkdir()
             taken[name].append(run(command, env))
     return {
-        name: (median(seconds for seconds, _ in runs[1:]), median(memory for _, memory in runs[1:]))
+        name: (median(seconds for seconds, _ in runs[warm:]), median(memory for _, memory in runs[warm:]))
         for name, runs in taken.items()
     }
 
