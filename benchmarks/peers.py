@@ -31,7 +31,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "rate": ("folder, photos/s", ".2f"),
     "warm_rate": ("warm, photos/s", ".2f"),
     "folder_mib": ("MiB", ".0f"),
-    "installed_mb": ("MB installed", ".0f"),
+    "installed_mb": ("MB installed", ".1f"),
     "net_mb": ("MB of net", ".1f"),
     "maxF": ("maxF", ".3f"),
     "bIoU": ("boundary IoU", ".3f"),
@@ -60,7 +60,9 @@ def usable(peers: Sequence[Peer], photo: Path, out: Path, env: Mapping[str, str]
             rows.append({"peer": peer.name, "why": str(error)})
         except SystemExit as error:  # as `processes.run` says that a command failed
             print(error, file=sys.stderr)
-            rows.append({"peer": peer.name, "why": f"does not run: {str(error).strip().splitlines()[-1]}"})
+            lines = str(error).strip().splitlines()
+            reason = next((line for line in reversed(lines) if "rror" in line), lines[-1])
+            rows.append({"peer": peer.name, "why": f"does not run: {reason}"})
         else:
             found.append(peer)
     return found, rows
