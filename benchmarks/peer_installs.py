@@ -24,6 +24,7 @@ import sys, torch
 from u2slim.zoo import open_net
 torch.save(open_net("u2netp").net().state_dict(), sys.argv[1])
 """
+Words = Sequence[str | Path]  # of a command
 
 
 class NotInstalled(Exception):
@@ -47,8 +48,8 @@ class Peer:
     name: str
     home: Path
     install: Callable[[Path], None]
-    one: Sequence[str | Path]
-    many: Sequence[str | Path]
+    one: Words
+    many: Words
     net: Path | Callable[[], int]
     cuts: str = ""
 
@@ -70,7 +71,8 @@ def bytes_of(place: Path) -> int:
 def reason_in(printed: str) -> str:
     """The line of what a failed command printed that tells the most: its last error, else its last line."""
     lines = [line.strip() for line in printed.splitlines() if line.strip() and "complete log" not in line]
-    return next((line for line in reversed(lines) if "error:" in line.lower()), lines[-1] if lines else "no word of why")
+    errors = [line for line in lines if "error:" in line.lower()]
+    return (errors or lines or ["no word of why"])[-1]
 
 
 def known_peers(envs: Path, isnet: Path | None, cpp: Path) -> list[Peer]:
@@ -84,7 +86,7 @@ def known_peers(envs: Path, isnet: Path | None, cpp: Path) -> list[Peer]:
 
 
 def _ours(home: Path, net: str, install: Callable[[Path], None]) -> Peer:
-    command = [home / "bin" / "u2slim", "cut"]
+    command: Words = [home / "bin" / "u2slim", "cut"]
     return Peer(
         f"u2slim cut --net {net}",
         home,
@@ -103,7 +105,7 @@ def _cpp(program: Path) -> Peer:
         if not home.is_file():
             raise NotInstalled(f"there is no {home.name}: build it, and name it by --cpp")
 
-    command = [program, "{photos}", "--net", net, "-o", "{out}"]
+    command: Words = [program, "{photos}", "--net", net, "-o", "{out}"]
     return Peer(f"C++ program, {net.stem}", program, install, command, command, net, "cutouts")
 
 
@@ -125,7 +127,7 @@ def _rembg(envs: Path, model: str, file: Path) -> Peer:
 
 
 def _lambda_lite(home: Path) -> Peer:
-    command = [home / "bin" / "python", SCRIPTS / "lambda_lite.py", "{photos}", "{out}"]
+    command: Words = [home / "bin" / "python", SCRIPTS / "lambda_lite.py", "{photos}", "{out}"]
     return Peer(home.name, home, _in_venv(home.name), command, command, NETS / "u2netp.onnx")
 
 
@@ -137,7 +139,7 @@ def _u2net_test(home: Path) -> Peer:
         _in_venv(pinned[0] if pinned else "torch", "scikit-image", "pillow")(home)
         subprocess.run([sys.executable, "-c", SAVE_WEIGHTS, weights], check=True)
 
-    command = [home / "bin" / "python", SCRIPTS / "u2net_test.py", "{photos}", "{out}", weights]
+    command: Words = [home / "bin" / "python", SCRIPTS / "u2net_test.py", "{photos}", "{out}", weights]
     return Peer("u2net_test.py, u2netp", home, install, command, command, weights)
 
 
@@ -157,7 +159,7 @@ def _imgly(home: Path, model: str) -> Peer:
     def net_bytes() -> int:
         return json.loads((package / "dist" / "resources.json").read_text())[f"/models/{model}"]["size"]
 
-    command = ["node", home / "imgly.mjs", "{photos}", "{out}", model]
+    command: Words = ["node", home / "imgly.mjs", "{photos}", "{out}", model]
     bits = {"medium": "float16", "small": "int8"}[model]
     return Peer(f"@imgly/{package.name}, {bits}", home, install, command, command, net_bytes)
 

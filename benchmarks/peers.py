@@ -122,7 +122,7 @@ def measure(peers: Sequence[Peer], options: argparse.Namespace, save: Callable[[
             save(rows + missing)
         if options.root and there:
             scores = scored(there, options.root, options.images, folder, env)
-            rows = [row | scores[str(row["peer"])] for row in rows]
+            rows = [{**row, **scores[str(row["peer"])]} for row in rows]
             save(rows + missing)
     return rows + missing
 
