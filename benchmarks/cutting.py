@@ -53,7 +53,9 @@ def ours(cutter: Cutter, photos: list[tuple[Path, Path]], source: Path, workers:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of photos; default: generated ones")
-    parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=["0.12", "2", "12"], help="sizes of generated photos")
+    parser.add_argument(
+        "--megapixels", nargs="+", choices=SIZES, default=["0.12", "2", "12"], help="sizes of generated photos"
+    )
     parser.add_argument("--count", type=int, default=8, help="number of photos")
     parser.add_argument("--net", default="lite-half")
     parser.add_argument("--runtimes", nargs="+", choices=("torch", *ONNX_RUNTIMES), default=["torch", "opencv"])

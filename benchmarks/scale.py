@@ -28,7 +28,9 @@ MACHINES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of photos; default: generated ones")
-    parser.add_argument("--megapixels", nargs="+", choices=SIZES, default=["0.12", "2", "12"], help="sizes of generated photos")
+    parser.add_argument(
+        "--megapixels", nargs="+", choices=SIZES, default=["0.12", "2", "12"], help="sizes of generated photos"
+    )
     parser.add_argument("--count", type=int, default=120, help="number of generated photos")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each, of which the fastest counts")
     parser.add_argument("--machine", nargs=3, action="append", metavar=("NAME", "CPUS", "DOLLARS"), default=[])
