@@ -8,9 +8,11 @@ change no time.
 import argparse
 
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.optim.swa_utils import update_bn
 
+from u2slim.cli import prepare_hydra
 from u2slim.evaluation.entries import Model, net_model, with_latencies
 from u2slim.models import U2Net, build_net
 from u2slim.repository import CONFIGS
@@ -23,8 +25,9 @@ BASE = ("lite", "standard", "opencv")
 
 def built(width: str, variant: str) -> U2Net:
     torch.manual_seed(0)
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{variant}.yaml"))
-    net = build_net(config | {"width": width})
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"model={variant}", f"model.width={width}"]).model
+    net = build_net(OmegaConf.to_container(config, resolve=True))
     # Random layers shrink what passes through them, down to numbers that processors are slow with.
     update_bn([torch.randn(1, 3, 320, 320)], net)
     return net.eval()
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=NETS, help="default: all nets of the width")
     parser.add_argument("--threads", type=int, help="threads for torch; other runtimes use all cores")
     options = parser.parse_args()
+    prepare_hydra()
     if options.threads:
         torch.set_num_threads(options.threads)
     options.nets = options.nets or [net for net in NETS if options.width == "lite" or not net.startswith("lite")]

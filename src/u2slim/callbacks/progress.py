@@ -4,8 +4,10 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from shutil import get_terminal_size
 
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import BarColumn
 
 from u2slim.training.steps import was_logged
 
@@ -49,12 +51,20 @@ class Progress(RichProgressBar):
         self._last_line = now
         step, total = trainer.global_step, trainer.max_steps
         left = (now - self._start) / max(1, step - self._first_step) * (total - step)
-        values = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+        values = ", ".join(f"{name} {value}" for name, value in self._metrics.items())
         told = filter(None, (f"step {step} of {total}", values, f"{timedelta(seconds=round(left))} left"))
         log.info("%s", ", ".join(told))
 
     def get_metrics(self, trainer, pl_module) -> dict:
-        return self._metrics
+        """What fits beside the bar in 80 columns: loss and score, without the words that both share."""
+        shown = {name: value for name, value in self._metrics.items() if name != "train/images_per_s"}
+        return {name.rpartition("/")[2]: round(value, 3) for name, value in shown.items()}
+
+    def configure_columns(self, trainer) -> list:
+        columns = super().configure_columns(trainer)
+        for bar in filter(lambda column: isinstance(column, BarColumn), columns):
+            bar.bar_width = min(40, max(10, get_terminal_size().columns - 70))  # the rest of the line takes 70
+        return columns
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"
