@@ -42,6 +42,7 @@ def test_a_net_multiplied_out_computes_the_same(kind, settings):
         assert (made - same).abs().max() <= 1e-5 * made.abs().max()
 
 
+@pytest.mark.slow
 def test_a_trained_net_of_low_rank_gets_weights_of_few_bits(tmp_path):
     """It is filled from itself: of its rank, what the weights multiplied out make is found again, to rounding."""
     trained = filled("LowRank", rank=6)

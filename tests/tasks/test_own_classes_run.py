@@ -100,6 +100,7 @@ def test_it_is_scored_and_shown_by_a_declaration_on_the_command_line(trained):
     assert "0000.png holds the ids 10, 20, 30, 50, which stand for no class" in printed
 
 
+@pytest.mark.slow
 def test_the_test_set_of_camvid_is_scored_where_it_is_there(trained):
     folder, _ = trained
     model = ("model=icnet", "data=camvid", "data.size=[48,64]", "data.crop=[48,64]", *SMALL, *STEPS)
