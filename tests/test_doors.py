@@ -196,6 +196,7 @@ def test_resuming_a_finished_run_keeps_its_scores(trained):
     assert after["val/maxF"] == pytest.approx(before["val/maxF"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_schedule_resumes_bit_for_bit_and_only_at_its_length(trained):
     folder, _ = trained
     options = ("model=dwsep", "init=random", *TINY, *STEPS, "scheduler=one_cycle", "data.num_workers=1")

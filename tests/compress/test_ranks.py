@@ -260,6 +260,7 @@ def test_the_command_writes_bits_for_a_file_of_so_many_megabytes(tmp_path, publi
     assert "give a list of whole numbers from 2 to 8" in run("u2slim.compress.ranks", *wrong, cwd=tmp_path, ok=False)
 
 
+@pytest.mark.slow
 def test_what_was_measured_of_other_photos_or_another_net_is_not_taken(tmp_path):
     write_set(tmp_path, "photos", "masks", 2)
     write_set(tmp_path, "others", "masks", 2, first=5)

@@ -120,6 +120,7 @@ def test_recomputed_activations_change_nothing():
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_validated_by_the_door(tmp_path):
     """Its answer is made at half the photo's size, and scored at the mask's."""
     write_set(tmp_path / "data/DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 6)

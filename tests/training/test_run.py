@@ -234,6 +234,7 @@ def test_the_stop_rule_ends_a_run_with_a_checkpoint_and_the_best_are_kept(folder
     assert names == sorted([*(f"best_{step:06d}.ckpt" for step in best), "last.ckpt", "step_000004.ckpt"])
 
 
+@pytest.mark.slow
 def test_going_on_with_accumulated_gradients_leaves_the_checkpoint_as_it_was(folder):
     options = ("trainer.accumulate_grad_batches=2", "callbacks.checkpoint.every_n_train_steps=2", "data.val_count=2")
     run("train.py", *COMMON, *options, "trainer.max_steps=4", "hydra.run.dir=accumulated", cwd=folder)

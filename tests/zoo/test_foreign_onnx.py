@@ -155,6 +155,7 @@ def test_a_contradiction_is_refused(tmp_path):
         open_models(["lite-half", str(copy)], "opencv", other)
 
 
+@pytest.mark.slow
 def test_eval_takes_them_for_the_nets_that_do_not_say_it(theirs):
     settings = {"models": [str(theirs), "lite-half"], "checkpoint": None, "init": None, "refine": None}
     settings |= {"runtime": "opencv", "mean": [0.5, 0.4, 0.3], "std": 0.2, "scale": 255}
