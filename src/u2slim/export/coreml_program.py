@@ -1,11 +1,7 @@
 """What is in a Core ML file, computed here: Apple's own runtime is on Macs and phones alone."""
 
-import contextlib
-import io
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from u2slim.errors import UserError, missing_extra
+from u2slim.export.quiet import quietly
 from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.file_runner import FileRunner
 from u2slim.runtime.onnx_reader import Graph
@@ -81,19 +78,6 @@ class CoreMLRunner(FileRunner):
 
     def run(self, blob_B3HW: np.ndarray) -> np.ndarray:
         return np.concatenate([self.program(blob_3HW[None]) for blob_3HW in blob_B3HW])
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without what coremltools says of the torch that it has not been tried with, and of the Mac that this is not."""
-    nowhere, before = io.StringIO(), logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def coremltools() -> Any:

@@ -1,4 +1,4 @@
-"""ONNX graphs as modules of torch: for nets that are files alone, and for converters that take nothing but torch."""
+"""ONNX graphs as modules of torch, for converters that take nothing but torch."""
 
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -17,23 +17,22 @@ Attributes = Mapping[str, Any]
 
 
 class OnnxGraph(nn.Module):
-    """Computes a graph of the operators that our nets are made of, from one value to another.
+    """Computes a graph of the operators that our nets are made of, from its input to its first output.
 
     Its convolutions are modules by the names of their nodes.
 
     Args:
         graph: with all sizes known, and weights in float32 or float16.
-        start, end: names of values; None: the graph's input and first output.
 
     Raises:
         UserError: the graph has an operator, or a use of one, that is not known here; it is named.
     """
 
-    def __init__(self, graph: onnx.GraphProto, start: str | None = None, end: str | None = None):
+    def __init__(self, graph: onnx.GraphProto):
         super().__init__()
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        self.start = start or next(entry.name for entry in graph.input if entry.name not in constants)
-        self.end = end or graph.output[0].name
+        self.start = next(entry.name for entry in graph.input if entry.name not in constants)
+        self.end = graph.output[0].name
         self.steps: list[tuple[Callable[..., Tensor], list[str], str]] = []
         self.kept: dict[str, str] = {}  # the name of a value that is a constant -> the buffer's
         known = {self.start}
@@ -41,7 +40,7 @@ class OnnxGraph(nn.Module):
             given = [name for name in node.input if name]
             if node.op_type == "Cast" and given[0] in constants:
                 constants[node.output[0]] = constants[given[0]].astype(np.float32)
-            elif known.intersection(given) and self.end not in known:
+            elif known.intersection(given):
                 self._add(node, constants)
                 known.add(node.output[0])
 
@@ -161,15 +160,12 @@ def _slice(node: onnx.NodeProto, attributes: Attributes, known: list[np.ndarray 
     return lambda x: x.narrow(axis, start, min(end, x.shape[axis]) - start)
 
 
-def _reduction(reduce: Callable[..., Tensor]) -> Callable[..., Callable[..., Tensor]]:
-    def make(node: onnx.NodeProto, attributes: Attributes, known: list[np.ndarray | None]) -> Callable[..., Tensor]:
-        axes = attributes.get("axes") or (known[1].tolist() if len(known) > 1 and known[1] is not None else None)
-        if axes is None:
-            raise _refused(node, "its axes are not given")
-        keep = bool(attributes.get("keepdims", 1))
-        return lambda x: reduce(x, tuple(axes), keepdim=keep)
-
-    return make
+def _reduce_max(node: onnx.NodeProto, attributes: Attributes, known: list[np.ndarray | None]) -> Callable[..., Tensor]:
+    axes = attributes.get("axes") or (known[1].tolist() if len(known) > 1 and known[1] is not None else None)
+    if axes is None:
+        raise _refused(node, "its axes are not given")
+    keep = bool(attributes.get("keepdims", 1))
+    return lambda x: torch.amax(x, tuple(axes), keepdim=keep)
 
 
 def _concat(node: onnx.NodeProto, attributes: Attributes, known: list[np.ndarray | None]) -> Callable[..., Tensor]:
@@ -183,16 +179,13 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "Mul": torch.mul,
     "Relu": torch.relu,
     "Sigmoid": torch.sigmoid,
-    "Sqrt": torch.sqrt,
     "Sub": torch.sub,
 }
 _SHAPED: dict[str, Callable[..., Callable[..., Tensor]]] = {
     "AveragePool": _average_pool,
     "Concat": _concat,
     "MaxPool": _max_pool,
-    "ReduceMax": _reduction(torch.amax),
-    "ReduceMean": _reduction(torch.mean),
-    "ReduceSum": _reduction(torch.sum),
+    "ReduceMax": _reduce_max,
     "Resize": _resize,
     "Slice": _slice,
 }

@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 import torch
 
-from u2slim.export.coreml_program import coremltools, quietly
+from u2slim.export.coreml_program import coremltools
 from u2slim.export.onnx_graph import OnnxGraph
 from u2slim.export.operators import prepare
 from u2slim.export.precisions import Samples
+from u2slim.export.quiet import quietly
 
 
 def to_coreml(whole: Path, path: Path, precision: str, samples: Samples, metadata: Mapping[str, str]) -> None:

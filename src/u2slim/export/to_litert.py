@@ -1,13 +1,9 @@
 """From an ONNX file of ours to a net for LiteRT: by onnx2tf, and in fewer bits by Google's own quantizer."""
 
-import contextlib
-import io
-import logging
 import re
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from u2slim.errors import UserError, missing_extra
 from u2slim.export.float_layers import fewest_in_float
 from u2slim.export.operators import prepare
 from u2slim.export.precisions import Samples
+from u2slim.export.quiet import quietly
 from u2slim.runtime.phone_files import with_litert_metadata
 from u2slim.runtime.phone_runners import LiteRTRunner
 
@@ -70,6 +67,11 @@ def _quantizer(data: bytes) -> Any:
     return quantizer.Quantizer(bytearray(data))
 
 
+def _quantised(quantizer: Any, *ranges: dict) -> bytes:
+    with quietly():
+        return bytes(quantizer.quantize(*ranges).quantized_model)
+
+
 def _in_half(data: bytes) -> bytes:
     """With convolutions' weights in float16, which LiteRT widens when it loads them."""
     quantizer = _quantizer(data)
@@ -83,7 +85,7 @@ def _in_half(data: bytes) -> bytes:
     )
     for kind in _CONVOLUTIONS:
         quantizer.update_quantization_recipe(".*", kind, config, AlgorithmName.FLOAT_CASTING)
-    return _quietly(quantizer.quantize)
+    return _quantised(quantizer)
 
 
 def _in_8_bits(whole: Path, data: bytes, samples: Samples, metadata: Mapping[str, str]) -> bytes:
@@ -99,7 +101,7 @@ def _in_8_bits(whole: Path, data: bytes, samples: Samples, metadata: Mapping[str
             quantizer = _quantizer(data)
             _recipe(quantizer, is_embedded, floats)
             chosen = {name: _range(found, widest) for name, found in ranges.items()}
-            at.write_bytes(with_litert_metadata(_quietly(quantizer.quantize, chosen), metadata))
+            at.write_bytes(with_litert_metadata(_quantised(quantizer, chosen), metadata))
 
         floats, widest = fewest_in_float(whole, path, LiteRTRunner, names, write, samples)
         write(path, floats, widest)
@@ -126,7 +128,9 @@ def _ranges(path: Path, data: bytes, samples: Samples) -> dict[str, list[dict]]:
         blob_1HW3 = runner.blob(runner.resized(photo)).transpose(0, 2, 3, 1)
         quantizer = _quantizer(data)
         quantizer.add_static_config(".*", "*", 8, 8)
-        for name, values in _quietly(quantizer.calibrate, {None: [{"image": blob_1HW3}]}, num_threads=1).items():
+        with quietly():
+            seen = quantizer.calibrate({None: [{"image": blob_1HW3}]}, num_threads=1)
+        for name, values in seen.items():
             found.setdefault(name, []).append(values)
     return found
 
@@ -152,16 +156,3 @@ def _convolutions(path: Path) -> list[str]:
         if kind in _CONVOLUTIONS:
             names.append(graph.tensors[operator.outputs[0]].name.decode())
     return names
-
-
-def _quietly(call: Any, *arguments: Any, **options: Any) -> Any:
-    """What a call of the quantizer gives, which prints sizes and times, and logs and warns of every step."""
-    nowhere, before = io.StringIO(), logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            made = call(*arguments, **options)
-    finally:
-        logging.disable(before)
-    return bytes(made.quantized_model) if hasattr(made, "quantized_model") else made
