@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ONNX_RUNTIMES",
+    "PHONE_ENDINGS",
     "PHONE_RUNTIMES",
     "LiteRTRunner",
     "NcnnRunner",
@@ -55,7 +56,7 @@ OPTIONAL_RUNTIMES = {
     "ncnn": "ncnn",
     "litert": "ai_edge_litert",
 }
-_PHONE_ENDINGS = {".param": "ncnn", ".tflite": "litert"}
+PHONE_ENDINGS = {".param": "ncnn", ".tflite": "litert"}
 
 
 def onnx_runner(
@@ -71,11 +72,7 @@ def onnx_runner(
 ) -> Runner:
     """An ONNX file in a runtime, by default OpenCV; see `OnnxRunner`."""
     check_runtime(runtime)
-    if runtime in PHONE_RUNTIMES:
-        raise UserError(
-            f"runtime={runtime} runs files of its own kind, not {path}: make one with export.py checkpoint={path} "
-            f"export.target={runtime}."
-        )
+    _refuse_phones(runtime, path)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
     kind = ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime]
@@ -92,7 +89,7 @@ def phone_runner(
     device: str | None = None,
 ) -> Runner:
     """A `.param` or `.tflite` file in the one runtime that it is for."""
-    own = _PHONE_ENDINGS[path.suffix.lower()]
+    own = PHONE_ENDINGS[path.suffix.lower()]
     if runtime not in ("auto", own):
         raise UserError(f"runtime={runtime} cannot run {path}: it runs in {own}.")
     check_runtime(own)
@@ -110,11 +107,7 @@ def net_runner(
 ) -> Runner:
     """A net in a runtime, by default torch; for any other it is exported first, to a file that does not stay."""
     check_runtime(runtime)
-    if runtime in PHONE_RUNTIMES:
-        raise UserError(
-            f"runtime={runtime} runs files of its own kind: make one of {net.name} with export.py checkpoint=FILE "
-            f"export.target={runtime}."
-        )
+    _refuse_phones(runtime, net.name)
     if runtime in ("auto", "torch"):
         from u2slim.runtime.torch_runner import TorchRunner
 
@@ -125,6 +118,15 @@ def net_runner(
         path = Path(folder) / "net.onnx"
         write_onnx(net, size, path)
         return onnx_runner(path, runtime, stretch, streams, threads, device=device)
+
+
+def _refuse_phones(runtime: str, net: object) -> None:
+    if runtime in PHONE_RUNTIMES:
+        checkpoint = net if isinstance(net, Path) else "FILE"
+        raise UserError(
+            f"runtime={runtime} runs files of its own kind, not {net}: make one with export.py "
+            f"checkpoint={checkpoint} export.target={runtime}."
+        )
 
 
 def fastest_runtime(photos: float) -> str:

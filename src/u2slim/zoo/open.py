@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from u2slim.errors import UserError, missing_extra
 from u2slim.files import user_path
 from u2slim.images.preprocess import Preprocess
-from u2slim.runtime import Runner, check_runtime, net_runner, onnx_runner, phone_runner
+from u2slim.runtime import PHONE_ENDINGS, Runner, check_runtime, net_runner, onnx_runner, phone_runner
 from u2slim.runtime.onnx_reader import FILE, GIVEN, KNOWN, NOWHERE, Graph, read_graph
 from u2slim.sizes import Size
 from u2slim.zoo.fetch import fetch, find, note, record_of
@@ -19,8 +19,7 @@ from u2slim.zoo.shipped import SHIPPED
 if TYPE_CHECKING:
     from u2slim.models import Net
 
-PHONES = (".param", ".tflite")
-ENDINGS = (".ckpt", ".pth", ".onnx", *PHONES)
+ENDINGS = (".ckpt", ".pth", ".onnx", *PHONE_ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def open_net(name: "str | Path | NetHandle", preprocess: Preprocess | None = Non
         raise UserError(f"{text} is no net: a net's file ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
     if path.suffix.lower() == ".onnx":
         return NetHandle(text, onnx=path)
-    if path.suffix.lower() in PHONES:
+    if path.suffix.lower() in PHONE_ENDINGS:
         return NetHandle(text, phone=path)
     return NetHandle(text, weights=path)
 
