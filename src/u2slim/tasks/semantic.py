@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ class SemanticTask(SegmentationTask):
         if loss is not None and not loss.of_classes:
             raise UserError("This loss is of masks; task=semantic learns classes by loss=cascade.")
         loss = loss or CascadeLoss()
-        _check_weights(loss, classes["names"])
+        loss.check_classes(classes["names"])
         kept = {"classes": dict(classes)}
         super().__init__(model, size, init, loss, optimizer, scheduler, kept=kept, **options)
         self.classes = kept["classes"]
@@ -68,18 +68,22 @@ class SemanticTask(SegmentationTask):
         self.confusion: Tensor | None = None
 
     def on_fit_start(self) -> None:
-        if weighing := getattr(self.loss, "weighing", None):
+        if self.loss.weighing:
             weights = zip(self.classes["names"], self.loss.class_weights.tolist(), strict=True)
-            log.info("class weights (%s): %s", weighing, ", ".join(f"{name} {weight:.3g}" for name, weight in weights))
+            log.info(
+                "class weights (%s): %s",
+                self.loss.weighing,
+                ", ".join(f"{name} {weight:.3g}" for name, weight in weights),
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if getattr(self.loss, "weighing", None):
+        if self.loss.weighing:
             checkpoint["class_weights"] = self.loss.class_weights.tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint.get("class_weights")
-        if kept and getattr(self.loss, "weighing", None):  # the data may have changed since
+        if kept and self.loss.weighing:  # the data may have changed since
             self.loss.class_weights = self.loss.class_weights.new_tensor(kept)
 
     def score(self, logits: list[Tensor], batch: dict) -> Tensor:
@@ -92,11 +96,3 @@ class SemanticTask(SegmentationTask):
         self.matrix.reset()
         found = scores(self.confusion.cpu().numpy(), self.classes["names"])
         return {name: torch.tensor(value, device=self.device) for name, value in found.items()}
-
-
-def _check_weights(loss: OutputsLoss, names: Sequence[str]) -> None:
-    weights = getattr(loss, "class_weights", None)
-    if weights is None and (weighing := getattr(loss, "weighing", None)):
-        raise UserError(f"loss.class_weights={weighing} is found on training images: call weigh() of the loss first.")
-    if weights is not None and len(weights) != len(names):
-        raise UserError(f"loss.class_weights has {len(weights)} numbers; give {len(names)}: {', '.join(names)}.")

@@ -28,6 +28,7 @@ class OutputsLoss(nn.Module):
 
     is_cross_entropy: bool = False  # whether each term is one, so that it can be compared with the masks' entropy
     of_classes: ClassVar[bool] = False  # whether it is for classes, not for masks
+    weighing: str | None = None  # how the classes' weights are found on training images, where they are
 
     def __init__(self, weights: Sequence[float] | None = None):
         super().__init__()
@@ -44,6 +45,9 @@ class OutputsLoss(nn.Module):
         if len(self.weights) != len(outputs):
             raise UserError(f"loss.weights has {len(self.weights)} numbers; give {len(outputs)}: {', '.join(outputs)}.")
         return self.weights
+
+    def check_classes(self, names: Sequence[str]) -> None:
+        """Raise UserError where the loss is not one of the classes of these names."""
 
     def forward(self, logits: Mapping[str, Tensor], target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.weights_of(list(logits))
@@ -138,6 +142,16 @@ class CascadeLoss(OutputsLoss):
         if given and not all(0 <= weight < math.inf for weight in given):
             raise UserError(f"loss.class_weights={given}: give numbers from 0 on.")
         self.register_buffer("class_weights", None if given is None else torch.tensor(given), persistent=False)
+
+    def check_classes(self, names: Sequence[str]) -> None:
+        if self.class_weights is None and self.weighing:
+            raise UserError(
+                f"loss.class_weights={self.weighing} is found on training images: call weigh() of the loss first."
+            )
+        if self.class_weights is not None and len(self.class_weights) != len(names):
+            raise UserError(
+                f"loss.class_weights has {len(self.class_weights)} numbers; give {len(names)}: {', '.join(names)}."
+            )
 
     def weigh(self, pixels_NC: np.ndarray) -> None:
         """Compute the weights for `log` or `median` from the number of pixels of each class in each training image."""

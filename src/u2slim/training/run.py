@@ -137,7 +137,7 @@ def check_choices(cfg: DictConfig) -> None:
 def build_task(cfg: DictConfig, data: PairsDataModule, filled: bool) -> pl.LightningModule:
     """The net with all that it is trained by; a net that a checkpoint will have `filled` is left as it is built."""
     loss = instantiate(cfg.loss)
-    if getattr(loss, "weighing", None) and isinstance(data, SemanticDataModule):
+    if loss.weighing and isinstance(data, SemanticDataModule):
         loss.weigh(data.class_pixels())
     return instantiate(cfg.task)(
         model=plain(cfg.model),
