@@ -189,13 +189,14 @@ def table(path: Path, titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]
     lines = [[at_height(picture, side) for picture in row] for row in rows]
     widths = [max(line[column].shape[1] for line in lines) for column in range(len(titles))]
     page = np.full((34 + (side + 6) * len(lines), sum(widths) + 6 * (len(widths) - 1), 3), 255, np.uint8)
-    for column, left in enumerate(np.cumsum([0, *(width + 6 for width in widths[:-1])])):
+    lefts = np.cumsum([0, *(width + 6 for width in widths[:-1])])
+    for column, left in enumerate(lefts):
         for number, line in enumerate(lines):
             top = 34 + (side + 6) * number
             page[top : top + side, left : left + line[column].shape[1]] = line[column]
     figure, axes = canvas(page.shape[1] / 100, page.shape[0] / 100)
     axes.imshow(page, extent=(0, page.shape[1] / 100, 0, page.shape[0] / 100), aspect="auto")
-    for title, left, width in zip(titles, np.cumsum([0, *(width + 6 for width in widths[:-1])]), widths, strict=True):
+    for title, left, width in zip(titles, lefts, widths, strict=True):
         axes.text((left + width / 2) / 100, page.shape[0] / 100 - 0.17, title, ha="center", va="center", fontsize=10)
     figure.savefig(path, dpi=100)
 

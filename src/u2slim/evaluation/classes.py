@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class ClassResult:
         """How many images the counts are of."""
         return len(self.image_scores)
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, float]:
         return class_scores(self.counts, self.labels)
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from u2slim.data.dataset import load_pair
 from u2slim.data.pairs import Pair
 from u2slim.errors import UserError
 from u2slim.evaluation.classes import ClassResult
@@ -14,7 +15,6 @@ from u2slim.evaluation.score_sets import Scored
 from u2slim.evaluation.scoring import IMAGE_SCORES, both_masks
 from u2slim.evaluation.store import Store
 from u2slim.images.masks import minmax, to_8bit
-from u2slim.images.read import read_image, read_mask
 
 IOU_INDEX = IMAGE_SCORES.index("IoU")
 
@@ -74,13 +74,13 @@ def _ious(scored: Mapping[str, Scored], store: Store, stretch: bool) -> dict[str
 
 
 def _class_picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[str, float]) -> Picture:
-    photo, truth = read_image(pair.image), pair.data_set.labels.read(pair.mask)
+    photo, truth = load_pair(pair)
     maps = {name: models[name].runner.class_map(photo) for name in ious}
     return Picture(pair.data_set.title, pair.name, kind, photo, truth, maps, dict(ious))
 
 
 def _picture(models: Mapping[str, Model], pair: Pair, kind: str, ious: Mapping[str, float], stretch: bool) -> Picture:
-    photo, truth, masks = read_image(pair.image), read_mask(pair.mask), {}
+    (photo, truth), masks = load_pair(pair), {}
     for name in ious:
         model = models[name]
         try:
