@@ -15,10 +15,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from u2slim.errors import UserError
-from u2slim.export.calibration import Gate
+from u2slim.export.calibration import Gate, Samples
 from u2slim.export.onnx_graph import OnnxGraph
 from u2slim.export.operators import prepare
-from u2slim.export.precisions import Samples
 from u2slim.export.targets import TARGETS
 
 HEIGHT, WIDTH = 37, 53

@@ -60,6 +60,23 @@ class Gate:
                 yield image, truth
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What a conversion may look at.
+
+    Args:
+        images: RGB images of any size, those that files are compared on.
+        photos: likewise, like those to come, for the ranges of activations.
+        gate: what the conversion may cost, and where that is measured.
+        onnx2tf: the program that makes files for LiteRT.
+    """
+
+    images: Sequence[np.ndarray]
+    photos: Sequence[np.ndarray]
+    gate: Gate
+    onnx2tf: str = "onnx2tf"
+
+
 def max_f(net: FileRunner, scored: Iterable[Scored]) -> float:
     """The maxF of a net's masks of images with their masks; 0 without any."""
     curves = [score(to_8bit(net(image)), truth).curves[CURVES.index("F")] for image, truth in scored]

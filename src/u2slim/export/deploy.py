@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 
 from u2slim.errors import UserError
-from u2slim.export.calibration import Gate
+from u2slim.export.calibration import Gate, Samples
 from u2slim.export.parity import ParityRow, Reference, beside_darker, check_parity, reference_of
-from u2slim.export.precisions import PRECISIONS, Samples
+from u2slim.export.precisions import PRECISIONS
 from u2slim.export.targets import TARGETS, Target
 from u2slim.files import write_whole
 from u2slim.models import Net

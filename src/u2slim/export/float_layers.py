@@ -1,4 +1,4 @@
-"""Which layers of a net for phones stay in float, where all in 8 bits cost too much maxF."""
+"""Which layers of a net stay in float, where all of them in 8 bits cost too much."""
 
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from u2slim.export.int8 import RANKED_ON
-from u2slim.export.precisions import Samples
+from u2slim.export.calibration import Samples
 from u2slim.images.masks import class_shares
 from u2slim.runtime.file_runner import FileRunner
+from u2slim.runtime.onnx_reader import read_graph
 from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 
 log = logging.getLogger(__name__)
+
+RANKED_ON = 4  # photos: every layer is tried on each
 
 
 def fewest_in_float(
@@ -24,10 +26,11 @@ def fewest_in_float(
     write: Callable[[Path, Collection[str], bool], None],
     samples: Samples,
 ) -> tuple[list[str], bool]:
-    """The layers that must stay in float so that maxF falls by no more than the gate allows.
+    """The layers that must stay in float so that maxF, or of classes mIoU, falls by no more than the gate allows.
 
-    As `export.int8.quantise` does it: none with the widest ranges of any photo, none with those of the median photo,
-    and then those that move the mask most, each alone in 8 bits: as few as it takes, counted in doublings.
+    None with the widest ranges of any photo, if that is enough. Else none with those of the median photo: some nets, as
+    IS-Net, make activations twenty times as large of single photos. Else those that move the mask, or the classes'
+    probabilities, most, each alone in 8 bits: as few as it takes, counted in doublings.
 
     Args:
         whole: the float net as an ONNX file.
@@ -40,12 +43,13 @@ def fewest_in_float(
         the layers, and whether ranges are the widest.
     """
     gate, loss_of = samples.gate, samples.gate.loss_beside(whole, kind)
+    name, measure = f"int8 in {kind.runtime}", "mIoU" if read_graph(whole).labels else "maxF"
     losses = {}
     for widest in (True, False):
         write(path, (), widest)
         losses[widest] = loss_of(path)
         how = "the widest ranges" if widest else "the median photo's ranges"
-        log.info("int8 in %s: maxF falls by %.4f on %s by %s", kind.runtime, losses[widest], gate, how)
+        log.info("%s: %s falls by %.4f on %s by %s", name, measure, losses[widest], gate, how)
         if losses[widest] <= gate.max_loss:
             return [], widest
     widest = losses[True] <= losses[False]
@@ -56,12 +60,11 @@ def fewest_in_float(
         floats = ranking[: max(1, 2 * len(floats))]
         write(path, floats, widest)
         loss = loss_of(path)
-        log.info(
-            "int8 in %s: %d of %d layers in float: maxF falls by %.4f", kind.runtime, len(floats), len(layers), loss
-        )
+        log.info("%s: %d of %d layers in float: %s falls by %.4f", name, len(floats), len(layers), measure, loss)
     if loss > gate.max_loss:
-        log.warning("int8: maxF falls by %.4f, %.4f more than export.max_loss allows", loss, loss - gate.max_loss)
-    log.info("int8: these layers stay in float: %s", ", ".join(floats))
+        beyond = loss - gate.max_loss
+        log.warning("%s: %s falls by %.4f, %.4f more than export.max_loss allows", name, measure, loss, beyond)
+    log.info("%s: these layers stay in float: %s", name, ", ".join(floats))
     return floats, widest
 
 

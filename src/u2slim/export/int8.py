@@ -3,97 +3,42 @@
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import create_calibrator
 from rich.progress import track
 
-from u2slim.export.calibration import Gate
-from u2slim.images.masks import class_shares
-from u2slim.runtime.onnx_reader import read_graph
-
-log = logging.getLogger(__name__)
+from u2slim.export.calibration import Samples, input_blobs
+from u2slim.export.float_layers import fewest_in_float
+from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 
 Feed = dict[str, np.ndarray]
-RANKED_ON = 4  # images: every layer is tried on each
 
 
-def quantise(whole: Path, small: Path, blobs: Sequence[Feed], gate: Gate) -> list[str]:
+def quantise(whole: Path, small: Path, samples: Samples) -> None:
     """Write the float file `whole` with 8-bit weights (per channel) and activations as `small`.
 
-    The ranges of activations are the widest of any photo. Where maxF, or of classes mIoU, falls by more than the gate
-    allows, those of the median photo are tried, too: some nets, as IS-Net, make activations twenty times as large of
-    single photos. If that is not enough, layers are tried one by one in 8 bits, and those that move the mask, or the
-    classes' probabilities, most stay in float32: as few as it takes, counted in doublings.
-
-    Args:
-        blobs: inputs like those to come, which tell the ranges of activations.
-
-    Returns:
-        the layers that stay in float32.
+    See `fewest_in_float` for which layers stay in float32.
     """
-    layers, loss_of = _layers(whole), gate.loss_beside(whole)
-    measure = "mIoU" if read_graph(whole).labels else "maxF"
-    floats: list[str] = []
+    layers, blobs = _layers(whole), input_blobs(whole, samples.photos)
     with TemporaryDirectory() as folder:
-        ranges = Path(folder) / "ranges.json"
+        widest_file, medians_file = Path(folder) / "widest.json", Path(folder) / "medians.json"
 
-        def write(path: Path, floats: Collection[str] = ()) -> float:
-            _quantise(whole, path, blobs, ranges, exclude=[node for layer in floats for node in layers[layer]])
-            return loss_of(path)
+        def write(path: Path, floats: Collection[str], widest: bool) -> None:
+            if not widest and not medians_file.is_file():
+                shutil.copy(widest_file, medians_file)
+                _take_medians(whole, medians_file, blobs)
+            ranges = widest_file if widest else medians_file
+            _quantise(whole, path, blobs, ranges, [node for layer in floats for node in layers[layer]])
 
-        loss = write(small)
-        if loss <= gate.max_loss:
-            log.info("int8: %s falls by %.4f on %s", measure, loss, gate)
-            return []
-        log.info("int8: %s falls by %.4f on %s, more than %g", measure, loss, gate, gate.max_loss)
-        widest = ranges.read_bytes()
-        _take_medians(whole, ranges, blobs)
-        by_medians = write(small)
-        log.info("int8: %s falls by %.4f by the median photo's ranges", measure, by_medians)
-        if by_medians <= gate.max_loss:
-            return []
-        if by_medians >= loss:
-            ranges.write_bytes(widest)
-        loss = min(loss, by_medians)
-        ranking = _ranking(whole, layers, blobs, ranges)
-        while loss > gate.max_loss and len(floats) < len(ranking):
-            floats, before = ranking[: max(1, 2 * len(floats))], loss
-            loss = write(small, floats)
-            numbers = len(floats), len(ranking), measure, loss, before
-            log.info("int8: %d of %d layers in float32: %s falls by %.4f, not %.4f", *numbers)
-    if loss > gate.max_loss:
-        beyond = loss - gate.max_loss
-        log.warning("int8: %s falls by %.4f, %.4f more than export.max_loss allows", measure, loss, beyond)
-    log.info("int8: these layers stay in float32: %s", ", ".join(floats))
-    return floats
-
-
-def _ranking(whole: Path, layers: Mapping[str, list[str]], blobs: Sequence[Feed], ranges: Path) -> list[str]:
-    """Layers by how far each, alone in 8 bits, moves the probabilities, the one that moves them most first."""
-    blobs = blobs[:RANKED_ON]
-    moved: dict[str, float] = {}
-    has_classes = bool(read_graph(whole).labels)
-    expected = _probabilities(whole, blobs, has_classes)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "one.onnx"
-        for layer in track(layers, "trying each layer in 8 bits"):
-            _quantise(whole, path, blobs, ranges, only=layers[layer])
-            pairs = zip(_probabilities(path, blobs, has_classes), expected, strict=True)
-            moved[layer] = float(np.mean([np.abs(made - wanted).mean() for made, wanted in pairs]))
-    return sorted(moved, key=moved.__getitem__, reverse=True)
-
-
-def _probabilities(path: Path, blobs: Sequence[Feed], has_classes: bool) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    outputs = [session.run(None, blob)[0][0] for blob in blobs]
-    return [class_shares(output) for output in outputs] if has_classes else outputs
+        floats, widest = fewest_in_float(whole, small, OnnxRuntimeRunner, list(layers), write, samples)
+        write(small, floats, widest)
 
 
 def _layers(path: Path) -> dict[str, list[str]]:
@@ -116,9 +61,8 @@ def _layer_of(name: str) -> str:
     return name
 
 
-def _quantise(
-    whole: Path, path: Path, blobs: Sequence[Feed], ranges: Path, only: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> None:
+def _quantise(whole: Path, path: Path, blobs: Sequence[Feed], ranges: Path, exclude: Sequence[str]) -> None:
+    """Write the file; `ranges` is made of the inputs where it is not there yet."""
     # upstream: https://github.com/microsoft/onnxruntime/pull/12729; drop when it warns by a logger of its own
     logging.getLogger().disabled, disabled = True, logging.getLogger().disabled  # it advises what was done already
     try:
@@ -131,8 +75,7 @@ def _quantise(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_quantize=list(only),
-            nodes_to_exclude=list(exclude),
+            nodes_to_exclude=exclude,
             calibration_cache_path=ranges,
             extra_options={"QuantizeBias": False},  # no runtime is faster by it, and the file larger
         )

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from u2slim.export.calibration import Samples
 from u2slim.export.float_layers import fewest_in_float
-from u2slim.export.precisions import Samples
 from u2slim.runtime.phone_files import write_ncnn_files
 from u2slim.runtime.phone_runners import NcnnRunner
 

@@ -1,33 +1,13 @@
 """The precisions of an exported file, one record each. A new one is an entry of the table."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from u2slim.export.calibration import Gate, input_blobs
+from u2slim.export.calibration import Samples, input_blobs
 from u2slim.export.half import compute_in_half, store_in_half
 from u2slim.export.int8 import quantise
 from u2slim.export.packed import store_packed
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a conversion may look at.
-
-    Args:
-        images: RGB images of any size, those that files are compared on.
-        photos: likewise, like those to come, for the ranges of activations.
-        gate: what the conversion may cost, and where that is measured.
-        onnx2tf: the program that makes files for LiteRT.
-    """
-
-    images: Sequence[np.ndarray]
-    photos: Sequence[np.ndarray]
-    gate: Gate
-    onnx2tf: str = "onnx2tf"
 
 
 class Conversion(Protocol):
@@ -73,10 +53,6 @@ def _packed(whole: Path, small: Path, samples: Samples) -> None:
     store_packed(whole, small)
 
 
-def _in_int8(whole: Path, small: Path, samples: Samples) -> None:
-    quantise(whole, small, input_blobs(whole, samples.photos), samples.gate)
-
-
 PRECISIONS = {
     precision.name: precision
     for precision in (
@@ -99,7 +75,7 @@ PRECISIONS = {
         Precision(
             "int8",
             "weights and activations in 8 bits",
-            _in_int8,
+            quantise,
             photos=True,
             max_mean=0.03,  # rounding to 8 bits does not reach it, a runtime that computes wrongly does
         ),

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from u2slim.export.calibration import Samples
 from u2slim.export.coreml_program import CoreMLRunner
-from u2slim.export.precisions import PRECISIONS, Samples
+from u2slim.export.precisions import PRECISIONS
 from u2slim.export.to_coreml import to_coreml
 from u2slim.export.to_litert import to_litert
 from u2slim.export.to_ncnn import to_ncnn

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import torch
 
+from u2slim.export.calibration import Samples
 from u2slim.export.coreml_program import coremltools
 from u2slim.export.onnx_graph import OnnxGraph
 from u2slim.export.operators import prepare
-from u2slim.export.precisions import Samples
 from u2slim.export.quiet import quietly
 
 

@@ -13,9 +13,9 @@ import onnx
 from rich.progress import track
 
 from u2slim.errors import UserError, missing_extra
+from u2slim.export.calibration import Samples
 from u2slim.export.float_layers import fewest_in_float
 from u2slim.export.operators import prepare
-from u2slim.export.precisions import Samples
 from u2slim.export.quiet import quietly
 from u2slim.runtime.phone_files import with_litert_metadata
 from u2slim.runtime.phone_runners import LiteRTRunner

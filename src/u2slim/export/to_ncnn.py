@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 
 from u2slim.errors import UserError, missing_extra
+from u2slim.export.calibration import Samples
 from u2slim.export.ncnn_int8 import quantise_ncnn
 from u2slim.export.operators import prepare
-from u2slim.export.precisions import Samples
 from u2slim.runtime.phone_files import write_ncnn_files
 
 # What a net of ours becomes. Another layer is a sign that pnnx took an operator for something else.
