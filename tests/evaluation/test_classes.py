@@ -121,6 +121,8 @@ def test_scores_are_those_of_the_official_script_and_nothing_is_computed_twice(v
     assert head[2:8] == ["images", "mIoU", "accuracy", "mIoU category", "iIoU", "iIoU category"]
     assert row[2:4] == ["3", f"{OFFICIAL['mIoU']:.4f}"] and row[5:8] == ["0.6076", "0.4875", "0.5212"]
     assert ["road", "0.5618"] in ious and len(ious) == 20
+    (_, unknown), _ = tables({"net": ModelFacts()}, [whole])
+    assert (row[8], unknown[8]) == ("1.00", "-"), "millions of parameters, where they are known"
 
     # What went into it changes: another net's number is in another place, and a new file is looked at.
     Path(str(pairs[2].mask).replace("labelIds", "instanceIds")).unlink()

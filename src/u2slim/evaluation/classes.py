@@ -76,7 +76,8 @@ def tables(models: Mapping[str, ModelFacts], results: Sequence[ClassResult]) -> 
     shown = mean_columns(results)
     rows = [["data", "model", "images", *(MEANS[mean] for mean in shown), *COSTS.values()]]
     for result in results:
-        facts = asdict(models[result.model]) | {"params": (models[result.model].params or 0) / 1e6}
+        facts = asdict(models[result.model])
+        facts["params"] = facts["params"] and facts["params"] / 1e6
         costs = [facts[cost] for cost in COSTS]
         found, given = result.numbers, result.images + len(result.left_out)
         images = str(given) if given == result.images else f"{result.images}/{given}"
