@@ -46,8 +46,11 @@ def test_names_follow_the_modules_and_metadata_say_what_the_file_is(net, tmp_pat
     assert len(names) == len(model.graph.node)
     modules = dict(net.named_modules())
     convolutions = [node for node in names.values() if node.op_type == "Conv"]
-    # One for each of the net's, so BatchNorm is folded, and no side head but those that the mask is made of.
-    assert len(convolutions) == sum(isinstance(module, torch.nn.Conv2d) for module in modules.values())
+    # One for each of the net's, so BatchNorm is folded; the side heads are two each (`test_rewrites.py`).
+    heads = {f"sides.{n}.{part}" for n in range(6) for part in ("taps", "sum")}
+    assert heads <= names.keys()
+    convolutions = [node for node in convolutions if node.name not in heads]
+    assert len(convolutions) + 6 == sum(isinstance(module, torch.nn.Conv2d) for module in modules.values())
     weights = {weight.name: weight for weight in model.graph.initializer}
     for node in convolutions:
         assert isinstance(modules[node.name], torch.nn.Conv2d)
@@ -115,7 +118,7 @@ def test_fp16_halves_the_file_and_keeps_what_float16_cannot_hold(tmp_path: Path)
     convert(half, store_in_half, "fp16")
     original = constants(whole)
     stored = stored_weights(half)
-    assert stored["sides.0"].dtype == np.float32
+    assert stored["sides.0.taps"].dtype == np.float32
     pointwise = "encoder.0.encoder.0.conv.pointwise"
     assert stored[pointwise].dtype == np.float16
     np.testing.assert_array_equal(stored[pointwise], original[f"{pointwise}.weight"].astype(np.float16))

@@ -141,7 +141,7 @@ def test_weights_take_their_bits_and_little_more(files):
         assert sum(part.ByteSize() + 3 for part in (node, planes, scales)) - numbers <= OVERHEAD
         seen.add(bits)
         saved += 4 * size - numbers - OVERHEAD
-    assert seen == {3, 4, 5, 6, 7, 8} and len(nodes) > 80
+    assert seen == {2, 3, 4, 5, 6, 7, 8} and len(nodes) > 80
     casts = [stored[node.input[0]] for node in graph.node if node.op_type == "Cast"]
     saved += sum(len(tensor.raw_data) - OVERHEAD for tensor in casts)
     assert files["packed"].stat().st_size < files["whole"].stat().st_size - saved

@@ -4,6 +4,8 @@ What needs an extra is skipped without it; docs/guides/phones.md says how these 
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 import u2slim
-from tests.conftest import REPO
+from tests.conftest import REPO, write_set
 from tests.export.test_phone_operators import ONNX2TF, needs
 from u2slim.data.sample import render
 from u2slim.errors import UserError
@@ -197,3 +199,27 @@ def test_a_packed_net_goes_on_to_every_phone(target, tmp_path):
     images = [render(0, 1)[0]]
     made = Deployment(net, 320, images, images, Gate([], images), onnx2tf=ONNX2TF)
     assert made.write(path, "embedded", "fp32", target)[0].largest < 1e-4
+
+
+def test_the_table_of_phones_has_parity_and_scores_and_goes_on(tmp_path: Path):
+    needs("ncnn")
+    write_set(tmp_path / "ECSSD", "images", "ground_truth_mask", 5)
+    write_set(tmp_path / "DUTS-TR", "DUTS-TR-Image", "DUTS-TR-Mask", 2)
+    command = [sys.executable, "-m", "benchmarks.phones", "--root", str(tmp_path), "--nets", "lite-dwsep"]
+    command += ["--targets", "ncnn", "--precisions", "fp32", "fp16", "--folder", str(tmp_path / "out")]
+
+    def rows() -> tuple[list[list[str]], str]:
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()], done.stderr
+
+    (head, _, *first), said = rows()
+    assert "lite-dwsep: ncnn in fp16" in said
+    titles = "MB", "largest difference", "worst", "maxF or mIoU", "boundary IoU", "ms"
+    sizes, largest, worst, scores, edges, times = ([row[head.index(title)] for row in first] for title in titles)
+    assert [row[1:3] for row in first] == [["as it is", "opencv"], ["fp32", "ncnn"], ["fp16", "ncnn"]]
+    assert largest[0] == worst[0] == "" and float(largest[1]) < 1e-4 < float(largest[2]) < 0.1
+    assert float(sizes[2]) < 0.6 * float(sizes[1]) and worst[1] == "1.0000"
+    assert len({*scores, *edges}) <= 4 and all(float(score) > 0 for score in scores)
+    assert all(times)
+    again, said = rows()
+    assert "ncnn in fp16" not in said and again[2][head.index("maxF or mIoU")] == scores[0]

@@ -14,6 +14,7 @@ from u2slim.images.masks import class_shares
 from u2slim.models import Net
 from u2slim.runtime import ONNX_RUNTIMES, Runner, installed_runtimes, latency
 from u2slim.runtime.file_runner import FileRunner
+from u2slim.runtime.onnx_runners import PlainOpenCVRunner
 from u2slim.runtime.phone_files import net_bytes
 from u2slim.runtime.torch_runner import TorchRunner
 from u2slim.sizes import Size, sides
@@ -94,7 +95,8 @@ def check_parity(
             in the mean, or makes masks whose IoU with the net's, over all images, is below `min_iou`.
     """
     rows, images = [], reference.images
-    kinds = [runner] if runner else [ONNX_RUNTIMES[name] for name in _runtimes(dynamic)]
+    known = ONNX_RUNTIMES | {"opencv": PlainOpenCVRunner}
+    kinds = [runner] if runner else [known[name] for name in _runtimes(dynamic)]
     size = net_bytes(path)
     for kind in kinds:
         try:

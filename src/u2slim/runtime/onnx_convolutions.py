@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from u2slim.errors import UserError
 from u2slim.files import refuse_web_page
 from u2slim.runtime.onnx_reader import check_texts, load_beside
+from u2slim.runtime.onnx_rewrites import BESIDE, ENLARGED, SUM, TAPS
 from u2slim.runtime.packed import widened_model
 
 # What U2-Net, IS-Net and their quantised files are made of, and the arithmetic of sizes that exporters write down.
@@ -74,7 +75,7 @@ def read_convolutions(path: Path) -> OnnxConvolutions:
             "an ONNX file, but torch cannot rebuild it."
         )
     try:
-        found = list(_Reader(graph).convolutions())
+        found = _before_rewriting(list(_Reader(graph).convolutions()))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} has a convolution whose weights cannot be read: {error}.") from error
     weights = {tensor.name for tensor in graph.initializer}
@@ -82,6 +83,25 @@ def read_convolutions(path: Path) -> OnnxConvolutions:
     sizes = [(dims[2].dim_value, dims[3].dim_value) for dims in shapes if len(dims) == 4]
     metadata = {item.key: item.value for item in model.metadata_props}
     return OnnxConvolutions(found, sizes[0] if sizes else (0, 0), metadata)
+
+
+def _before_rewriting(found: list[Convolution]) -> list[Convolution]:
+    """Our own files' convolutions as the net has them, where `onnx_rewrites` made two of one."""
+    parts = {convolution.name: convolution for convolution in found}
+    whole = []
+    for convolution in found:
+        name, _, ending = convolution.name.rpartition(".")
+        if ending == ENLARGED:
+            beside = parts[f"{name}.{BESIDE}"]
+            weight = np.concatenate([convolution.weight_OIKK, beside.weight_OIKK], 1)
+            whole.append(replace(beside, name=name, weight_OIKK=weight))
+        elif ending == SUM:
+            taps_9I11 = parts[f"{name}.{TAPS}"].weight_OIKK
+            weight = taps_9I11[:, :, 0, 0].T.reshape(1, -1, 3, 3)
+            whole.append(replace(convolution, name=name, weight_OIKK=weight))
+        elif ending not in (BESIDE, TAPS):
+            whole.append(convolution)
+    return whole
 
 
 def _load(path: Path) -> onnx.ModelProto:

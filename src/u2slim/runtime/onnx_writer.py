@@ -17,6 +17,7 @@ from u2slim.errors import UserError
 from u2slim.models import Net
 from u2slim.models.normalise import Normalise
 from u2slim.runtime.batch_axis import OPEN, check_pixels, fix_batch, is_open, resize_by_scales
+from u2slim.runtime.onnx_rewrites import rewrite
 from u2slim.sizes import Size, sides
 
 INPUTS = ("embedded", "external")
@@ -91,6 +92,7 @@ def write_onnx(
         resize_by_scales(model.graph)
     _rename(model.graph)
     _strip(model)
+    rewrite(model)
     entries = {
         "net": net.name,
         "preprocess": preprocess,

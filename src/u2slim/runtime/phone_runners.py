@@ -34,7 +34,7 @@ class NcnnRunner(FileRunner):
         # float16 and bfloat16 are further from torch than the tolerance; what is stored so is widened.
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
         options.use_bf16_packed = options.use_bf16_storage = False
-        with tempfile.TemporaryDirectory() as folder:  # a net that is loaded from memory goes on using that memory
+        with tempfile.TemporaryDirectory() as folder:  # a net that is loaded from memory continues using that memory
             for name, content in zip(("param", "bin"), layers_and_weights(data), strict=True):
                 (Path(folder) / name).write_bytes(content)
             if self.net.load_param(f"{folder}/param") or self.net.load_model(f"{folder}/bin"):
