@@ -1,6 +1,7 @@
-"""Going on from a net that is good already, with one's own few photos: what stays, what learns slower, when it ends."""
+"""Training on a net that is good already, with one's own few photos: what stays, what learns slower, when it ends."""
 
 import json
+import re
 from functools import partial
 
 import numpy as np
@@ -110,7 +111,9 @@ def test_the_experiment_takes_the_nets_own_config_keeps_the_best_and_ends_by_its
     scores = json.loads((tmp_path / "run/metrics.json").read_text())
     assert scores["step"] == 2 and scores["max_steps"] == 40, "the second validation was no better"
     assert "best by val/maxF" in printed and "took the weights of" in printed
-    assert (tmp_path / "run/checkpoints/best_000001.ckpt").is_file()
+    assert (tmp_path / "run/checkpoints/best.ckpt").resolve() == tmp_path / "run/checkpoints/best_000001.ckpt"
+    before = re.search(r"before training: .*val/maxF ([\d.]+)", printed)[1]
+    assert f"Training made the net no better: val/maxF was {before} before." in " ".join(printed.split())
     net, photo = open_net(tmp_path / "run/checkpoints/last.ckpt").net(), render(0, 1)[0]
     assert not is_folded(net), "there are statistics to train by"
     mask, same = net_runner(net, 64, "torch")(photo), open_net("lite-s").runner("torch", size=64)(photo)

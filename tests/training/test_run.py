@@ -1,4 +1,4 @@
-"""Training that goes on after whatever stops it, and that stops where going on is useless."""
+"""Training that continues after whatever stops it, and that stops where continuing is useless."""
 
 import csv
 import os
@@ -135,6 +135,19 @@ def test_sigterm_saves_exits_with_success_and_the_run_goes_on_to_the_same_bits(f
     assert_same_state(*(checkpoint(d / "checkpoints/last.ckpt") for d in (home, folder / "whole")))
 
 
+def test_ctrl_c_ends_a_run_with_a_checkpoint_too(folder):
+    home = folder / "interrupted"
+    options = "trainer.max_steps=5000", "trainer.val_check_interval=5000", "callbacks.checkpoint.every_n_train_steps=2"
+    with start(folder, *options, f"hydra.run.dir={home}", "data.val_count=2") as process:
+        wait_at_work(home / "checkpoints/step_000002.ckpt", process)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    stopped = checkpoint(home / "checkpoints/last.ckpt")["global_step"]
+    text = (home / "train.log").read_text()
+    assert "Ctrl-C again stops at once" in text and "Traceback" not in text
+    assert f"interrupted at step {stopped}, which is saved; resume=auto continues from it" in text
+
+
 @pytest.mark.slow
 def test_sigterm_ends_two_processes_together(folder):
     home = folder / "preempted2"
@@ -231,7 +244,9 @@ def test_the_stop_rule_ends_a_run_with_a_checkpoint_and_the_best_are_kept(folder
         errors = [float(row["val/MAE"]) for row in csv.DictReader(file) if row["val/MAE"]]
     assert len(set(errors)) == 4
     best = sorted(range(1, 5), key=lambda step: errors[step - 1])[:2]
-    assert names == sorted([*(f"best_{step:06d}.ckpt" for step in best), "last.ckpt", "step_000004.ckpt"])
+    assert names == sorted([*(f"best_{step:06d}.ckpt" for step in best), "best.ckpt", "last.ckpt", "step_000004.ckpt"])
+    least = f"best_{min(best, key=lambda step: errors[step - 1]):06d}.ckpt"
+    assert (folder / "stop/checkpoints/best.ckpt").resolve().name == least
 
 
 @pytest.mark.slow
@@ -246,7 +261,7 @@ def test_going_on_with_accumulated_gradients_leaves_the_checkpoint_as_it_was(fol
     assert_same_state(*(checkpoint(folder / d / "checkpoints/last.ckpt") for d in ("accumulated", "parts")))
     lower = (*again, "trainer.max_steps=6", "optimizer.lr=1e-5", "resume=null", "ckpt_path=last")
     printed = run("train.py", *COMMON, *options, *lower, cwd=folder, ok=False)
-    assert "was trained with optimizer.lr=0.001 and can only go on with that; give the same" in printed
+    assert "was trained with optimizer.lr=0.001 and can only continue with that; give the same" in printed
 
 
 @pytest.mark.slow

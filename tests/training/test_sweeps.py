@@ -1,4 +1,4 @@
-"""Sweeps, and runs that go on by themselves: what a user finds in the folders afterwards."""
+"""Sweeps, and runs that continue by themselves: what a user finds in the folders afterwards."""
 
 import csv
 import dataclasses
@@ -115,7 +115,7 @@ def test_the_same_command_goes_on_where_it_was_stopped_until_it_is_finished(plac
     start = place / "queued"
     shutil.copytree(place / "data", start / "data")
     command = ("train.py", *COMMON, "trainer.max_steps=2", "callbacks.checkpoint.every_n_train_steps=1", "resume=auto")
-    assert "no run to go on from; starting a new one" in run(*command, cwd=start)
+    assert "no run to continue from; starting a new one" in run(*command, cwd=start)
     (first,) = (start / "outputs/train").iterdir()
     whole = torch.load(first / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     # As a machine leaves it that stops while the second checkpoint is written.
@@ -125,7 +125,7 @@ def test_the_same_command_goes_on_where_it_was_stopped_until_it_is_finished(plac
     (first / "wandb_id").write_text("abc")
 
     printed = run(*command, "trainer.accelerator=cpu", cwd=start)
-    assert "Going on from the one before" in printed and f"resuming from {first}/checkpoints/step_000001" in printed
+    assert "Continuing from the one before" in printed and f"resuming from {first}/checkpoints/step_000001" in printed
     (second,) = set((start / "outputs/train").iterdir()) - {first}
     resumed = torch.load(second / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())

@@ -5,7 +5,7 @@ from u2slim.callbacks.ema import EMA
 from u2slim.callbacks.loss_guards import BaseRate, StopAtNonFinite, StopBelow
 from u2slim.callbacks.optimizer_curves import OptimizerCurves
 from u2slim.callbacks.progress import Progress
-from u2slim.callbacks.step_checkpoint import StepCheckpoint
+from u2slim.callbacks.step_checkpoint import KeepBest, StepCheckpoint
 from u2slim.callbacks.throughput import Throughput
 from u2slim.callbacks.validation_pictures import ValidationPictures
 
@@ -13,6 +13,7 @@ __all__ = [
     "EMA",
     "BaseRate",
     "ConfusionPicture",
+    "KeepBest",
     "OptimizerCurves",
     "Progress",
     "StepCheckpoint",

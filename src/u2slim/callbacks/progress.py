@@ -52,7 +52,8 @@ class Progress(RichProgressBar):
         step, total = trainer.global_step, trainer.max_steps
         left = (now - self._start) / max(1, step - self._first_step) * (total - step)
         values = ", ".join(f"{name} {value}" for name, value in self._metrics.items())
-        told = filter(None, (f"step {step} of {total}", values, f"{timedelta(seconds=round(left))} left"))
+        at_most = "at most " * (trainer.early_stopping_callback is not None)
+        told = filter(None, (f"step {step} of {total}", values, f"{at_most}{timedelta(seconds=round(left))} left"))
         log.info("%s", ", ".join(told))
 
     def get_metrics(self, trainer, pl_module) -> dict:

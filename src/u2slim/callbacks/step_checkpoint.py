@@ -5,8 +5,9 @@ import logging
 import shutil
 import signal
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from u2slim.files import free_bytes, write_whole
+from u2slim.training.signals import Interrupted
 from u2slim.training.steps import ends_step, was_logged
 
 log = logging.getLogger(__name__)
@@ -22,11 +24,12 @@ _ENTRY = 350  # bytes of headers and padding around each tensor in the file
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """`ModelCheckpoint` which also saves where training ends between two intervals: at its last step, or on SIGTERM.
+    """`ModelCheckpoint` which also saves where training ends between two intervals: at its last step, or by a signal.
 
     SIGTERM, with which clusters take a machine back, ends the run after the step in progress with a checkpoint and
     exit status 0; with several processes, after the next step that is logged, for all must agree on it. Within a
     validation one process stops at once, since the checkpoint of that step is on disk already, and several at its end.
+    Ctrl-C does the same with exit status 130, and a second Ctrl-C stops at once.
 
     `save_last="link"` makes `last.ckpt` a link to the newest checkpoint.
     """
@@ -34,7 +37,8 @@ class StepCheckpoint(ModelCheckpoint):
     def __init__(self, **options: Any):
         super().__init__(**options)
         self._asked_to_stop = False
-        self._former_handler: Any = None
+        self._interrupted = False
+        self._former_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -43,14 +47,22 @@ class StepCheckpoint(ModelCheckpoint):
         # upstream: https://github.com/Lightning-AI/pytorch-lightning/issues/21487, of pull/20825, which
         # brought both; drop when no step asks and the handler only takes a note
         if threading.current_thread() is threading.main_thread():
-            self._former_handler = signal.signal(signal.SIGTERM, lambda *_: self._note_signal(trainer))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handler = partial(self._note_signal, trainer)
+                self._former_handlers[number] = signal.signal(number, handler)
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if trainer.is_global_zero and not trainer.fast_dev_run:
             for left in Path(self.dirpath).glob(".*.part.*"):  # by a process that was killed while it wrote
                 left.unlink()
             say_how_large(trainer)
 
-    def _note_signal(self, trainer: pl.Trainer) -> None:
+    def _note_signal(self, trainer: pl.Trainer, number: int, frame: object) -> None:
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            if trainer.is_global_zero:
+                log.info("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
         if not self._asked_to_stop and trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)
         self._asked_to_stop = True
@@ -65,11 +77,14 @@ class StepCheckpoint(ModelCheckpoint):
         if asked or trainer.should_stop or trainer.global_step >= trainer.max_steps > 0:
             self._save_now(trainer)
         if asked:
-            raise SIGTERMException
+            self._stop()
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if self._asked_to_stop and trainer.world_size == 1 and self._last_global_step_saved == trainer.global_step:
-            raise SIGTERMException
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        raise Interrupted if self._interrupted else SIGTERMException
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore_handler()
@@ -79,9 +94,8 @@ class StepCheckpoint(ModelCheckpoint):
         self._restore_handler()
 
     def _restore_handler(self) -> None:
-        if self._former_handler is not None:
-            signal.signal(signal.SIGTERM, self._former_handler)
-            self._former_handler = None
+        while self._former_handlers:
+            signal.signal(*self._former_handlers.popitem())
 
     def _save_now(self, trainer: pl.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
@@ -92,18 +106,33 @@ class StepCheckpoint(ModelCheckpoint):
     @staticmethod
     def _link_checkpoint(trainer: pl.Trainer, filepath: str, linkpath: str) -> None:
         """As Lightning's, but there is a last.ckpt at every moment."""
-
         # upstream: not reported as far as known (seen with pytorch-lightning 2.6.6, which removes the old link first);
         # drop when it renames a new one over it
-        def link(partial: Path) -> None:
-            try:
-                partial.symlink_to(Path(filepath).name)
-            except OSError:  # a disk without links
-                shutil.copy(filepath, partial)
-
         if trainer.is_global_zero:
-            write_whole(Path(linkpath), link)
+            link(Path(filepath), Path(linkpath))
         trainer.strategy.barrier()
+
+
+class KeepBest(ModelCheckpoint):
+    """`ModelCheckpoint` by a score of the validation, with a link `best.ckpt` to the best so far."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.best_model_path and trainer.is_global_zero:
+            best = Path(self.best_model_path)
+            link(best, best.with_name("best.ckpt"))
+
+
+def link(file: Path, name: Path) -> None:
+    """Make `name`, in the same folder, a link to the file; a copy on a disk without links. It is there throughout."""
+
+    def made(partial_path: Path) -> None:
+        try:
+            partial_path.symlink_to(file.name)
+        except OSError:
+            shutil.copy(file, partial_path)
+
+    write_whole(name, made)
 
 
 def say_how_large(trainer: pl.Trainer) -> None:

@@ -30,5 +30,5 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except (UserError, RuntimeError) as error:  # torch turns some of the system's errors into its own
             raise UserError(
                 f"{path} could not be written, with {free_bytes(path) / 1e6:.0f} MB free there. Earlier checkpoints "
-                f"are as they were; make room, or choose another folder, and go on with resume=auto. [{error}]"
+                f"are as they were; make room, or choose another folder, and continue with resume=auto. [{error}]"
             ) from error

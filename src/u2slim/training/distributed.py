@@ -53,7 +53,7 @@ def lost_process_named():
             raise
         raise UserError(
             "The connection to another process of this run broke: it ended, for a reason that it may have printed "
-            "above. The checkpoints so far are whole; go on with ckpt_path=last in the same hydra.run.dir. "
+            "above. The checkpoints so far are whole; continue with ckpt_path=last in the same hydra.run.dir. "
             f"[{type(error).__name__}: {str(error).splitlines()[0]}]"
         ) from error
 

@@ -1,4 +1,4 @@
-"""The W&B logger whose run goes on when training does."""
+"""The W&B logger whose run continues when training does."""
 
 import secrets
 import sys
@@ -24,7 +24,7 @@ class ResumableWandbLogger(WandbLogger):
 
     Args:
         save_dir: the run folder.
-        id: a W&B run to go on with, whatever the file says.
+        id: a W&B run to continue with, whatever the file says.
         options: of `WandbLogger` except `prefix`, and through it of `wandb.init`.
 
     Raises:

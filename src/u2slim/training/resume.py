@@ -1,4 +1,4 @@
-"""Where a run goes on: from a file that the user names, from `last`, or by `resume=auto` from a run of its config."""
+"""Where a run continues: from a file that the user names, from `last`, or by `resume=auto` from a run of its config."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ _CHECKPOINT_VARIABLE = "U2SLIM_CHECKPOINT"
 
 
 def checkpoint_for(cfg: DictConfig, folder: Path) -> str | None:
-    """The checkpoint to go on from, read once to see that it is whole and of the same model and schedule.
+    """The checkpoint to continue from, read once to see that it is whole and of the same model and schedule.
 
     Raises:
         UserError: there is none where one is asked for, or it is not of this model or schedule.
@@ -86,7 +86,7 @@ def _check(cfg: DictConfig, path: Path, saved: dict) -> None:
     lr = group.get("max_lr", group.get("initial_lr", group["lr"]))  # one cycle, another schedule, none
     lr /= group.get("rate", 1)
     if not math.isclose(lr, cfg.optimizer.lr):
-        raise UserError(f"{path} was trained with optimizer.lr={lr:g} and can only go on with that; give the same.")
+        raise UserError(f"{path} was trained with optimizer.lr={lr:g} and can only continue with that; give the same.")
     for schedule in saved["lr_schedulers"]:
         own = (
             next(iter(schedule.get("lr_lambdas", ())), None) or schedule
@@ -110,7 +110,7 @@ def newest_whole(paths: list[Path]) -> tuple[Path, dict]:
     except UserError as error:
         if not earlier:
             raise
-        log.warning("%s Going on from the one before.", error)
+        log.warning("%s Continuing from the one before.", error)
         return newest_whole(earlier)
 
 
@@ -165,7 +165,7 @@ def _newest_of_its_config(cfg: DictConfig, folder: Path) -> tuple[Path, dict] | 
             return newest_whole(_checkpoints(run))
         except UserError as error:
             log.warning("%s", error)
-    log.info("resume=auto: no run to go on from; starting a new one")
+    log.info("resume=auto: no run to continue from; starting a new one")
     return None
 
 
@@ -206,6 +206,7 @@ def _today(config: dict) -> dict:
     for (group, name), usual in _ADDED.items():
         if isinstance(today.get(group), dict) and today[group].get(name) == usual:
             del today[group][name]
+    today.setdefault("validate_first", False)  # newer than some runs
     return today
 
 

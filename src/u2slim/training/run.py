@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from u2slim.training.loggers import forget_run
 from u2slim.training.lr_find import find_learning_rate
 from u2slim.training.provenance import provenance
 from u2slim.training.resume import checkpoint_for, finished_before
+from u2slim.training.signals import Interrupted
 from u2slim.training.speed import choose_precision, device_of, keep_memory
 from u2slim.zoo import open_net
 
@@ -34,13 +36,13 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, folder: Path) -> float | None:
-    """Train what conf/train.yaml composes, or go on with it, in the run's folder.
+    """Train what conf/train.yaml composes, or continue with it, in the run's folder.
 
     Returns:
         `optimized_metric`, or the learning rate that `find_lr` found; None if the run was stopped before its end.
 
     Raises:
-        UserError: a setting is wrong, data are missing, or the run cannot go on.
+        UserError: a setting is wrong, data are missing, or the run cannot continue.
     """
     check_choices(cfg)
     settle_classes(cfg)
@@ -72,22 +74,47 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         if cfg.find_lr:
             return find_learning_rate(trainer, task, data, folder)
         all_speak()
+        before: dict[str, float] = {}
+        if cfg.validate_first and checkpoint is None:
+            # Counts that are begun in inference mode could not be added to by the validations of training.
+            trainer.validate_loop.inference_mode = False
+            trainer.validate(task, data, verbose=False)
+            before = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            if trainer.is_global_zero:
+                log.info("before training: %s", scores_of(before))
         metrics = fit(trainer, task, data, checkpoint)
     if metrics is None:
         return None
     if trainer.is_global_zero:
         reached = {"step": trainer.global_step, "max_steps": trainer.max_steps}
         write_json(folder / "metrics.json", reached | metrics)
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if re.fullmatch("val/[^/]+", name))
         sets = ", ".join(dict.fromkeys(pair.data_set.title for pair in data.val_pairs))
         seen = f"{len(data.val_pairs)} images of {sets}"
-        log.info("trained %s to step %d: %s (%s)", task.net.name, trainer.global_step, scores, seen)
+        log.info("trained %s to step %d: %s (%s)", task.net.name, trainer.global_step, scores_of(metrics), seen)
         for callback in trainer.callbacks:
             if isinstance(callback, pl.callbacks.ModelCheckpoint) and callback.monitor and callback.best_model_path:
-                best = float(callback.best_model_score)
-                log.info("best by %s (%.4f): %s", callback.monitor, best, callback.best_model_path)
+                say_best(callback, before)
         log.info("checkpoints, logs and pictures: %s", folder)
     return metrics.get(cfg.optimized_metric)
+
+
+def scores_of(metrics: Mapping[str, float]) -> str:
+    """The losses and scores of a validation, but not those of single classes."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if re.fullmatch("val/[^/]+", name))
+
+
+def say_best(callback: pl.callbacks.ModelCheckpoint, before: Mapping[str, float]) -> None:
+    """Log the best checkpoint, and whether the net was as good before training, where that is known."""
+    score, name = float(callback.best_model_score), str(callback.monitor)
+    log.info("best by %s (%.4f): %s", name, score, callback.best_model_path)
+    start = before.get(name)
+    if start is not None and (score <= start if callback.mode == "max" else score >= start):
+        log.warning(
+            "Training made the net no better: %s was %.4f before. Keep the net that you began from, or try more "
+            "photos, a lower optimizer.lr, or more steps.",
+            name,
+            start,
+        )
 
 
 def settle_model(cfg: DictConfig) -> None:
@@ -189,7 +216,11 @@ def _describe(cfg: DictConfig, task: pl.LightningModule, data: PairsDataModule, 
 def fit(
     trainer: pl.Trainer, task: pl.LightningModule, data: PairsDataModule, checkpoint: str | None
 ) -> dict[str, float] | None:
-    """What was logged of the last steps, which are validated; None if SIGTERM ended the run."""
+    """What was logged of the last steps, which are validated; None if SIGTERM ended the run.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, in a sentence.
+    """
     try:
         with lost_process_named():
             trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
@@ -197,7 +228,10 @@ def fit(
             if task.validated_at != trainer.global_step:
                 trainer.validate(task, data, verbose=False)
                 metrics |= trainer.callback_metrics
+    except Interrupted:
+        step = trainer.global_step
+        raise KeyboardInterrupt(f"interrupted at step {step}, which is saved; resume=auto continues from it") from None
     except SIGTERMException:
-        log.info("stopped by SIGTERM at step %d, which is saved; resume=auto goes on from it", trainer.global_step)
+        log.info("stopped by SIGTERM at step %d, which is saved; resume=auto continues from it", trainer.global_step)
         return None
     return {name: float(value) for name, value in sorted(metrics.items())}

@@ -19,7 +19,7 @@ class RecordedTPESampler(TPESampler):
     What is recorded is still drawn, too, so that the trials after it are those of a search that nothing interrupted.
 
     Args:
-        folder: of the sweep that goes on; None: a new one.
+        folder: of the sweep that continues; None: a new one.
         options: TPESampler's own.
     """
 

@@ -41,7 +41,7 @@ def run_job(cfg: DictConfig) -> float | None:
 
     Returns:
         The optimised metric; None for a job that failed or ended without one: optuna's sweeper counts such a trial as
-        failed and goes on, as it would not after an exception or a NaN.
+        failed and continues, as it would not after an exception or a NaN.
     """
     folder, number = output_dir(), HydraConfig.get().job.num
     again = cfg.resume is not None or cfg.ckpt_path == "last" or _queued_again(folder)
