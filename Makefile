@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-bundle cpp-fuzz docs web phones
+.PHONY: help setup setup-dev demo train eval export nets nets-lite nets-isnet test test-all lint format clean cpp cpp-test cpp-bundle cpp-fuzz docs web phones
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s%s\n", $$1, $$2}'
@@ -20,6 +20,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(BIN)/.ready: requirements.txt pyproject.toml | $(BIN)/python
+	@echo "Installing what requirements.txt names into $(VENV); this takes minutes and says nothing more"
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps --editable .
 	@touch $@
@@ -97,9 +98,14 @@ format: setup-dev ## Mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-cpp: setup-dev ## Build the C++ program against the system's OpenCV into build/cpp, and test it
+cpp: ## Build the C++ program against the system's OpenCV into build/cpp, without Python
 	@command -v cmake >/dev/null && command -v c++ >/dev/null || { echo "make cpp needs: apt install cmake g++ libopencv-dev"; exit 1; }
-	cmake -S cpp -B build/cpp -DU2SLIM_PYTHON=$(CURDIR)/$(BIN)/python || { echo "Without OpenCV: apt install libopencv-dev"; exit 1; }
+	cmake -S cpp -B build/cpp || { echo "Without OpenCV: apt install libopencv-dev"; exit 1; }
+	cmake --build build/cpp --parallel
+	@echo "Built build/cpp/u2slim; to try it: build/cpp/u2slim photo.jpg -o results"
+
+cpp-test: setup-dev ## Build the C++ program and test it beside Python
+	cmake -S cpp -B build/cpp -DU2SLIM_PYTHON=$(CURDIR)/$(BIN)/python
 	cmake --build build/cpp --parallel
 	cd build/cpp && ctest --output-on-failure --no-tests=error
 

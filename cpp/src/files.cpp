@@ -63,6 +63,7 @@ std::string find_net(const std::string& net, const std::string& program) {
     if (code) self = fs::weakly_canonical(program, code);  // where there is no /proc
     const fs::path home = self.parent_path();
     std::vector<fs::path> folders = {home, home / "nets", home.parent_path() / "nets"};
+    folders.push_back(home.parent_path().parent_path() / "src/u2slim/nets");  // of a program in a clone's build/cpp
     if (const char* own = std::getenv("U2SLIM_NETS")) folders.insert(folders.begin(), own);
     for (const fs::path& folder : folders)
         if (fs::is_regular_file(folder / (net + ".onnx"), code)) return (folder / (net + ".onnx")).string();

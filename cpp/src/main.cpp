@@ -24,13 +24,14 @@ namespace fs = std::filesystem;
 using u2slim::Error;
 
 const char* const usage =
-    "u2slim INPUT... --net NET -o DIR [options]\n"
+    "u2slim INPUT... -o DIR [options]\n"
     "Write DIR/masks/NAME.png and DIR/cutouts/NAME.png, the photo with the mask as its transparency, for each photo: files,\n"
     "or folders with all photos below them. For a net that tells classes apart write DIR/classes/NAME.png, whose gray values\n"
     "are the classes' numbers, and DIR/overlays/NAME.png, their colours laid over the photo.\n"
     "\n"
     "      --net NET        an ONNX file; or lite-half for the file lite-half.onnx, which is looked for in $U2SLIM_NETS,\n"
-    "                       beside the program, and in nets or ../nets from there\n"
+    "                       beside the program, in nets or ../nets from there, and in the clone that it was built in;\n"
+    "                       by default lite-two-thirds\n"
     "  -o, --output DIR     where the results go\n"
     "      --mask WHICH     also, the default, or only: then no cut-outs and no overlays are written\n"
     "      --largest        keep only the largest connected part of each mask\n"
@@ -58,7 +59,7 @@ const std::map<std::string, const char*> old_words = {
 
 struct Settings {
     std::vector<std::string> inputs;
-    std::string net, output, compare;
+    std::string net = "lite-two-thirds", output, compare;
     u2slim::Options options;
     std::optional<double> threshold;
     std::optional<std::string> mean, deviation, scale;
@@ -139,8 +140,8 @@ Settings parse(const std::vector<std::string>& words) {
         else throw Error(word + " is not known; u2slim --help lists the options.");
     }
     if (settings.help || settings.version) return settings;
-    if (settings.inputs.empty()) throw Error("Say what to cut out: u2slim photo.jpg --net FILE -o DIR.");
-    if (settings.net.empty()) throw Error("Say which net to use: --net FILE.");
+    if (settings.inputs.empty()) throw Error("Say what to cut out: u2slim photo.jpg -o DIR.");
+    if (settings.net.empty()) throw Error("--net names no net: give a file, or leave it out for lite-two-thirds.");
     if (settings.output.empty()) throw Error("Say where the results go: -o DIR.");
     if (settings.mean || settings.deviation || settings.scale)
         settings.options.preprocess = u2slim::given_preprocess(settings.mean, settings.deviation, settings.scale);
@@ -266,7 +267,7 @@ int run(const Settings& settings, const std::string& program) {
         } catch (const std::exception& error) {  // out of memory, too: the next photo may be smaller
             report(job.photo, error.what());
         }
-    std::printf("%zu of %zu photos done with OpenCV %s (%s): %s\n", done, jobs.size(), CV_VERSION,
+    std::printf("%zu of %zu photo%s done with OpenCV %s (%s): %s\n", done, jobs.size(), jobs.size() == 1 ? "" : "s", CV_VERSION,
                 settings.options.device == u2slim::Device::cuda ? "CUDA" : "CPU", output.c_str());
     return done == jobs.size() ? 0 : 1;
 }

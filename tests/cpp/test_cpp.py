@@ -46,7 +46,7 @@ def shell(*command: str | Path) -> None:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory) -> Path:
-    """The folder that the program is built in; `make cpp` has done so already."""
+    """The folder that the program is built in; `make cpp-test` has done so already."""
     if "U2SLIM_CPP" in os.environ:
         return Path(os.environ["U2SLIM_CPP"])
     found = any(any(Path("/").glob(f"{config}/OpenCVConfig.cmake")) for config in CONFIGS) or "OpenCV_DIR" in os.environ
@@ -227,7 +227,7 @@ def test_masks_and_cutouts_of_every_kind_of_photo_are_those_of_python(program, e
     )
     assert status == 1 and "the mask differs from" in err
     status, out, _ = program(tmp_path / "ours", "--net", exported, "-o", tmp_path / "ours")
-    assert status == 1 and "0 of 1 photos done" in out
+    assert status == 1 and "0 of 1 photo done" in out
 
 
 def largest_part(mask: np.ndarray) -> np.ndarray:
@@ -284,6 +284,7 @@ def test_a_net_by_name_is_looked_for_in_folders_of_nets(build, small, tmp_path):
     Image.fromarray(render(7, 0)[0]).save(tmp_path / "photo.png")
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
+    nets = tmp_path / "src/u2slim/nets"
     shutil.copy(build / "u2slim", home / "bin")
 
     def status(**variables: str) -> int:
@@ -291,8 +292,8 @@ def test_a_net_by_name_is_looked_for_in_folders_of_nets(build, small, tmp_path):
         return subprocess.run(words, cwd=tmp_path, env=os.environ | variables, capture_output=True).returncode
 
     assert status() == 2
-    for folder in (home / "bin", home / "bin/nets", home / "nets"):
-        folder.mkdir(exist_ok=True)
+    for folder in (home / "bin", home / "bin/nets", home / "nets", nets):
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(small, folder / "tiny.onnx")
         assert status() == 0
         (folder / "tiny.onnx").unlink()
@@ -300,6 +301,9 @@ def test_a_net_by_name_is_looked_for_in_folders_of_nets(build, small, tmp_path):
     assert status() == 2 and status(U2SLIM_NETS=str(tmp_path)) == 0
     (tmp_path / "tiny.onnx").rename(tmp_path / "tiny")
     assert status() == 0, "a file of that name comes first"
+    shutil.copy(small, nets / "lite-two-thirds.onnx")
+    words = [home / "bin/u2slim", tmp_path / "photo.png", "-o", tmp_path / "usual"]
+    assert subprocess.run(words).returncode == 0 and (tmp_path / "usual/cutouts/photo.png").is_file()
 
 
 @pytest.fixture
