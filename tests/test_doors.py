@@ -47,7 +47,7 @@ def test_a_run_leaves_config_logs_checkpoints_metrics_and_pictures(trained):
     assert {"config.yaml", "metrics.json", "pictures/step_000002.png", "pictures/step_000004.png"} <= names
     assert {f"checkpoints/{name}.ckpt" for name in ("step_000002", "step_000004", "last")} <= names
     assert "INFO trained u2net-lite-dwsep to step 4" in printed
-    assert re.search(r"HKU-IS.* under data: going on without", printed)
+    assert re.search(r"HKU-IS.* under data: continuing without", printed)
     assert "${" not in (folder / "outputs/run" / "config.yaml").read_text()
 
     with (folder / "outputs/run/csv/version_0/metrics.csv").open() as file:
@@ -84,7 +84,7 @@ def test_same_seed_same_weights_and_resuming_goes_on_bit_for_bit(trained):
     run("train.py", *common, "trainer.max_steps=2", "hydra.run.dir=two", cwd=folder)
     (folder / "two/checkpoints/step_000004.ckpt").write_bytes(b"PK")  # as from a disk that lost its power
     printed = run("train.py", *common, "ckpt_path=last", "hydra.run.dir=two", cwd=folder)
-    assert "Going on from the one before" in printed and "step_000002.ckpt" in printed
+    assert "Continuing from the one before" in printed and "step_000002.ckpt" in printed
     extended = checkpoint(folder / "two/checkpoints/last.ckpt")
     for other in (resumed, extended):
         assert other["global_step"] == whole["global_step"] == 4

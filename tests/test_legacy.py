@@ -102,7 +102,7 @@ def test_an_old_run_resumes_as_it_would_have_gone_on(place):
 
 def test_a_run_of_another_config_beside_an_old_one_begins_anew(place):
     printed = run("train.py", *settings(place), "seed=1", "resume=auto", "trainer.max_steps=4", cwd=place)
-    assert "no run to go on from; starting a new one" in printed
+    assert "no run to continue from; starting a new one" in printed
     time.sleep(1)  # folders have the second in their name, and so short a run may take less
     printed = run("train.py", *settings(place), "resume=auto", cwd=place)
     assert "resuming from" in printed and "outputs/train/old/checkpoints/step_000004.ckpt" in printed

@@ -156,7 +156,7 @@ def stream(path: Path) -> None:
     axes.text(2.6, 0.95, "orange: second process", fontsize=9, color=ORANGE)
     axes.text(
         0.7, 0.3,
-        "Killed during step 1, a run goes on with samples 4 to 7. One process alone would see the same twelve.",
+        "Killed during step 1, a run continues with samples 4 to 7. One process alone would see the same twelve.",
         fontsize=9,
     )  # fmt: skip
     figure.savefig(path)

@@ -1,4 +1,4 @@
-"""Downloads that go on where they broke off, with a progress bar."""
+"""Downloads that continue where they broke off, with a progress bar."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -8,14 +8,14 @@ from u2slim.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_RETRIES = 2  # of a broken connection, each going on where it broke
+_RETRIES = 2  # of a broken connection, each continuing where it broke
 _TIMEOUT = (15, 60)  # seconds, to connect and between two pieces
 
 
 def download(urls: Iterable[str], path: Path, check: Callable[[Path], object]) -> None:
     """Download a file from the first address that has it.
 
-    What a broken download has received stays beside `path` as a `.part` file; the next call goes on from there.
+    What a broken download has received stays beside `path` as a `.part` file; the next call continues from there.
 
     Args:
         check: raises UserError for a file that is not the one; it is removed then, and the next address is tried.

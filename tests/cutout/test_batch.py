@@ -123,7 +123,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in printed, printed
     done = len(list(tmp_path.glob("cut/masks/*.png")))
-    assert f"interrupted: {done} of 301 photos are done; give the same command again to go on" in printed
+    assert f"interrupted: {done} of 301 photos are done; give the same command again to continue" in printed
     assert 3 < done < 301 and not list(tmp_path.glob("cut/*/.*"))
     for path in tmp_path.glob("cut/*/*.png"):
         Image.open(path).load()

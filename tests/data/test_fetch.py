@@ -129,7 +129,7 @@ def test_a_broken_download_goes_on_in_the_next_call(tmp_path, publish, server, m
     publish(all=content)
     server.breaks = [1_500_000]
     monkeypatch.setattr(download, "_RETRIES", 0)
-    with pytest.raises(UserError, match="Download is incomplete: received 1[0-9]{6} bytes.*goes on where it broke"):
+    with pytest.raises(UserError, match="Download is incomplete: received 1[0-9]{6} bytes.*continues where it broke"):
         fetch.fetch("ecssd", tmp_path)
     assert nothing_made(tmp_path)
     (partial,) = (tmp_path / ".downloads").iterdir()

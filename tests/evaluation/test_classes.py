@@ -111,7 +111,7 @@ def scored(runner: Runner, pairs: list[Pair], store: Store) -> ClassResult:
 def test_scores_are_those_of_the_official_script_and_nothing_is_computed_twice(val, tmp_path):
     pairs = find_pairs(get_data_set("cityscapes_val"), val)
     first = scored(Given(), pairs[:2], Store(tmp_path / "scores.sqlite"))
-    runner = Given()  # as a process that goes on after the first was ended
+    runner = Given()  # as a process that continues after the first was ended
     whole = scored(runner, pairs, Store(tmp_path / "scores.sqlite"))
     assert (runner.asked, first.images, whole.images) == (1, 2, 3)
     found = whole.numbers

@@ -139,7 +139,7 @@ def _rows(
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from map(pickle.loads, batch["item"].to_pylist())
     except (RuntimeError, OSError, ray.exceptions.RayError) as error:
-        raise UserError(f"Ray ended the work ({reason(error)}); give the same command again to go on.") from error
+        raise UserError(f"Ray ended the work ({reason(error)}); give the same command again to continue.") from error
 
 
 def _processors(options: argparse.Namespace) -> int:

@@ -112,7 +112,7 @@ class Frontier:
 
 
 def _save(map_BCHW: Tensor, path: Path) -> Tensor:
-    """Write a map, and return it as it will be read: a run that goes on later computes the same."""
+    """Write a map, and return it as it will be read: a run that continues later computes the same."""
     kind = torch.float32 if float(map_BCHW.abs().max()) > HALF_MAX else torch.float16
     values_BHWC = map_BCHW.permute(0, 2, 3, 1).contiguous().to(kind)
     with path.open("wb") as file:

@@ -176,7 +176,7 @@ def _train(part: Path, steps: int, overrides: list[str]) -> None:
         )
     if not (part / "train/metrics.json").is_file():  # SIGTERM ends a training without an error
         raise UserError(
-            f"The training in {part / 'train'} was stopped; to go on, give the same command with "
+            f"The training in {part / 'train'} was stopped; to continue, give the same command with "
             f"hydra.run.dir={part.parent}."
         )
 

@@ -80,7 +80,7 @@ def reconstruct(
         alternate: solve for depthwise weights too, not for pointwise ones only.
         order: `sequential` as above; `independent`: each convolution gets the dense net's input.
         weigh: let errors count by what they do to the dense net's output (`compress.sensitivity`), not all alike.
-        keep: a folder for what is solved. A run that was killed goes on from there, to the same weights.
+        keep: a folder for what is solved. A run that was killed continues from there, to the same weights.
 
     Returns:
         each convolution's error behind BatchNorm (and ReLU), relative to the variance there.

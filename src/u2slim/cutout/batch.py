@@ -123,7 +123,7 @@ def cut_all(
             if todo:
                 (work or in_threads)(cutter, todo, workers, tell)
         except KeyboardInterrupt:
-            goes_on = "; give the same command again to go on" if cutter.into_folder else ""
+            goes_on = "; give the same command again to continue" if cutter.into_folder else ""
             raise KeyboardInterrupt(f"interrupted: {outcome.done} of {len(photos)} photos are done{goes_on}.") from None
     return outcome
 

@@ -1,4 +1,4 @@
-"""Zip and tar archives from elsewhere: downloads that go on, checks, and unpacking that stays in its folder."""
+"""Zip and tar archives from elsewhere: downloads that continue, checks, and unpacking that stays in its folder."""
 
 import gzip
 import logging

@@ -310,7 +310,7 @@ class PairsDataModule(pl.LightningDataModule):
             _compare_count(data_set, len(found))
         if missing and usable:  # without any the run ends, and says so
             is_not = "is not" if len(missing) == 1 else "are not"
-            log.warning("%s %s under %s: going on without", ", ".join(missing), is_not, self.root)
+            log.warning("%s %s under %s: continuing without", ", ".join(missing), is_not, self.root)
         return usable, problems
 
     def _usable(self, listing: Listing, title: str) -> tuple[list[tuple[Pair, Record]], list[Problem]]:

@@ -100,7 +100,8 @@ def main(cfg: DictConfig) -> None:
     if shown := [finding for finding in findings if finding.pairs]:
         write_sheet(folder / "doctor.png", shown, cfg.examples)
         made.append("doctor.png")
-    log.info("%d findings in %d sets: %s in %s", len(findings), len(reports), ", ".join(made), folder)
+    counts = (f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((len(findings), "finding"), (len(reports), "set")))
+    log.info("%s: %s in %s", " in ".join(counts), ", ".join(made), folder)
 
 
 def diagnose(

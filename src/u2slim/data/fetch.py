@@ -46,7 +46,7 @@ def _names(wanted: str | ListConfig | None) -> list[str]:
 def fetch(name: str, root: str | Path, keep: bool = False, verify: bool = True) -> str:
     """Make the set's folder under `root`, whole or not at all; returns a sentence that says what is where.
 
-    Archives are downloaded to `root/.downloads`, where a broken download goes on and where archives that were
+    Archives are downloaded to `root/.downloads`, where a broken download continues and where archives that were
     downloaded by hand are found; they are removed in the end unless `keep`. An archive whose size or SHA-256 is not
     the reported one is refused if `verify`.
 
@@ -123,7 +123,7 @@ def _download(data_set: DataSet, archive: Archive, path: Path) -> None:
     except UserError as error:
         files = "; ".join(f"{a.name} ({a.holds}) from {' or '.join(a.urls)}" for a in data_set.archives)
         raise UserError(
-            f"{archive.name} of {data_set.title} could not be downloaded: {error}. The same command goes on where it "
+            f"{archive.name} of {data_set.title} could not be downloaded: {error}. The same command continues where it "
             f"broke off. Or download by hand: {files}; home page: {data_set.home_page}. Put the files into "
             f"{path.parent} under these names and give the same command: it unpacks them without a network."
         ) from error

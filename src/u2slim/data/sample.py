@@ -291,7 +291,7 @@ def write_sample_set(root: Path, train: int = 320, test: int = 80, seed: int = 0
     """Make sure that root holds the generated set in the DUTS layout, and return root.
 
     root/DUTS-TR/DUTS-TR-Image/sample_00000.jpg and root/DUTS-TR/DUTS-TR-Mask/sample_00000.png are the first
-    of `train` pairs; DUTS-TE goes on with the next `test` indices. A set already there with the same
+    of `train` pairs; DUTS-TE continues with the next `test` indices. A set already there with the same
     parameters is kept, one with others is replaced, and a folder with anything else in it raises UserError.
     `workers` is the number of processes (default: one a core, at most 8).
     """

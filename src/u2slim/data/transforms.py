@@ -102,7 +102,7 @@ def strong(
     Args:
         size, crop, upside_down: as in `u2net`.
         scale, rotate: zoom (out and in equally often) and degrees either way, both about the centre; where the frame
-            then reaches beyond the picture, image and mask go on as in a mirror.
+            then reaches beyond the picture, image and mask continue as in a mirror.
         holes, hole_side: number of rectangles of one random colour each, and their sides as shares of the crop's.
         brightness, contrast, saturation: factors 1 - value to 1 + value.
         hue: turns of the colour circle, -value to value.

@@ -30,7 +30,7 @@ PARTIAL = ".*.part.????????*"  # what a killed process may leave
 def submit(cfg: DictConfig) -> Path:
     """Write `NAME_labelIds.png` (in other sets than Cityscapes `NAME.png`) of every image that `data` would score.
 
-    The same command goes on where it was stopped.
+    The same command continues where it was stopped.
 
     Raises:
         UserError: not one net and one set with its classes are given, the folder holds other files, or an image cannot
@@ -81,7 +81,7 @@ def _begin(folder: Path, model: Model, data_set: DataSet) -> None:
             "empty it, or give another folder."
         )
     if found:
-        log.info("going on in %s, which already has some of the files", folder)
+        log.info("continuing in %s, which already has some of the files", folder)
     else:
         write_whole(mark, lambda partial: partial.write_text(made_by))
 

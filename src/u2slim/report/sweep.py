@@ -43,7 +43,7 @@ def report(folder: Path) -> bool:
         print(f"job {row['job']} ({row['settings']}) failed: {row['reason']}")
     if failed:
         place = shlex.quote(f"hydra.sweep.dir={folder}")
-        print(f"To go on with what is not finished: the same command with {place} resume=auto")
+        print(f"To continue with what is not finished: the same command with {place} resume=auto")
     print(f"{len(rows) - len(failed)} of {len(rows)} jobs finished: {', '.join(written)} in {folder}")
     return not failed
 
