@@ -52,16 +52,19 @@ def _numbers(folder: Path, names: Sequence[str]) -> list[int]:
         return []
 
 
-def start_worker() -> None:
-    """Prepare a helping process: one thread, behind the net in the queue for the processor, gone with its parent.
+def start_worker(nice: int = 0) -> None:
+    """Prepare a helping process: one thread, gone with its parent.
 
-    A net's threads wait for each other, so that a process that took turns with one would halve them all.
+    Args:
+        nice: how far it stands back for others where processors are short. Beside a net it should: the net's threads
+            wait for each other, so that a process that took turns with one would halve them all. At 19 it would
+            wait for everything else on the machine, too.
     """
     import cv2  # a tenth of a second, which a command line does not need
 
     cv2.setNumThreads(0)
-    if hasattr(os, "nice"):
-        os.nice(19)
+    if nice and hasattr(os, "nice"):
+        os.nice(nice)
     end_with_parent(os.getppid())
 
 

@@ -236,7 +236,7 @@ def _scorers(workers: int) -> Iterator[Callable[[], Executor]]:
 
     def get() -> Executor:
         if not made:
-            made.append(ProcessPoolExecutor(workers, initializer=start_worker, env=KEEP_MEMORY))
+            made.append(ProcessPoolExecutor(workers, initializer=start_worker, initargs=(10,), env=KEEP_MEMORY))
         return made[0]
 
     try:
