@@ -777,7 +777,7 @@ def test_what_is_wrong_with_a_command_is_said(program, small, tmp_path):
     full = (tmp_path / "photo.png", "--net", small, "-o", tmp_path / "out")
     for words, reason in {
         (): "Say what to cut out",
-        full[:1]: "--net FILE",
+        full[:1]: "-o DIR",
         full[:3]: "-o DIR",
         (*full, "--nonsense"): "--nonsense is not known",
         (*full, "--threads", "0"): "--threads takes a number",

@@ -46,6 +46,7 @@ from u2slim.runtime import Runner, net_runner, onnx_runner
 from u2slim.runtime.onnx_writer import write_onnx
 
 PACKAGE = Path(u2slim.__file__).parent
+REWRITTEN = 5e-3  # what `runtime.onnx_rewrites` adds or takes, of a net's multiplications
 
 
 def hand_made() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -498,7 +499,7 @@ def test_facts_of_nets_and_files(exported, tmp_path, published):
     models = open_models([str(path), str(published), str(tmp_path / "folder")])
     assert list(models) == ["a", "u2netp", "folder"]
     in_memory = net_model(net, 64).facts
-    assert models["a"].facts.gmac == pytest.approx(in_memory.gmac)
+    assert models["a"].facts.gmac == pytest.approx(in_memory.gmac, rel=REWRITTEN)
     # BatchNorm is folded into the file's convolutions.
     assert 0.9 * in_memory.params < models["a"].facts.params <= in_memory.params
     assert models["a"].facts.megabytes == path.stat().st_size / 1e6
@@ -530,7 +531,7 @@ def store_in_dynamic_int8(whole, small) -> None:
 def test_files_of_every_precision_have_the_multiplications_of_their_net(exported, tmp_path, convert):
     net, path = exported
     convert(path, tmp_path / "small.onnx")
-    assert onnx_facts(tmp_path / "small.onnx").gmac == pytest.approx(net_gmac(net, 64))
+    assert onnx_facts(tmp_path / "small.onnx").gmac == pytest.approx(net_gmac(net, 64), rel=REWRITTEN)
 
 
 def test_a_file_of_open_size_has_the_multiplications_of_the_size_it_runs_at(exported, tmp_path):
@@ -540,7 +541,7 @@ def test_a_file_of_open_size_has_the_multiplications_of_the_size_it_runs_at(expo
         dim.dim_param = "side"
     onnx.save(model, tmp_path / "open.onnx")
     [opened] = open_models(str(tmp_path / "open.onnx"), "onnxruntime").values()
-    assert opened.facts.gmac == pytest.approx(net_gmac(net, 64))
+    assert opened.facts.gmac == pytest.approx(net_gmac(net, 64), rel=REWRITTEN)
 
 
 def test_multiplications_are_not_told_where_some_are_no_convolutions(tmp_path):
