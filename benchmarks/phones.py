@@ -28,6 +28,7 @@ from u2slim.overrides import override, quoted
 from u2slim.repository import REPOSITORY
 from u2slim.runtime import PHONE_RUNTIMES
 from u2slim.zoo import open_net
+from u2slim.zoo.fetch import NETS as SHIPPED
 
 Row = dict[str, str | float]
 ON_PHONES = tuple(name for name, target in TARGETS.items() if target.convert)
@@ -116,25 +117,25 @@ def pairs_of(root: Path, name: str) -> list[Pair]:
 
 def scored(name: str, rows: list[Row], options: argparse.Namespace) -> list[Row]:
     """The rows, and first one of the net itself, with what eval.py says of each file that runs here."""
-    whole: Row = {"net": name, "precision": "as it is", "file": name}
+    shipped = SHIPPED / f"{name}.onnx"
+    whole: Row = {"net": name, "precision": "as it is", "file": str(shipped) if shipped.is_file() else name}
     run_here = [whole, *(row for row in rows if row["runtime"] in PHONE_RUNTIMES and "refused" not in row)]
     models = ", ".join(f"net{number}: {quoted('models', str(row['file']))}" for number, row in enumerate(run_here))
     is_class_net = open_net(name).net().classes is not None
     scores_folder = options.folder / f"{Path(name).stem}-scores"
     print(f"{name}: scores of {len(run_here)} files", file=sys.stderr)
-    command = [sys.executable, str(REPOSITORY / "eval.py"), f"models={{{models}}}"]
+    command = [sys.executable, str(REPOSITORY / "eval.py"), f"models={{{models}}}", "stretch=true"]
     command += [f"data={'camvid' if is_class_net else 'ecssd'}", override("data.root", options.root.resolve())]
     command += [override("store", options.folder / "scores.sqlite"), override("hydra.run.dir", scores_folder)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     found = json.loads((scores_folder / "metrics.json").read_text())
     whole |= {key: found["models"]["net0"][key] for key in ("megabytes", "runtime")}
     for result in found["results"]:
-        if result.get("stretched") is not False:
-            row = run_here[int(result["model"].removeprefix("net"))]
-            row["score"] = result["mIoU" if is_class_net else "maxF"]
-            row["milliseconds"] = found["models"][result["model"]]["milliseconds"]
-            if not is_class_net:
-                row["bIoU"] = result["bIoU"]
+        row = run_here[int(result["model"].removeprefix("net"))]
+        row["score"] = result["mIoU" if is_class_net else "maxF"]
+        row["milliseconds"] = found["models"][result["model"]]["milliseconds"]
+        if not is_class_net:
+            row["bIoU"] = result["bIoU"]
     return [whole, *rows]
 
 
