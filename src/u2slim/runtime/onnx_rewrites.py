@@ -22,9 +22,10 @@ def rewrite(model: onnx.ModelProto) -> None:
     """
     graph = _Graph(model)
     for node in list(model.graph.node):
-        if node.op_type == "Conv" and graph.weight_of(node) is not None:
-            _narrow_before_enlarging(graph, node)
-            _one_channel_by_taps(graph, node)
+        if node.op_type == "Conv" and (weight := graph.constants.get(node.input[1])) is not None:
+            weight_OIKK = numpy_helper.to_array(weight)
+            _narrow_before_enlarging(graph, node, weight_OIKK)
+            _one_channel_by_taps(graph, node, weight_OIKK)
     graph.finish()
 
 
@@ -42,10 +43,6 @@ class _Graph:
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred.value_info
         }
         self.instead: dict[str, list[onnx.NodeProto]] = {}  # by a node's first output, what takes its place
-
-    def weight_of(self, conv: onnx.NodeProto) -> np.ndarray | None:
-        tensor = self.constants.get(conv.input[1])
-        return None if tensor is None else numpy_helper.to_array(tensor)
 
     def constant(self, name: str, values: np.ndarray) -> str:
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
@@ -67,32 +64,33 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
 
-def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto) -> None:
+def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: np.ndarray) -> None:
     """Let a 1x1 convolution take its two inputs apart, the enlarged one before it is enlarged.
 
     A 1x1 convolution and bilinear resizing may change places, as the weights of each pixel's neighbours add up to 1.
     So a quarter of the pixels have to be multiplied, and fewer channels resized.
     """
-    weight = graph.weight_of(conv)
     concat = graph.makers.get(conv.input[0])
-    if weight is None or weight.shape[2:] != (1, 1) or concat is None or concat.op_type != "Concat":
+    if weight_OIKK.shape[2:] != (1, 1) or concat is None or concat.op_type != "Concat" or len(concat.input) != 2:
         return
     attributes, resize = _attributes(conv), graph.makers.get(concat.input[0])
-    if attributes.get("group", 1) != 1 or set(attributes.get("strides", (1,))) != {1} or len(concat.input) != 2:
+    if attributes.get("group", 1) != 1 or {1, *attributes.get("strides", ())} != {1} or any(attributes.get("pads", ())):
         return
-    if resize is None or resize.op_type != "Resize" or _attributes(resize).get("mode") != b"linear":
+    if resize is None or resize.op_type != "Resize" or _attributes(concat)["axis"] != 1:
+        return
+    if _attributes(resize).get("mode") != b"linear":
         return
     if not all(graph.only_reader(name) for name in (conv.input[0], concat.input[0])):
         return
     before, after = (graph.shapes.get(name, []) for name in (resize.input[0], resize.output[0]))
-    outputs = len(weight)
+    outputs = len(weight_OIKK)
     if len(before) != 4 or not all(before[1:] + after[1:]) or before[2:] == after[2:] or outputs >= before[1]:
         return
     sizes = graph.constants.get(resize.input[3]) if len(resize.input) > 3 and resize.input[3] else None
     name, (first, second) = conv.name, (f"{conv.name}.{ending}" for ending in (ENLARGED, BESIDE))
     small = helper.make_node(
         "Conv",
-        [resize.input[0], graph.constant(f"{first}.weight", weight[:, : before[1]])],
+        [resize.input[0], graph.constant(f"{first}.weight", weight_OIKK[:, : before[1]])],
         [first],
         first,
         **attributes,
@@ -106,7 +104,7 @@ def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto) -> None:
         large.input[3] = graph.constant(f"{name}.sizes", channels)
     beside = helper.make_node(
         "Conv",
-        [concat.input[1], graph.constant(f"{second}.weight", weight[:, before[1] :]), *conv.input[2:]],
+        [concat.input[1], graph.constant(f"{second}.weight", weight_OIKK[:, before[1] :]), *conv.input[2:]],
         [second],
         second,
         **attributes,
@@ -117,20 +115,20 @@ def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto) -> None:
     graph.instead[conv.output[0]] = [beside, total]
 
 
-def _one_channel_by_taps(graph: _Graph, conv: onnx.NodeProto) -> None:
+def _one_channel_by_taps(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: np.ndarray) -> None:
     """Let a 3x3 convolution to one channel be a 1x1 convolution to nine, and the sum of these, each moved to its place.
 
     Runtimes compute channels in blocks of 8 to 24, so that one channel takes as long as that many.
     """
-    weight = graph.weight_of(conv)
+    outputs, inputs, *window = weight_OIKK.shape
     attributes = _attributes(conv)
-    if weight is None or weight.shape[0] != 1 or weight.shape[2:] != (3, 3) or weight.shape[1] < 16:
+    if outputs != 1 or inputs < 16 or window != [3, 3] or attributes.get("group", 1) != 1:
         return
-    if attributes.get("group", 1) != 1 or {*attributes.get("strides", (1,)), *attributes.get("dilations", (1,))} != {1}:
+    if {1, *attributes.get("strides", ()), *attributes.get("dilations", ())} != {1}:
         return
     first, second = (f"{conv.name}.{ending}" for ending in (TAPS, SUM))
     places_1933 = np.eye(9, dtype=np.float32).reshape(1, 9, 3, 3)
-    taps_9I11 = weight[0].reshape(-1, 9).T[:, :, None, None]
+    taps_9I11 = weight_OIKK[0].reshape(-1, 9).T[:, :, None, None]
     graph.instead[conv.output[0]] = [
         helper.make_node(
             "Conv", [conv.input[0], graph.constant(f"{first}.weight", taps_9I11)], [first], first, kernel_shape=[1, 1]
