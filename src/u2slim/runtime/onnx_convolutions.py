@@ -23,6 +23,7 @@ _OPERATORS = {
     *("Shape", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Floor", "Mul", "Div", "Sub", "Max", "ReduceMax"),
 }
 
+_OTHER_PART = {ENLARGED: BESIDE, BESIDE: ENLARGED, SUM: TAPS, TAPS: SUM}
 _SCALING = ("Cast", "Mul", "Add")  # what makes the outputs of a `ConvInteger` of its sums
 
 
@@ -91,16 +92,15 @@ def _before_rewriting(found: list[Convolution]) -> list[Convolution]:
     whole = []
     for convolution in found:
         name, _, ending = convolution.name.rpartition(".")
-        if ending == ENLARGED:
-            beside = parts[f"{name}.{BESIDE}"]
-            weight = np.concatenate([convolution.weight_OIKK, beside.weight_OIKK], 1)
-            whole.append(replace(beside, name=name, weight_OIKK=weight))
-        elif ending == SUM:
-            taps_9I11 = parts[f"{name}.{TAPS}"].weight_OIKK
-            weight = taps_9I11[:, :, 0, 0].T.reshape(1, -1, 3, 3)
-            whole.append(replace(convolution, name=name, weight_OIKK=weight))
-        elif ending not in (BESIDE, TAPS):
+        other = parts.get(f"{name}.{_OTHER_PART.get(ending, '')}")
+        if other is None:
             whole.append(convolution)
+        elif ending == ENLARGED:
+            weight = np.concatenate([convolution.weight_OIKK, other.weight_OIKK], 1)
+            whole.append(replace(other, name=name, weight_OIKK=weight))
+        elif ending == SUM:
+            taps_IT = other.weight_OIKK[:, :, 0, 0].T
+            whole.append(replace(convolution, name=name, weight_OIKK=taps_IT.reshape(1, -1, 3, 3)))
     return whole
 
 
