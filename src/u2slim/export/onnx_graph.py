@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
+from u2slim.runtime.onnx_rewrites import attributes_of
 
 Attributes = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ class OnnxGraph(nn.Module):
         return values[name] if name in values else self.get_buffer(self.kept[name])
 
     def _add(self, node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> None:
-        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        attributes = attributes_of(node)
         known = [constants.get(name) if name else None for name in node.input]
         if node.op_type == "Conv":
             conv = _convolution(node, attributes, known)

@@ -8,6 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from u2slim.errors import UserError
+from u2slim.runtime.onnx_rewrites import attributes_of
 
 SMALLEST_HALF = 2.0**-14  # chips take what is below for 0
 # Those of our nets' graphs that every target agrees with torch on: tests/export/test_phone_operators.py.
@@ -60,7 +61,7 @@ def _keep_above_zero(graph: onnx.GraphProto) -> None:
 def _check(model: onnx.ModelProto, target: str) -> None:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        attributes = attributes_of(node)
         if node.op_type not in OPERATORS:
             reason = "it is not known to be converted rightly"
         else:

@@ -74,7 +74,7 @@ def resize_by_scales(graph: "onnx.GraphProto") -> None:
             graph.initializer.append(numpy_helper.from_array(np.array(scales, np.float32), name))
             del node.input[2:]
             node.input.append(name)
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
 def _scale(before: int, after: int) -> np.float32:
@@ -83,7 +83,8 @@ def _scale(before: int, after: int) -> np.float32:
     return scale if float(scale) * before >= after else np.nextafter(scale, np.float32(np.inf))
 
 
-def _drop_unused(graph: "onnx.GraphProto") -> None:
+def drop_unused(graph: "onnx.GraphProto") -> None:
+    """Take out the nodes and constants that no output depends on."""
     used = {output.name for output in graph.output}
     kept = []
     for node in reversed(graph.node):

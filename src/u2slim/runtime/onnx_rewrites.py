@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from u2slim.runtime.batch_axis import drop_unused
+
 # What a convolution's name gets where it became two.
 ENLARGED, BESIDE = "enlarged", "beside"  # a 1x1 convolution of two inputs, one of which was enlarged before
 TAPS, SUM = "taps", "sum"  # a 3x3 convolution to one channel
@@ -53,14 +55,16 @@ class _Graph:
 
     def finish(self) -> None:
         nodes = [new for node in self.graph.node for new in self.instead.get(node.output[0], [node])]
-        used = {name for node in nodes for name in node.input}
+        constants = list(self.constants.values())
         self.graph.ClearField("node")
         self.graph.node.extend(nodes)
         self.graph.ClearField("initializer")
-        self.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in used)
+        self.graph.initializer.extend(constants)
+        drop_unused(self.graph)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """What a node says, by name."""
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
 
@@ -73,12 +77,12 @@ def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: n
     concat = graph.makers.get(conv.input[0])
     if weight_OIKK.shape[2:] != (1, 1) or concat is None or concat.op_type != "Concat" or len(concat.input) != 2:
         return
-    attributes, resize = _attributes(conv), graph.makers.get(concat.input[0])
+    attributes, resize = attributes_of(conv), graph.makers.get(concat.input[0])
     if attributes.get("group", 1) != 1 or {1, *attributes.get("strides", ())} != {1} or any(attributes.get("pads", ())):
         return
-    if resize is None or resize.op_type != "Resize" or _attributes(concat)["axis"] != 1:
+    if resize is None or resize.op_type != "Resize" or attributes_of(concat)["axis"] != 1:
         return
-    if _attributes(resize).get("mode") != b"linear":
+    if attributes_of(resize).get("mode") != b"linear":
         return
     if not all(graph.only_reader(name) for name in (conv.input[0], concat.input[0])):
         return
@@ -111,7 +115,6 @@ def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: n
     )
     total = helper.make_node("Add", [large.output[0], second], list(conv.output), f"{name}.add")
     graph.instead[resize.output[0]] = [small, large]
-    graph.instead[concat.output[0]] = []
     graph.instead[conv.output[0]] = [beside, total]
 
 
@@ -121,7 +124,7 @@ def _one_channel_by_taps(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: np.nd
     Runtimes compute channels in blocks of 8 to 24, so that one channel takes as long as that many.
     """
     outputs, inputs, *window = weight_OIKK.shape
-    attributes = _attributes(conv)
+    attributes = attributes_of(conv)
     if outputs != 1 or inputs < 16 or window != [3, 3] or attributes.get("group", 1) != 1:
         return
     if {1, *attributes.get("strides", ()), *attributes.get("dilations", ())} != {1}:
