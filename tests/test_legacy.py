@@ -15,7 +15,7 @@ import yaml
 from hydra.utils import get_object
 
 from tests.conftest import REPO, TINY, run, write_set
-from u2slim.legacy import current
+from u2slim.legacy import current, current_run
 from u2slim.models import GroupedConv, ICNet, build_net
 from u2slim.zoo import open_net
 
@@ -64,6 +64,13 @@ def test_only_targets_change_wherever_they_stand_and_the_config_given_stays():
     assert new["b"] == old["b"] and old == kept and current(new) == new
     for name in ("torch.optim.Adam", "src", "src.unheard.Of", "mysrc.models.U2Net", None):
         assert current({"_target_": name}) == {"_target_": name}
+
+
+def test_best_checkpoints_of_an_old_run_are_kept_by_todays_callback():
+    best = {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "save_top_k": 3}
+    today = current_run({"callbacks": {"best": best, "own": dict(best)}})["callbacks"]
+    assert today["best"] == {"_target_": "u2slim.callbacks.KeepBest", "save_top_k": 3}
+    assert today["own"]["_target_"] == "pytorch_lightning.callbacks.ModelCheckpoint"
 
 
 def test_an_old_checkpoint_opens_as_the_net_it_was():

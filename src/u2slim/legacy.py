@@ -48,6 +48,8 @@ def current_run(config: Mapping[str, Any]) -> dict[str, Any]:
     callbacks = run.get("callbacks") or {}
     if "fused" in (stop := callbacks.get("stop") or {}):
         stop["answer"] = stop.pop("fused")
+    if (best := callbacks.get("best") or {}).get("_target_") == "pytorch_lightning.callbacks.ModelCheckpoint":
+        best["_target_"] = "u2slim.callbacks.KeepBest"  # the same, with a link to the best
     if (callbacks.get("progress") or {}).get("shown") == ["train/main", "train/images_per_s", "val/mIoU"]:
         del callbacks["progress"]["shown"]  # which is the default of a task with classes
     return run

@@ -28,12 +28,7 @@ _VOLATILE = re.compile(
 )
 _MAX_STEPS = "trainer.max_steps"
 # Settings of today, and what runs did before they were there.
-_ADDED = {
-    ("data", "repeats_apart"): True,
-    ("data", "val_share"): 0.1,
-    ("task", "freeze"): [],
-    ("task", "rates"): {},
-}
+_ADDED = {"data.repeats_apart": True, "data.val_share": 0.1, "task.freeze": [], "validate_first": False}
 # How the first process of a run tells the others, which it starts with its own environment.
 _CHECKPOINT_VARIABLE = "U2SLIM_CHECKPOINT"
 
@@ -194,20 +189,16 @@ def _last_written(run: Path) -> float:
 def _differences(cfg: DictConfig, run: Path) -> set[str]:
     """The keys in which a run's config is another one."""
     configs = (OmegaConf.to_yaml(cfg, resolve=True), (run / "config.yaml").read_text())
-    ours, theirs = (_leaves(_today(yaml.safe_load(text))) for text in configs)
+    ours, theirs = (_today(yaml.safe_load(text)) for text in configs)
     return {
         key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key) and not _VOLATILE.search(key)
     }
 
 
-def _today(config: dict) -> dict:
-    """A run's config of any age as it would be written today."""
-    today = current_run(config) | {"model": current_config(config["model"])}
-    for (group, name), usual in _ADDED.items():
-        if isinstance(today.get(group), dict) and today[group].get(name) == usual:
-            del today[group][name]
-    today.setdefault("validate_first", False)  # newer than some runs
-    return today
+def _today(config: dict) -> dict[str, object]:
+    """The settings of a run's config of any age as they would be written today, but for what is as before `_ADDED`."""
+    today = _leaves(current_run(config) | {"model": current_config(config["model"])})
+    return {key: value for key, value in today.items() if key not in _ADDED or value != _ADDED[key]}
 
 
 def _leaves(config: dict, prefix: str = "") -> dict[str, object]:
