@@ -16,14 +16,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.processes import generate, run
+from benchmarks.processes import CUT, generate, run
 from u2slim.repository import REPOSITORY, TRAIN
 
-CUT = [sys.executable, "-m", "u2slim.app.main", "cut"]
 Point = tuple[float, float, float]  # how much, seconds, MiB
 
 
@@ -66,37 +66,40 @@ def side(folder: Path) -> Iterator[Point]:
 
 
 def images(folder: Path) -> Iterator[Point]:
-    return _starts(folder, again=False)
+    return ((count, *first) for count, first, _ in starts())
 
 
 def images_again(folder: Path) -> Iterator[Point]:
-    return _starts(folder, again=True)
+    return ((count, *second) for count, _, second in starts())
 
 
-def _starts(folder: Path, again: bool) -> Iterator[Point]:
-    """Each count is a folder of links to a few pairs, since what is in them costs nothing here."""
+@cache
+def starts() -> list[tuple[int, tuple[float, float], tuple[float, float]]]:
+    """Counts of training images, and what two starts take: links to a few pairs, as what is in them costs nothing."""
     from PIL import Image
 
     from u2slim.data.sample import render
 
-    for index in range(10):
-        for name, picture in zip(("photos", "masks"), render(0, index), strict=True):
-            (folder / name).mkdir(exist_ok=True)
-            Image.fromarray(picture).save(folder / name / f"{index}.png")
-    for count in (1_000, 3_000, 10_000, 30_000):
-        for name in ("photos", "masks"):
-            part = folder / str(count) / name
-            part.mkdir(parents=True)
-            for index in range(count):
-                os.link(folder / name / f"{index % 10}.png", part / f"{index}.png")
-        command = [sys.executable, str(TRAIN), "data=own", "model.width=lite", "trainer=cpu", "data.size=32"]
-        command += [f"data.images={folder / str(count) / 'photos'}", f"data.masks={folder / str(count) / 'masks'}"]
-        command += ["data.batch_size=2", "data.val_count=10", "trainer.max_steps=1", "data.num_workers=0"]
-        command += ["data.repeats_apart=false", f"hydra.run.dir={folder / 'run'}"]
-        taken = run(command, {"XDG_CACHE_HOME": str(folder / "cache")})
-        if again:
-            taken = run(command, {"XDG_CACHE_HOME": str(folder / "cache")})
-        yield count, *taken
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for index in range(10):
+            for kind, picture in zip(("photos", "masks"), render(0, index), strict=True):
+                (folder / kind).mkdir(exist_ok=True)
+                Image.fromarray(picture).save(folder / kind / f"{index}.png")
+        for count in (1_000, 3_000, 10_000, 30_000):
+            for kind in ("photos", "masks"):
+                part = folder / str(count) / kind
+                part.mkdir(parents=True)
+                for index in range(count):
+                    os.link(folder / kind / f"{index % 10}.png", part / f"{index}.png")
+            command = [sys.executable, str(TRAIN), "data=own", "model.width=lite", "trainer=cpu", "data.size=32"]
+            command += [f"data.images={folder / str(count) / 'photos'}", f"data.masks={folder / str(count) / 'masks'}"]
+            command += ["data.batch_size=2", "data.val_count=10", "trainer.max_steps=1", "data.num_workers=0"]
+            command += ["data.repeats_apart=false", f"hydra.run.dir={folder / 'run'}"]
+            first, second = (run(command, {"XDG_CACHE_HOME": str(folder / "cache")}) for _ in range(2))
+            found.append((count, first, second))
+    return found
 
 
 def workers(folder: Path) -> Iterator[Point]:

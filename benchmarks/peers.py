@@ -17,12 +17,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.markdown import Row, head, line
 from benchmarks.peer_installs import NotInstalled, Peer, bytes_of, known_peers, reason_in
 from benchmarks.processes import SIZES, generate_apart, in_turns, run
 from u2slim.repository import REPOSITORY
 
-Row = dict[str, str | float]
-# A row's entries, what they are called, and how they are written.
 COLUMNS: dict[str, tuple[str, str]] = {
     "peer": ("tool", ""),
     "megapixels": ("MP", ""),
@@ -41,10 +40,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
 
 def table(rows: Sequence[Row]) -> str:
     """In Markdown; "-" for what was not measured, and a column of reasons only where there are any."""
-    shown = [key for key in COLUMNS if key != "why" or any("why" in row for row in rows)]
-    lines = [[COLUMNS[key][0] for key in shown], ["---"] * len(shown)]
-    lines += [[format(row[key], COLUMNS[key][1]) if key in row else "-" for key in shown] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    shown = {key: COLUMNS[key] for key in COLUMNS if key != "why" or any("why" in row for row in rows)}
+    return "\n".join([head(shown), *(line(row, shown, "-") for row in rows)])
 
 
 def usable(peers: Sequence[Peer], photo: Path, out: Path, env: Mapping[str, str]) -> tuple[list[Peer], list[Row]]:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
+from benchmarks.markdown import Row, head, line
 from u2slim.data.catalog import get_data_set
 from u2slim.data.pairs import Pair, find_pairs
 from u2slim.errors import UserError
@@ -30,13 +31,11 @@ from u2slim.runtime import PHONE_RUNTIMES
 from u2slim.zoo import open_net
 from u2slim.zoo.fetch import NETS as SHIPPED
 
-Row = dict[str, str | float]
 ON_PHONES = tuple(name for name, target in TARGETS.items() if target.convert)
 NETS = ("lite-two-thirds", "lite-half", "lite-l", "lite-m", "lite-s", "lite-dwsep", "isnet-s", "icnet-camvid")
 # The sets that a net is compared and scored on, and looks at for 8 bits, by whether it tells classes apart.
 SETS = {False: ("ecssd", "duts_tr"), True: ("camvid_val", "camvid_train")}
 CALIBRATE_ON, COMPARED_ON = 16, 4  # photos
-# A row's entries, what they are called, and how they are written.
 COLUMNS = {
     "net": ("net", ""),
     "precision": ("precision", ""),
@@ -64,11 +63,10 @@ def main() -> None:
     add("--onnx2tf", default="onnx2tf", help="the program that makes files for LiteRT")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    print(f"| {' | '.join(title for title, _ in COLUMNS.values())} |\n{'|---' * len(COLUMNS)}|", flush=True)
+    print(head(COLUMNS), flush=True)
     for name in options.nets:
         for row in scored(name, converted(name, options), options):
-            cells = [format(row[key], form) if key in row else "" for key, (_, form) in COLUMNS.items()]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print(line(row, COLUMNS), flush=True)
 
 
 def converted(name: str, options: argparse.Namespace) -> list[Row]:

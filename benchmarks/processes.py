@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+CUT = [sys.executable, "-m", "u2slim.app.main", "cut"]  # to which photos and options are added
 SIZES = {"0.12": (300, 400), "0.3": (480, 640), "2": (1200, 1600), "12": (3000, 4000)}  # megapixels: height, width
 
 

@@ -5,11 +5,10 @@ Times `u2slim cut` in each installed runtime on folders of so many photos, in tu
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.processes import SIZES, generate_apart, in_turns
+from benchmarks.processes import CUT, SIZES, generate_apart, in_turns
 from u2slim.runtime import installed_runtimes
 from u2slim.zoo import DEFAULT
 
@@ -28,7 +27,7 @@ def main() -> None:
         for count in options.counts:
             with tempfile.TemporaryDirectory() as folder:
                 generate_apart(Path(folder, "photos"), options.megapixels, count)
-                command = [sys.executable, "-m", "u2slim.app.main", "cut", f"{folder}/photos", "--net", net]
+                command = [*CUT, f"{folder}/photos", "--net", net]
                 commands = {name: [*command, "-o", f"{folder}/out/{name}", "--runtime", name] for name in runtimes}
                 taken = in_turns(commands, options.rounds if count < 16 else 2, Path(folder, "out"))
             cells = [f"{seconds:.2f}, {memory:.0f}" for seconds, memory in taken.values()]

@@ -8,11 +8,10 @@ theirs were as fast. Prices are list prices of one day. Give your own: --machine
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.processes import SIZES, generate_apart, run
+from benchmarks.processes import CUT, SIZES, generate_apart, run
 
 MILLION = 1_000_000
 # Name, virtual processors, dollars an hour: Linux in us-east-1, without storage and traffic. The first two are from
@@ -47,7 +46,7 @@ def main() -> None:
             if options.photos is None:
                 generate_apart(source, megapixels, options.count)
             output = Path(folder, "results")
-            command = [sys.executable, "-m", "u2slim.app.main", "cut", str(source), "-o", str(output), "--manifest"]
+            command = [*CUT, str(source), "-o", str(output), "--manifest"]
             seconds, memory, load = min(once([*command, *options.options], output) for _ in range(options.rounds))
             count = sum(1 for _ in (output / "masks").rglob("*.png"))
         rate = count / seconds
