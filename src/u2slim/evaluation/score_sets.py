@@ -26,6 +26,7 @@ from u2slim.evaluation.store import Store, digest
 from u2slim.images.read import load, read_image
 from u2slim.processes import start_worker
 
+NICE = 10  # of 19: scoring stands behind the net, but not behind everything else on the machine
 IN_FLIGHT = 4  # images per process between the net and the scores: what bounds memory
 CHANGED = "one of its files has changed while it was scored; run again"
 
@@ -236,7 +237,7 @@ def _scorers(workers: int) -> Iterator[Callable[[], Executor]]:
 
     def get() -> Executor:
         if not made:
-            made.append(ProcessPoolExecutor(workers, initializer=start_worker, initargs=(10,), env=KEEP_MEMORY))
+            made.append(ProcessPoolExecutor(workers, initializer=start_worker, initargs=(NICE,), env=KEEP_MEMORY))
         return made[0]
 
     try:
