@@ -109,13 +109,14 @@ def workers(folder: Path) -> Iterator[Point]:
 
 
 # What each axis is called, who measures it, and how far it is extrapolated; None: not at all.
+# `side` is the last, as it runs in this process: others would count its memory as theirs.
 AXES: dict[str, tuple[str, Callable[[Path], Iterator[Point]], float | None]] = {
     "photos": ("photos", photos, 10_000),
     "megapixels": ("megapixels", megapixels, None),
-    "side": ("side of the net's input", side, None),
+    "workers": ("workers", workers, None),
     "images": ("training images, first start", images, 1_000_000),
     "images_again": ("training images, second start", images_again, 1_000_000),
-    "workers": ("workers", workers, None),
+    "side": ("side of the net's input", side, None),
 }
 
 
@@ -132,14 +133,23 @@ def draw(found: dict[str, list[Point]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(3.2 * len(found), 3), squeeze=False, layout="constrained")
-    for each, (name, points) in zip(axes[0], found.items(), strict=True):
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(3.4 * columns, 2.8 * rows), squeeze=False, layout="constrained"
+    )
+    for each in axes.flat[len(found) :]:
+        each.set_visible(False)
+    for each, (name, points) in zip(axes.flat, found.items(), strict=False):
         much, seconds, _ = zip(*points, strict=True)
         each.loglog(much, seconds, "o-", color="tab:blue")
+        each.set_xticks(much, [f"{number:,.3g}" if number < 1000 else f"{number:,.0f}" for number in much])
+        each.set_yticks(seconds, [f"{number:.2g}" if number < 10 else f"{number:.0f}" for number in seconds])
+        each.minorticks_off()
         each.set_xlabel(AXES[name][0])
         each.set_title(f"slope {slope(points)[0]:.2f}", fontsize=9)
         each.grid(alpha=0.2)
-    axes[0][0].set_ylabel("seconds")
+    figure.supylabel("seconds")
     figure.savefig(path, dpi=110)
 
 
