@@ -12,16 +12,22 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <mutex>
 #include <optional>
+#include <thread>
 
 namespace {
 
 namespace fs = std::filesystem;
 using u2slim::Error;
+
+constexpr int max_workers = 8;  // each holds a photo and a net's activations
 
 const char* const usage =
     "u2slim INPUT... -o DIR [options]\n"
@@ -41,7 +47,7 @@ const char* const usage =
     "      --mean R,G,B, --std R,G,B, --scale 255|maximum|1\n"
     "                       for a file that does not say how its input is normalised: (x / scale - mean) / std, in RGB\n"
     "      --device NAME    cpu, the default, or cuda\n"
-    "      --threads N      use N threads; by default as many as there are processors\n"
+    "      --threads N      use N threads, each for a photo where there are several; by default one for each processor\n"
     "      --compare DIR    compare each mask with DIR/NAME.png: they agree where 99.9 % of pixels are within 1 of 255,\n"
     "                       or of the same class\n"
     "      --time           print how long loading and each photo took\n"
@@ -167,20 +173,18 @@ class Clock {
 };
 
 cv::Mat cutout(const u2slim::Photo& photo, const cv::Mat& mask) {
-    std::vector<cv::Mat> channels;
-    cv::split(photo.bgra.empty() ? photo.bgr : photo.bgra, channels);
-    channels.resize(4);
     if (photo.bgra.empty()) {
-        channels[3] = mask;
-    } else {  // what was transparent in the photo stays so
-        for (int y = 0; y < mask.rows; ++y)
-            for (int x = 0; x < mask.cols; ++x) {
-                std::uint8_t& alpha = channels[3].at<std::uint8_t>(y, x);
-                alpha = std::uint8_t(alpha * mask.at<std::uint8_t>(y, x) / 255);
-            }
+        const cv::Mat parts[] = {photo.bgr, mask};
+        cv::Mat pixels;
+        cv::merge(parts, 2, pixels);
+        return pixels;
     }
-    cv::Mat pixels;
-    cv::merge(channels, pixels);
+    cv::Mat pixels = photo.bgra.clone();
+    for (int y = 0; y < mask.rows; ++y)  // what was transparent in the photo stays so
+        for (int x = 0; x < mask.cols; ++x) {
+            std::uint8_t& alpha = pixels.at<cv::Vec4b>(y, x)[3];
+            alpha = std::uint8_t(alpha * mask.at<std::uint8_t>(y, x) / 255);
+        }
     return pixels;
 }
 
@@ -235,6 +239,45 @@ void report(const fs::path& photo, const std::string& reason) {
     std::fprintf(stderr, "%s\n", (is_named ? reason : photo.string() + ": " + reason).c_str());
 }
 
+bool lacks_memory(const std::string& reason) {
+    return reason.find("bad_alloc") != reason.npos || reason.find("Insufficient memory") != reason.npos;
+}
+
+// How many of the jobs were done, `workers` at a time, each by a net of its own. What runs out of memory beside others
+// is tried once more alone.
+std::size_t work(u2slim::Segmenter& first, const std::string& net, const std::vector<u2slim::Job>& jobs, int workers,
+                 const Settings& settings) {
+    std::atomic<std::size_t> next{0}, done{0};
+    std::mutex adding;
+    std::vector<u2slim::Job> again;
+    const auto one = [&](u2slim::Segmenter& segmenter, const u2slim::Job& job, bool alone) {
+        try {
+            if (!job.failure.empty()) throw Error(job.failure);
+            segment(segmenter, job, settings);
+            ++done;
+        } catch (const std::exception& error) {  // out of memory, too: the next photo may be smaller
+            if (alone || !lacks_memory(error.what())) return report(job.photo, error.what());
+            const std::lock_guard<std::mutex> lock(adding);
+            again.push_back(job);
+        }
+    };
+    const auto all = [&](u2slim::Segmenter& segmenter) {
+        for (std::size_t i = next++; i < jobs.size(); i = next++) one(segmenter, jobs[i], workers == 1);
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < workers; ++i) others.emplace_back([&] {
+        try {
+            u2slim::Segmenter own(net, settings.options);
+            all(own);
+        } catch (const std::exception&) {  // there is no memory for one more net: the others do its part
+        }
+    });
+    all(first);
+    for (std::thread& other : others) other.join();
+    for (const u2slim::Job& job : again) one(first, job, true);
+    return done;
+}
+
 int run(const Settings& settings, const std::string& program) {
     if (settings.options.device == u2slim::Device::cpu) limit_memory();  // CUDA reserves more than there is
     cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);
@@ -259,14 +302,11 @@ int run(const Settings& settings, const std::string& program) {
     std::vector<fs::path> results = {output / (has_classes ? "classes" : "masks")};
     if (settings.cutout) results.push_back(output / (has_classes ? "overlays" : "cutouts"));
     u2slim::spare_photos(jobs, results);
-    std::size_t done = 0;
-    for (const u2slim::Job& job : jobs) try {
-            if (!job.failure.empty()) throw Error(job.failure);
-            segment(segmenter, job, settings);
-            ++done;
-        } catch (const std::exception& error) {  // out of memory, too: the next photo may be smaller
-            report(job.photo, error.what());
-        }
+    const int threads = std::max(1, cv::getNumThreads());
+    const bool is_cpu = settings.options.device == u2slim::Device::cpu;
+    const int workers = is_cpu ? int(std::min<std::size_t>(std::min(threads, max_workers), jobs.size())) : 1;
+    if (workers > 1) cv::setNumThreads(std::max(1, threads / workers));
+    const std::size_t done = work(segmenter, net, jobs, workers, settings);
     std::printf("%zu of %zu photo%s done with OpenCV %s (%s): %s\n", done, jobs.size(), jobs.size() == 1 ? "" : "s", CV_VERSION,
                 settings.options.device == u2slim::Device::cuda ? "CUDA" : "CPU", output.c_str());
     return done == jobs.size() ? 0 : 1;
