@@ -22,6 +22,8 @@ from u2slim.data.sample import render
 from u2slim.images.masks import hard, largest_part, subject_box, to_8bit
 from u2slim.runtime.onnx_reader import read_graph
 from u2slim.zoo import SHIPPED, open_net
+from u2slim.zoo.fetch import NETS
+from u2slim.zoo.shipped import published_graph
 
 NET = ("--net", "lite-dwsep")
 
@@ -116,6 +118,9 @@ def test_the_package_knows_its_files_as_reading_tells_them():
         known, read = net.graph(), read_graph(net.onnx)
         assert known.proved and not read.proved
         assert known.__dict__ | {"proved": False} == read.__dict__
+    known, read = published_graph(NETS / "u2netp.onnx"), open_net("u2netp")._graph()
+    assert known.proved and known.__dict__ | {"proved": False} == read.__dict__
+    assert published_graph(Path("u2netp.onnx")) is None
 
 
 def test_one_photo_needs_few_modules(photo):

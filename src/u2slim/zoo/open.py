@@ -14,7 +14,7 @@ from u2slim.runtime.onnx_reader import FILE, GIVEN, KNOWN, NOWHERE, Graph, read_
 from u2slim.sizes import Size
 from u2slim.zoo.fetch import fetch, find, note, record_of
 from u2slim.zoo.records import PUBLISHED, Published
-from u2slim.zoo.shipped import SHIPPED
+from u2slim.zoo.shipped import SHIPPED, published_graph
 
 if TYPE_CHECKING:
     from u2slim.models import Net
@@ -148,8 +148,10 @@ class NetHandle:
                 raise UserError(f"{self.name} says itself how its input is normalised: leave out mean, std and scale.")
             return phone_runner(self.phone, runtime, stretch, streams, threads, size, device)
         if runtime != "torch" and (onnx := self.onnx_path()) is not None:
-            is_plain = self.name in SHIPPED and size is None and self.preprocess is None
-            graph = (SHIPPED[self.name].graph() if is_plain else None) or self._graph(size)
+            graph = None
+            if size is None and self.preprocess is None:
+                graph = SHIPPED[self.name].graph() if self.name in SHIPPED else published_graph(onnx)
+            graph = graph or self._graph(size)
             return onnx_runner(onnx, runtime, stretch, streams, threads, device=device, graph=graph)
         net = self.net()
         return net_runner(net, size or net.preprocess.size, runtime, stretch, streams, threads, device)

@@ -1,11 +1,12 @@
 """The nets that come with the package: ONNX files in `nets/`, and in a clone the checkpoints that they were made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from u2slim.images.preprocess import U2NET_PREPROCESS
 from u2slim.repository import WEIGHTS
-from u2slim.runtime.onnx_reader import Graph
+from u2slim.runtime.onnx_reader import KNOWN, Graph
 from u2slim.runtime.packed import widened
 from u2slim.sizes import DEFAULT_SIDE
 from u2slim.zoo.fetch import NETS
@@ -41,10 +42,7 @@ class Shipped:
         """
         if self.ecssd is None:
             return None
-        data = self.onnx.read_bytes()
-        if f"{sha256(data).hexdigest()}  {self.onnx.name}" not in (NETS / "SHA256SUMS").read_text().splitlines():
-            return None
-        return Graph(widened(data), "image", "mask", (self.side, self.side), None, self.precision, proved=True)
+        return _proved(Graph(b"", "image", "mask", (self.side, self.side), None, self.precision), self.onnx)
 
     @property
     def onnx(self) -> Path:
@@ -55,6 +53,21 @@ class Shipped:
         """The checkpoint, where there is a clone that has it."""
         path = WEIGHTS / f"{self.name}.ckpt"
         return path if self.checkpoint and path.is_file() else None
+
+
+def published_graph(path: Path) -> Graph | None:
+    """The same of `u2netp`, which comes with the package as rembg publishes it; None for any other file."""
+    if path != NETS / "u2netp.onnx":
+        return None
+    size = DEFAULT_SIDE, DEFAULT_SIDE
+    return _proved(Graph(b"", "input.1", "1959", size, replace(U2NET_PREPROCESS, size=size), "", source=KNOWN), path)
+
+
+def _proved(graph: Graph, path: Path) -> Graph | None:
+    data = path.read_bytes()
+    if f"{sha256(data).hexdigest()}  {path.name}" not in (NETS / "SHA256SUMS").read_text().splitlines():
+        return None
+    return replace(graph, data=widened(data), proved=True)
 
 
 _INT8 = "in 8 bits, for OpenCV 4, OpenVINO and onnxruntime"
