@@ -26,7 +26,7 @@ quick = settings(
 VALUES = {
     "--mask": ["also", "only", "none"],
     "--background": ["white", "#0000", "blur", "ground.png", "nowhere.png", "photo.png", ""],
-    "--format": ["png", "webp", "jpeg", "tiff", "avif", "gif"],
+    "--format": ["png", "webp", "webp-lossless", "jpeg", "tiff", "avif", "gif"],
     "--crop": ["0", "20", "10%", "1e9", "-1", "99999999999999999999", "nan%"],
     "--keep": ["exif,icc,dpi", "none", "icc", "exif", "", "xmp"],
     "--border": ["0", "20", "100%", "101", "nan", "inf"],

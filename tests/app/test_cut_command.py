@@ -165,6 +165,18 @@ def test_formats(photo, ending, mode, kind):
     assert np.abs((mask if mask.ndim == 2 else mask[..., 0]).astype(int) - expected.mask).mean() < 2
 
 
+def test_webp_without_loss_has_the_pixels_that_are_seen_in_fewer_bytes(photo):
+    cut("photo.jpg", "-o", "a.png")
+    cut("photo.jpg", "-o", "a.webp", "--format", "webp-lossless")
+    png, webp = pixels("a.png"), pixels("a.webp")
+    assert np.array_equal(webp[..., 3], png[..., 3]) and 0 < (png[..., 3] > 0).mean() < 1
+    seen = png[..., 3] > 0
+    assert np.array_equal(webp[seen], png[seen])
+    assert Path("a.webp").stat().st_size < 0.7 * Path("a.png").stat().st_size
+    cut("photo.jpg", "-o", "album", "--format", "webp-lossless")
+    assert Path("album/cutouts/photo.webp").read_bytes() == Path("a.webp").read_bytes()
+
+
 def test_backgrounds(photo):
     result = u2slim.cut_out(photo, "lite-dwsep")
     image, weight = pixels(photo).astype(float), result.alpha[..., None] / 255
@@ -381,6 +393,7 @@ def test_places(photo, capsys):
         ("photo.jpg", "-o", "results.v4"): "could be a file or a folder",
         ("photo.jpg", "photo.png", "-o", "a.png"): "a.png is one file for 2 photos",
         ("photo.jpg", "-o", "a.webp", "--format", "png"): "a.webp is no png file",
+        ("photo.jpg", "-o", "a.png", "--format", "webp-lossless"): "a.png is no webp-lossless file",
         ("nothing*.jpg",): "No photo or folder matches nothing*.jpg",
         ("photo.jpg", "-o", "a.webp", "--keep", "dpi"): "webp files cannot store dpi",
         ("photo.jpg", "--mask", "only", "--background", "red"): "--background is for cut-outs",

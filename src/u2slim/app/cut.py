@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from u2slim.app.options import Commands, add_command, add_options, open_cutter
 from u2slim.errors import UserError
 from u2slim.files import real_path, user_path
-from u2slim.images.write import ENDINGS, format_of
+from u2slim.images.write import ENDINGS, FORMATS, format_of
 from u2slim.remote import Place, is_address, open_address, without_protocol
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ def _is_file(options: argparse.Namespace, output: Place) -> bool:
             f"-o {options.output} could be a file or a folder: end it in {', '.join(ENDINGS)} for a file, in / for a "
             "folder."
         )
-    if options.format not in (None, kind.name):
+    if options.format and FORMATS[options.format].endings != kind.endings:
         raise UserError(f"-o {options.output} is no {options.format} file: leave out --format, or change the ending.")
-    options.format = kind.name
+    options.format = options.format or kind.name
     return True
 
 

@@ -20,7 +20,7 @@ class Format:
     """A kind of image file.
 
     Args:
-        name: as users give it.
+        name: as users give it: the encoder's, and after a dash what is special.
         endings: of its files; the first is ours.
         max_side: the most pixels that a side may have.
         has_alpha, has_dpi: whether it has a place for transparency and for pixels per inch.
@@ -34,12 +34,19 @@ class Format:
     has_dpi: bool = True
     options: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def encoder(self) -> str:
+        return self.name.partition("-")[0]
 
+
+LOSSLESS: Mapping[str, object] = {"lossless": True, "quality": 0, "method": 0, "exact": False}
 FORMATS = {
     kind.name: kind
     for kind in (
         Format("png", (".png",), options={"compress_level": 1}),  # half the time of 3, at a tenth more bytes
         Format("webp", (".webp",), 16_383, has_dpi=False, options={"quality": 90}),
+        # The least effort: more takes seconds for a few per cent.
+        Format("webp-lossless", (".webp",), 16_383, has_dpi=False, options=LOSSLESS),
         Format("jpeg", (".jpg", ".jpeg"), 65_500, has_alpha=False, options={"quality": 95}),
         Format("tiff", (".tif", ".tiff"), options={"compression": "tiff_deflate"}),
         Format("avif", (".avif",), 65_536, has_dpi=False, options={"quality": 90, "speed": 8}),
@@ -47,11 +54,11 @@ FORMATS = {
 }
 PNG = FORMATS["png"]
 ROWS = 256  # that are laid over each other at a time
-ENDINGS = tuple(ending for kind in FORMATS.values() for ending in kind.endings)
+ENDINGS = tuple(dict.fromkeys(ending for kind in FORMATS.values() for ending in kind.endings))
 
 
 def format_of(path: Place) -> Format | None:
-    """The format that a file's ending stands for; None: none that is written."""
+    """The format that a file's ending stands for, the first of several; None: none that is written."""
     return next((kind for kind in FORMATS.values() if path.suffix.lower() in kind.endings), None)
 
 
@@ -67,8 +74,8 @@ def encode(pixels: np.ndarray, kind: Format = PNG, metadata: Metadata | None = N
         # OpenCV's own setting takes under a third of Pillow's time at level 4 for files of the same size.
         order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(pixels.ndim == 3 and pixels.shape[2])
         return cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))[1].tobytes()
-    if kind.name in ("webp", "avif") and not features.check(kind.name):
-        raise UserError(f"This Pillow is built without {kind.name}: pip install --upgrade pillow, or choose png.")
+    if kind.encoder in ("webp", "avif") and not features.check(kind.encoder):
+        raise UserError(f"This Pillow is built without {kind.encoder}: pip install --upgrade pillow, or choose png.")
     if pixels.ndim == 3 and pixels.shape[2] == 4 and not kind.has_alpha:
         pixels = over(pixels[..., :3], pixels[..., 3], np.full_like(pixels[..., :3], 255))
     file, options = BytesIO(), {**kind.options, **(metadata or Metadata()).options()}
@@ -77,7 +84,7 @@ def encode(pixels: np.ndarray, kind: Format = PNG, metadata: Metadata | None = N
         # as every camera writes them; Pillow's own writer does not compress. Drop when both together work.
         options.pop("compression", None)
     try:
-        Image.fromarray(pixels).save(file, kind.name.upper(), **options)
+        Image.fromarray(pixels).save(file, kind.encoder.upper(), **options)
     except MemoryError:
         raise
     except Exception as error:  # as of EXIF data that the format has no room for; what Pillow raises depends on both
