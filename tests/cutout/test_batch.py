@@ -293,11 +293,23 @@ def test_weights_beside_the_file_are_found(tmp_path):
         np.testing.assert_allclose(onnx_runner(path, runtime)(photo), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "openvino-bf16"])
 def test_a_missing_runtime_is_named_with_what_installs_it(monkeypatch, runtime):
-    monkeypatch.setitem(sys.modules, runtime, None)
-    with pytest.raises(UserError, match=f"runtime={runtime} needs {runtime}: pip install {runtime}"):
+    extra = runtime.partition("-")[0]
+    monkeypatch.setitem(sys.modules, extra, None)
+    with pytest.raises(UserError, match=f"runtime={runtime} needs {extra}: pip install {extra}"):
         onnx_runner(SHIPPED["lite-dwsep"].onnx, runtime)
+
+
+def test_openvino_in_bfloat16_is_near_or_says_that_the_processor_has_none():
+    openvino = pytest.importorskip("openvino")
+    net, photo = SHIPPED["lite-dwsep"].onnx, render(1, 1)[0]
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(UserError, match="no.* bfloat16: use runtime=openvino"):
+            onnx_runner(net, "openvino-bf16")
+        return
+    exact, rounded = (onnx_runner(net, runtime)(photo) for runtime in ("openvino", "openvino-bf16"))
+    assert 0 < np.abs(exact - rounded).mean() < 0.02
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal stack is looked at on Linux only")

@@ -10,7 +10,7 @@ from u2slim.images.metadata import KINDS
 from u2slim.images.preprocess import SCALES, given_preprocess
 from u2slim.images.write import FORMATS
 from u2slim.remote import Place
-from u2slim.runtime import ONNX_RUNTIMES, PHONE_RUNTIMES, fastest_runtime
+from u2slim.runtime import ONNX_RUNTIMES, PHONE_RUNTIMES, ROUNDING_RUNTIMES, fastest_runtime
 from u2slim.zoo.shipped import DEFAULT, SHIPPED
 
 if TYPE_CHECKING:
@@ -122,9 +122,10 @@ def add_net_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup
     add(
         "--runtime",
         default="auto",
-        choices=("auto", *ONNX_RUNTIMES, "torch", *PHONE_RUNTIMES),
-        help="what runs the net; default: the fastest one installed for the number of photos; torch for .ckpt and "
-        ".pth files, ncnn for .param, litert for .tflite",
+        choices=("auto", *ONNX_RUNTIMES, *ROUNDING_RUNTIMES, "torch", *PHONE_RUNTIMES),
+        help="what runs the net; default: the fastest one installed for the number of photos; openvino-bf16 rounds to "
+        "bfloat16, which some processors are quicker with; torch for .ckpt and .pth files, ncnn for .param, litert for "
+        ".tflite",
     )
     add(
         "--device",

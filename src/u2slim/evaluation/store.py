@@ -39,7 +39,7 @@ _PACKAGES = (
     "pillow",
     "simplejpeg",
     "torch",
-    *(module.replace("_", "-") for module in OPTIONAL_RUNTIMES.values()),
+    *dict.fromkeys(module.replace("_", "-") for module in OPTIONAL_RUNTIMES.values()),
 )
 
 

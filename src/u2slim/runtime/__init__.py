@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from u2slim.errors import UserError, missing_extra
 from u2slim.images.preprocess import Preprocess
 from u2slim.runtime.onnx_reader import Graph
-from u2slim.runtime.onnx_runners import OnnxRuntimeRunner, OpenCVRunner, OpenVINORunner
+from u2slim.runtime.onnx_runners import BFloat16OpenVINORunner, OnnxRuntimeRunner, OpenCVRunner, OpenVINORunner
 from u2slim.runtime.phone_runners import LiteRTRunner, NcnnRunner
 from u2slim.runtime.runner import Runner, latency
 from u2slim.sizes import Size, sides
@@ -22,6 +22,7 @@ __all__ = [
     "ONNX_RUNTIMES",
     "PHONE_ENDINGS",
     "PHONE_RUNTIMES",
+    "ROUNDING_RUNTIMES",
     "LiteRTRunner",
     "NcnnRunner",
     "OnnxRuntimeRunner",
@@ -42,6 +43,8 @@ ONNX_RUNTIMES: dict[str, type[OpenCVRunner | OnnxRuntimeRunner | OpenVINORunner]
     "onnxruntime": OnnxRuntimeRunner,
     "openvino": OpenVINORunner,
 }
+# These round what they compute with. Nothing chooses one unasked, and no file is proved in one.
+ROUNDING_RUNTIMES: dict[str, type[OpenVINORunner]] = {"openvino-bf16": BFloat16OpenVINORunner}
 # Up to so many photos, the quickest first: OpenVINO takes longest to load, and least time for a photo.
 FASTEST: tuple[tuple[float, tuple[str, ...]], ...] = (
     (3, ("onnxruntime", "opencv")),
@@ -49,10 +52,11 @@ FASTEST: tuple[tuple[float, tuple[str, ...]], ...] = (
     (math.inf, ("openvino", "onnxruntime", "opencv")),
 )
 PHONE_RUNTIMES: dict[str, type[NcnnRunner | LiteRTRunner]] = {"ncnn": NcnnRunner, "litert": LiteRTRunner}
-# Those that a user may lack, each an extra of the same name, and the module that it brings.
+# Those that a user may lack, each an extra of its name before any dash, and the module that it brings.
 OPTIONAL_RUNTIMES = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "openvino-bf16": "openvino",
     "ncnn": "ncnn",
     "litert": "ai_edge_litert",
 }
@@ -75,7 +79,7 @@ def onnx_runner(
     _refuse_phones(runtime, path)
     if runtime == "torch":
         raise UserError(f"runtime=torch cannot run {path}: ONNX files run in {', '.join(ONNX_RUNTIMES)}.")
-    kind = ONNX_RUNTIMES["opencv" if runtime == "auto" else runtime]
+    kind = (ONNX_RUNTIMES | ROUNDING_RUNTIMES)["opencv" if runtime == "auto" else runtime]
     return kind(path, stretch, streams, threads, size, preprocess, device or "cpu", graph)
 
 
@@ -149,7 +153,7 @@ def installed_runtimes() -> list[str]:
 
 def check_runtime(runtime: str) -> None:
     """Raise a UserError for a runtime that is not known or not installed."""
-    known = *ONNX_RUNTIMES, *PHONE_RUNTIMES
+    known = *ONNX_RUNTIMES, *ROUNDING_RUNTIMES, *PHONE_RUNTIMES
     if runtime not in ("auto", "torch", *known):
         raise UserError(f"runtime={runtime} is not known; choose auto, torch, {', '.join(known)}.")
     if runtime in OPTIONAL_RUNTIMES:
@@ -157,4 +161,4 @@ def check_runtime(runtime: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise missing_extra(f"runtime={runtime}", module.replace("_", "-"), runtime) from error
+            raise missing_extra(f"runtime={runtime}", module.replace("_", "-"), runtime.partition("-")[0]) from error

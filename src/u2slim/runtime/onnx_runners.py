@@ -101,12 +101,12 @@ class OpenVINORunner(OnnxRunner):
     # upstream: not reported as far as known (seen with openvino 2026.4); drop when two threads whose first calls fall
     # together no longer wait for each other for ever, about once in fifty times, in `tensor.data`
     begins_alone = True
+    precision = "f32"  # without this hint it rounds to bfloat16 where the processor can
 
     def load(self, data: bytes, streams: int, threads: int | None) -> None:
         import openvino
 
-        # Without the hint it rounds to bfloat16 where the processor can.
-        options = {"INFERENCE_PRECISION_HINT": "f32"} | ({"NUM_STREAMS": streams} if streams > 1 else {})
+        options = {"INFERENCE_PRECISION_HINT": self.precision} | ({"NUM_STREAMS": streams} if streams > 1 else {})
         device = self.device.upper()
         if self.threads is not None and device == "CPU":
             options["INFERENCE_NUM_THREADS"] = self.threads
@@ -114,9 +114,18 @@ class OpenVINORunner(OnnxRunner):
             core = openvino.Core()
             if device != "CPU" and device not in core.available_devices:
                 raise self.no_device("it needs its driver", *map(str.lower, core.available_devices))
+            if self.precision == "bf16" and "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+                raise UserError(f"this {device} has no bfloat16: use runtime=openvino.")
             self.net = core.compile_model(core.read_model(data), device, options)
 
     def run(self, blob_B3HW: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "request"):
             self.own.request = self.net.create_infer_request()
         return self.own.request.infer({self.input: blob_B3HW})[self.net.output(self.output)]
+
+
+class BFloat16OpenVINORunner(OpenVINORunner):
+    """The same in bfloat16, which has 8 bits of precision: quicker on processors that have it, and no file's proof."""
+
+    runtime = "openvino-bf16"
+    precision = "bf16"
