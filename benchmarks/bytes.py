@@ -1,7 +1,7 @@
 """Bytes against accuracy, ours and peers: python -m benchmarks.bytes --metrics metrics.json --out bytes.png
 
-`metrics.json` is what eval.py wrote of our nets on ECSSD and DUTS-TE. Peers' numbers are those that their papers
-publish for the whole sets; ours are of the samples at hand. So a few thousandths between the two say nothing.
+`metrics.json` is what eval.py wrote of nets on ECSSD and DUTS-TE. Other peers' numbers are those that their papers
+publish for the whole sets; those of eval.py are of the samples at hand. A few thousandths between the two say nothing.
 """
 
 import argparse
@@ -18,7 +18,7 @@ PEERS = {
     "CSNet": (0.56, 0.074, 0.064),
     "LMFNet": (3.24, 0.059, 0.054),
     "KD-SCFNet": (3.2, 0.035, 0.035),
-    "CTDNet-lite, 8 bits": (1.8, 0.044, None),
+    "CTDNet-lite": (1.8, 0.044, None),
     "SANet": (9.2, 0.054, None),
 }
 SETS = ("DUTS-TE", "ECSSD")
@@ -30,29 +30,31 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="the picture to write")
     options = parser.parse_args()
     content = json.loads(Path(options.metrics).read_text())
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     for column, (axes, name) in enumerate(zip(figure.subplots(1, 2), SETS, strict=True), 1):
         for peer, numbers in PEERS.items():
             if numbers[column] is not None:
-                mark(axes, peer, numbers[0], numbers[column], "0.5", "o", "none")
+                mark(axes, peer, numbers[0], numbers[column], measured=False)
         for result in content["results"]:
             if result["data"].startswith(name):
                 megabytes = content["models"][result["model"]]["megabytes"]
-                mark(axes, result["model"], megabytes, result["MAE"], "C0", "s", "C0")
+                mark(axes, result["model"], megabytes, result["MAE"], measured=True)
         axes.set(xscale="log", xlabel="MB of the file", ylabel="MAE", title=name)
-        axes.margins(0.12, 0.15)  # for the names
+        axes.margins(0.15, 0.25)  # for the names
         axes.grid(alpha=0.3)
     figure.suptitle(
-        "Filled: ours, on samples. Hollow: as published, on the whole sets. Lower left is better.", fontsize=10
+        "Filled: measured here, on samples. Hollow: as published, on the whole sets. Lower left is better.", fontsize=10
     )
     figure.savefig(options.out, dpi=110)
 
 
-def mark(axes: Axes, name: str, megabytes: float, mae: float, colour: str, marker: str, face: str) -> None:
+def mark(axes: Axes, name: str, megabytes: float, mae: float, measured: bool) -> None:
+    """A point with its name, slanted, since many nets lie close together: below what was measured, above the others."""
+    colour, marker, face = ("C0", "s", "C0") if measured else ("0.5", "o", "none")
     axes.plot([megabytes], [mae], marker=marker, color=colour, markerfacecolor=face, linestyle="none")
-    # Slanted, since many nets are as good as each other at sizes that are near each other.
-    slant = {"rotation": 45, "rotation_mode": "anchor"}
-    axes.annotate(name, (megabytes, mae), (3, 4), textcoords="offset points", fontsize=7, color=colour, **slant)
+    at, side = ((-3, -4), {"ha": "right", "va": "top"}) if measured else ((3, 4), {"ha": "left", "va": "bottom"})
+    style = {"fontsize": 7, "color": colour, "rotation": 45, "rotation_mode": "anchor"}
+    axes.annotate(name, (megabytes, mae), at, textcoords="offset points", **style, **side)
 
 
 if __name__ == "__main__":
