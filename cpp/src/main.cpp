@@ -279,7 +279,8 @@ std::size_t work(u2slim::Segmenter& first, const std::string& net, const std::ve
 }
 
 int run(const Settings& settings, const std::string& program) {
-    if (settings.options.device == u2slim::Device::cpu) limit_memory();  // CUDA reserves more than there is
+    const bool is_cpu = settings.options.device == u2slim::Device::cpu;
+    if (is_cpu) limit_memory();  // CUDA reserves more than there is
     cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);
     if (settings.threads > 0) cv::setNumThreads(settings.threads);
     const Clock clock;
@@ -303,12 +304,11 @@ int run(const Settings& settings, const std::string& program) {
     if (settings.cutout) results.push_back(output / (has_classes ? "overlays" : "cutouts"));
     u2slim::spare_photos(jobs, results);
     const int threads = std::max(1, cv::getNumThreads());
-    const bool is_cpu = settings.options.device == u2slim::Device::cpu;
     const int workers = is_cpu ? int(std::min<std::size_t>(std::min(threads, max_workers), jobs.size())) : 1;
     if (workers > 1) cv::setNumThreads(std::max(1, threads / workers));
     const std::size_t done = work(segmenter, net, jobs, workers, settings);
     std::printf("%zu of %zu photo%s done with OpenCV %s (%s): %s\n", done, jobs.size(), jobs.size() == 1 ? "" : "s", CV_VERSION,
-                settings.options.device == u2slim::Device::cuda ? "CUDA" : "CPU", output.c_str());
+                is_cpu ? "CPU" : "CUDA", output.c_str());
     return done == jobs.size() ? 0 : 1;
 }
 
