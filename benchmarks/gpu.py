@@ -64,9 +64,7 @@ def in_onnxruntime(net: Net, device: str, batch: int, folder: Path) -> Answer:
     path = folder / "net.onnx"
     write_onnx(net, net.preprocess.size, path, batch=batch)
     runner = onnx_runner(path, "onnxruntime", device=device)
-    return lambda image: torch.from_numpy(
-        np.asarray(runner.infer_group([*image.permute(0, 2, 3, 1).cpu().numpy()]))[:, None]
-    )
+    return lambda image: torch.from_numpy(runner.infer_group([*image.permute(0, 2, 3, 1).cpu().numpy()])[:, None])
 
 
 def images(net: Net, count: int, device: str) -> Tensor:

@@ -305,7 +305,7 @@ int run(const Settings& settings, const std::string& program) {
     u2slim::spare_photos(jobs, results);
     const int threads = std::max(1, cv::getNumThreads());
     const int workers = is_cpu ? int(std::min<std::size_t>(std::min(threads, max_workers), jobs.size())) : 1;
-    if (workers > 1) cv::setNumThreads(std::max(1, threads / workers));
+    if (workers > 1) cv::setNumThreads(threads / workers);
     const std::size_t done = work(segmenter, net, jobs, workers, settings);
     std::printf("%zu of %zu photo%s done with OpenCV %s (%s): %s\n", done, jobs.size(), jobs.size() == 1 ? "" : "s", CV_VERSION,
                 is_cpu ? "CPU" : "CUDA", output.c_str());
