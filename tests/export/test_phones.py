@@ -22,7 +22,7 @@ from u2slim.data.sample import render
 from u2slim.errors import UserError
 from u2slim.export.calibration import Gate
 from u2slim.export.deploy import Deployment
-from u2slim.export.run import files
+from u2slim.export.run import export, files, kinds_of_files
 from u2slim.export.targets import TARGETS
 from u2slim.models import Net
 from u2slim.runtime.phone_files import net_bytes, read_ncnn_files
@@ -168,19 +168,28 @@ def test_a_net_of_another_kind_is_told_what_to_do():
         (["export.target=tvm"], "export.target=tvm is not known; choose one of: onnx, ncnn, litert, coreml"),
         (["export.target=ncnn", "export.precision=packed"], "ncnn has no packed, only fp32, fp16, int8"),
         (["export.target=litert", "export.output=a.onnx"], "name a file for litert"),
+        (["export.target=ncnn", "export.dynamic=true"], "one size for one photo, with one output: leave out"),
+        (["export.precision=[fp32,packed]", "export.output=a.onnx"], "a.onnx is one file for 2; give a folder"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(overrides, reason, tmp_path):
     settings = OmegaConf.load(REPO / "conf" / "export.yaml").export
     settings.merge_with_dotlist([text.removeprefix("export.") for text in overrides])
     with pytest.raises(UserError, match=reason):
-        files(settings, Small(), tmp_path)
+        kinds_of_files(settings)
+
+
+def test_what_is_not_installed_is_refused_before_the_net_is_made(tmp_path):
+    settings = OmegaConf.load(REPO / "conf" / "export.yaml").export
+    settings.target, settings.onnx2tf = "litert", "no-such-program"
+    with pytest.raises(UserError, match="export.target=litert needs no-such-program: with Python 3.12"):
+        export(OmegaConf.create({"export": settings}), tmp_path)  # which says nothing of a net
 
 
 def test_several_targets_have_a_file_each_and_leave_out_what_one_has_not(tmp_path, caplog):
     settings = OmegaConf.load(REPO / "conf" / "export.yaml").export
     settings.target, settings.precision = ["onnx", "ncnn", "coreml"], ["fp32", "packed"]
-    paths = files(settings, Small(), tmp_path)
+    paths = files(settings, kinds_of_files(settings), "small", tmp_path)
     assert [path.name for path in paths.values()] == [
         "small-embedded.onnx",
         "small-embedded-packed.onnx",

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from u2slim.errors import UserError
 from u2slim.export.calibration import Gate, Samples
 from u2slim.export.parity import ParityRow, Reference, beside_darker, check_parity, reference_of
 from u2slim.export.precisions import PRECISIONS
 from u2slim.export.targets import TARGETS, Target
 from u2slim.files import write_whole
 from u2slim.models import Net
-from u2slim.runtime import PHONE_RUNTIMES, check_runtime
 from u2slim.runtime.batch_axis import check_pixels, fix_batch
 from u2slim.runtime.onnx_writer import convert, write_onnx
 from u2slim.runtime.phone_files import remove_net, write_net_whole
@@ -91,14 +89,8 @@ class Deployment:
         return rows
 
     def _convert(self, path: Path, preprocess: str, precision: str, target: Target) -> None:
-        if self.dynamic or self.batch != 1 or self.outputs != "first":
-            raise UserError(
-                f"export.target={target.name} makes files of one size for one photo, with one output: leave out "
-                "export.dynamic, export.batch and export.outputs."
-            )
-        if target.name in PHONE_RUNTIMES:
-            check_runtime(target.name)
         assert target.convert is not None
+        target.check_tools(self.onnx2tf)
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.onnx"
             self._make(whole, preprocess, "fp32")

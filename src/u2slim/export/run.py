@@ -43,17 +43,21 @@ def export(cfg: DictConfig, folder: Path) -> float:
     Raises:
         UserError: a setting is wrong, the net is missing, or a file does not agree, which is then not left there.
     """
-    batch = batch_setting(cfg.export.batch)
-    net = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
-    size = net.preprocess.size
     settings = cfg.export
-    paths = files(settings, net, folder)
+    # All that can be refused is refused before the net is made: least squares take minutes, or an hour.
+    batch = batch_setting(settings.batch)
+    kinds = kinds_of_files(settings)
+    for target in {target for target, *_ in kinds}:
+        TARGETS[target].check_tools(settings.onnx2tf)
+    warn_of_idle(cfg, {precision for *_, precision in kinds})
     images, photos = photos_of(settings, "images", settings.count), []
-    if any(PRECISIONS[precision].photos for *_, precision in paths):
+    if any(PRECISIONS[precision].photos for *_, precision in kinds):
         photos = photos_of(settings, "calibration", settings.calibrate_on)
         if not settings.calibration:
             log.warning("generated images tell the activations' range; export.calibration=FOLDER of photos is better")
-    warn_of_idle(cfg, {precision for *_, precision in paths})
+    net = load_net(cfg.checkpoint, plain(cfg.model), instantiate(cfg.init), cfg.size)
+    size = net.preprocess.size
+    paths = files(settings, kinds, net.name, folder)
     extreme = extremes()
     deployment = Deployment(
         net,
@@ -108,11 +112,11 @@ def warn_of_idle(cfg: DictConfig, precisions: set[str]) -> None:
         warn_idle("it is for fp16, packed and fp16_compute", "export.min_iou")
 
 
-def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str, str], Path]:
-    """Where each target's file of each input and precision goes: as `settings.output` says, or into the run's folder.
+def kinds_of_files(settings: DictConfig) -> list[tuple[str, str, str]]:
+    """Target, input and precision of each file to make.
 
     Raises:
-        UserError: a target, kind or precision is not known or not for this net, or one file is named for several.
+        UserError: one of them is not known or does not go with the other settings, or one file is named for several.
     """
     wanted = {}
     for setting, known in {"target": TARGETS, "preprocess": INPUTS, "precision": PRECISIONS}.items():
@@ -121,7 +125,6 @@ def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str, 
         if unknown or not wanted[setting]:
             given = unknown[0] if unknown else "[]"
             raise UserError(f"export.{setting}={given} is not known; choose one of: {', '.join(known)}.")
-    output = user_path(settings.output or folder)
     chosen = list(product(*wanted.values()))
     made = [one for one in chosen if one[2] in TARGETS[one[0]].precisions]
     for target, _, precision in chosen:
@@ -130,18 +133,38 @@ def files(settings: DictConfig, net: Net, folder: Path) -> dict[tuple[str, str, 
             if not any(one[0] == target for one in made):
                 raise UserError(f"export.precision={precision}: {reason}.")
             log.warning("left out: %s", reason)
-    if settings.output and len(made) == 1 and not output.is_dir():
-        ending = TARGETS[made[0][0]].ending
+    for target in wanted["target"]:
+        if target != "onnx" and (settings.dynamic or settings.batch != 1 or settings.outputs != "first"):
+            raise UserError(
+                f"export.target={target} makes files of one size for one photo, with one output: leave out "
+                "export.dynamic, export.batch and export.outputs."
+            )
+    if not settings.output:
+        return made
+    output, endings = user_path(settings.output), {name: target.ending for name, target in TARGETS.items()}
+    if _is_one_file(made, output):
+        ending = endings[made[0][0]]
         if made[0][0] != "onnx" and not output.name.endswith(ending):
             raise UserError(
                 f"export.output={settings.output}: name a file for {made[0][0]} *{ending}, or give a folder."
             )
-        return {made[0]: output}
-    if output.name.endswith(tuple(target.ending for target in TARGETS.values())):
+    elif output.name.endswith(tuple(endings.values())):
         raise UserError(f"export.output={settings.output} is one file for {len(made)}; give a folder.")
-    return {
-        (t, k, p): output / f"{net.name}-{k}{'' if p == 'fp32' else f'-{p}'}{TARGETS[t].ending}" for t, k, p in made
-    }
+    return made
+
+
+def files(
+    settings: DictConfig, kinds: list[tuple[str, str, str]], name: str, folder: Path
+) -> dict[tuple[str, str, str], Path]:
+    """Where the file of each kind goes for the net `name`: as `settings.output` says, or into the run's folder."""
+    output = user_path(settings.output or folder)
+    if settings.output and _is_one_file(kinds, output):
+        return {kinds[0]: output}
+    return {(t, k, p): output / f"{name}-{k}{'' if p == 'fp32' else f'-{p}'}{TARGETS[t].ending}" for t, k, p in kinds}
+
+
+def _is_one_file(kinds: list[tuple[str, str, str]], output: Path) -> bool:
+    return len(kinds) == 1 and not output.is_dir()
 
 
 def pairs_of(cfg: DictConfig, net: Net) -> list[Pair]:

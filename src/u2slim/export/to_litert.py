@@ -41,13 +41,23 @@ def to_litert(whole: Path, path: Path, precision: str, samples: Samples, metadat
     path.write_bytes(with_litert_metadata(data, metadata))
 
 
-def _converted(model: onnx.ModelProto, program: str) -> bytes:
+def onnx2tf_program(program: str) -> str:
+    """Where it lies.
+
+    Raises:
+        UserError: it is not installed.
+    """
     found = shutil.which(program)
     if found is None:
         raise UserError(
             f"export.target=litert needs {program}: with Python 3.12 or newer python -m venv FOLDER, FOLDER/bin/pip "
             "install onnx2tf, and then export.onnx2tf=FOLDER/bin/onnx2tf."
         )
+    return found
+
+
+def _converted(model: onnx.ModelProto, program: str) -> bytes:
+    found = onnx2tf_program(program)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         onnx.save(model, folder / "net.onnx")
