@@ -37,7 +37,7 @@ demo: setup ## Cut photos out; make a smaller net of the published one; train on
 	@echo; echo "2. Make a smaller net of the published one, by least squares on 16 photos, and prove it:"
 	$(BIN)/python export.py model=lite_l init=pretrained init.folder=$(DEMO)/photos/learnt_from init.count=16 \
 		init.lstsq.pixels=8000 init.lstsq.rounds=2 export.precision=packed export.images=$(DEMO)/photos/shown \
-		export.min_iou=0.98 export.output=$(DEMO)/small.onnx hydra.run.dir=$(DEMO)/export
+		export.output=$(DEMO)/small.onnx hydra.run.dir=$(DEMO)/export
 	@echo; echo "3. Cut the same photos out with the published net and with the smaller one:"
 	$(BIN)/u2slim cut $(DEMO)/photos/shown --net u2netp -o $(DEMO)/dense
 	$(BIN)/u2slim cut $(DEMO)/photos/shown --net $(DEMO)/small.onnx -o $(DEMO)/small

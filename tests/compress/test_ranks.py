@@ -187,7 +187,7 @@ def test_a_form_in_few_bits_has_their_bytes_and_their_noise():
     measured = FormErrors(16, 16, 100, {(None, 4): 0.2}, 2.0)
     offers = {(offer.form, offer.bits): offer for offer in offers_of(measured, [4, 6], in_bytes=True)}
     low_rank = offers[(None, 4), 6]
-    assert low_rank.size == 640 * 6 / 8 + 2 * (4 + 16) and low_rank.macs == 640 * 100
+    assert low_rank.size == 640 * 6 / 8 + 4 * (4 + 16) and low_rank.macs == 640 * 100
     assert low_rank.error == pytest.approx(0.2 + ROUNDING_LEFT * 2 * noise(6) * 2.0)
     assert offers[DENSE, 4].error == pytest.approx(ROUNDING_LEFT * noise(4) * 2.0)
 

@@ -80,7 +80,7 @@ def offers_of(measured: FormErrors, bits: Collection[int | None] = (None,), in_b
             continue
         for each in bits:
             rows = sum(rows for rows, _ in factors(form, *channels))
-            size = count * (each or FLOAT_BITS) / 8 + (2 * rows if each else 0) if in_bytes else count
+            size = count * (each or FLOAT_BITS) / 8 + (4 * rows if each else 0) if in_bytes else count
             added = ROUNDING_LEFT * len(factors(form, *channels)) * noise(each) * measured.whole if each else 0
             offers.append(Offer(form, each, size, count * measured.places, error + added))
     return offers

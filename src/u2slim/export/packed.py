@@ -15,7 +15,6 @@ log = logging.getLogger(__name__)
 
 MAX_CODE = 127  # of 8 bits with a sign
 TOLERANCE = 1e-3  # of a step, by which a weight may be off the grid: folding a BatchNorm rounds to float32
-HALF_MIN, HALF_MAX = 2.0**-14, 65504.0  # between them a float16 has all its 11 bits
 NODE_BYTES = 32  # by which a node `Unpack` and its names outweigh those of a float16 weight, rounded up
 _PROBES = 16  # weights of a row that are tried on all grids at once
 # What `Conv` takes where a file says nothing. These words would weigh as much as all nodes that unpack.
@@ -67,7 +66,7 @@ class Grid:
 
     Args:
         code_OK: the numbers, a row for each output channel.
-        scale_O: in float16, or in float32 where float16 would round one by more than its 11 bits.
+        scale_O: in float32. Rounded to float16 they moved masks of low-rank nets, whose factors cancel each other.
         bits: the fewest that hold the numbers and their signs.
     """
 
@@ -111,10 +110,8 @@ def find_grid(weight_OIKK: np.ndarray) -> Grid | None:
     code_OK = np.round(part_OK * step_O[:, None])
     # All weights of a row tell its scale, in the sense of least squares.
     scale_O = (weight_OK * code_OK).sum(1) / np.maximum((code_OK**2).sum(1), 1)
-    sizes = scale_O[scale_O > 0]
-    is_half = not sizes.size or (sizes.min() >= HALF_MIN and sizes.max() <= HALF_MAX)
     bits = max(2, int(step_O.max()).bit_length() + 1)
-    return Grid(code_OK.astype(np.int8), scale_O.astype(np.float16 if is_half else np.float32), bits)
+    return Grid(code_OK.astype(np.int8), scale_O.astype(np.float32), bits)
 
 
 def _are_whole(values: np.ndarray) -> np.ndarray:
