@@ -66,7 +66,7 @@ class Grid:
 
     Args:
         code_OK: the numbers, a row for each output channel.
-        scale_O: in float32. Rounded to float16 they moved masks of low-rank nets, whose factors cancel each other.
+        scale_O: in float32. Rounded to float16 they move masks where a sum and its bias nearly cancel.
         bits: the fewest that hold the numbers and their signs.
     """
 
