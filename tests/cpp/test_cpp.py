@@ -832,8 +832,9 @@ def test_the_example_of_the_docs_builds_against_an_installed_library(build, smal
 def test_the_tutorial_leads_from_photos_to_this_program(tmp_path, program):
     """Its own commands, for two steps of a small size instead of many."""
     write_set(tmp_path, "photos", "masks", 40)
+    write_set(tmp_path, "apart/photos", "apart/masks", 4)
     blocks = re.findall(r"^```\n(.*?)^```", (REPO / "docs/guides/tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     short = ("trainer.max_steps=2", "callbacks.checkpoint.every_n_train_steps=1", "scheduler.warmup_steps=0")
     short += ("data.size=64", "data.num_workers=0")
     for line in lines:
@@ -846,8 +847,8 @@ def test_the_tutorial_leads_from_photos_to_this_program(tmp_path, program):
         elif first != "make":
             status, out, err = program(*(word if word.startswith("-") else tmp_path / word for word in words))
             assert status == 0, out + err
-    found = sorted((tmp_path / "cut" / "masks").iterdir())
+    found, in_cpp = (sorted((tmp_path / "outputs" / name / "masks").iterdir()) for name in ("cut", "cut-cpp"))
     assert len(found) == 40
-    for path in found:
-        ours, theirs = (cv2.imread(str(each), 0) for each in (path, tmp_path / "cut-cpp" / "masks" / path.name))
+    for path, other in zip(found, in_cpp, strict=True):
+        ours, theirs = (cv2.imread(str(each), 0) for each in (path, other))
         assert np.abs(ours.astype(int) - theirs).max() <= 1, path.name

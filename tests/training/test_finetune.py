@@ -110,9 +110,10 @@ def test_the_experiment_takes_the_nets_own_config_keeps_the_best_and_ends_by_its
     printed = run("train.py", "experiment=finetune", *given, *tiny, *steps, "hydra.run.dir=run", cwd=tmp_path)
     scores = json.loads((tmp_path / "run/metrics.json").read_text())
     assert scores["step"] == 2 and scores["max_steps"] == 40, "the second validation was no better"
-    assert "best by val/maxF" in printed and "took the weights of" in printed
+    assert "took the weights of" in printed and "so few images say little about others" in " ".join(printed.split())
     assert (tmp_path / "run/checkpoints/best.ckpt").resolve() == tmp_path / "run/checkpoints/best_000001.ckpt"
     before = re.search(r"before training: .*val/maxF ([\d.]+)", printed)[1]
+    assert f"best by val/maxF ({before}, before training {before}): " in " ".join(printed.split())
     assert f"Training made the net no better: val/maxF was {before} before." in " ".join(printed.split())
     net, photo = open_net(tmp_path / "run/checkpoints/last.ckpt").net(), render(0, 1)[0]
     assert not is_folded(net), "there are statistics to train by"

@@ -421,5 +421,5 @@ def test_a_wrong_schedule_is_refused():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
     with pytest.raises(UserError, match="scheduler.shape=square is not known"):
         schedule(optimizer, total_steps=5, shape="square")
-    with pytest.raises(UserError, match="scheduler.warmup_steps=5: give 0 to 4"):
+    with pytest.raises(UserError, match="scheduler.warmup_steps=5: give 0 to 4, fewer than trainer.max_steps=5"):
         schedule(optimizer, total_steps=5, warmup_steps=5)

@@ -44,6 +44,8 @@ OF_TRAINING = tuple(
     )
 )
 
+FEW = 10  # validation images
+
 log = logging.getLogger(__name__)
 
 
@@ -188,6 +190,8 @@ class PairsDataModule(pl.LightningDataModule):
         self.train_pairs += [pair for pair, _ in bare][: self.limit_train]
         if not val and held_out.isdisjoint(self.train_pairs):
             log.info("validation: %d training images held out (seed %d)", len(self.val_pairs), self.seed)
+            if len(self.val_pairs) < FEW:
+                log.info("so few images say little about others; a larger data.val_share takes more")
         without = f" ({len(bare[: self.limit_train])} without masks)" if bare else ""
         log.info("training on %d images%s, validating on %d", len(self.train_pairs), without, len(self.val_pairs))
 

@@ -28,6 +28,7 @@ from u2slim.training.loggers import forget_run
 from u2slim.training.lr_find import find_learning_rate
 from u2slim.training.provenance import provenance
 from u2slim.training.resume import checkpoint_for, finished_before
+from u2slim.training.schedules import factor_of, schedule
 from u2slim.training.signals import Interrupted
 from u2slim.training.speed import choose_precision, device_of, keep_memory
 from u2slim.zoo import open_net
@@ -48,8 +49,11 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     settle_classes(cfg)
     settle_model(cfg)
     settle_size(cfg)
-    with torch.device("meta"):  # a wrong setting of the net is said before data are looked at
+    # Wrong settings of the net and the schedule are said before data are looked at.
+    with torch.device("meta"):
         build_net(plain(cfg.model))
+    if cfg.scheduler and cfg.scheduler._target_ == f"{schedule.__module__}.{schedule.__qualname__}":
+        factor_of({name: value for name, value in cfg.scheduler.items() if not name.startswith("_")})
     if cfg.data.cache is None:
         warn_idle("data.cache names no cache", "data.cache_gb")
     writes = join_run(cfg.trainer.num_nodes)
@@ -104,10 +108,11 @@ def scores_of(metrics: Mapping[str, float]) -> str:
 
 
 def say_best(callback: pl.callbacks.ModelCheckpoint, before: Mapping[str, float]) -> None:
-    """Log the best checkpoint, and whether the net was as good before training, where that is known."""
+    """Log the best checkpoint, and how good the net was before training, where that is known."""
     score, name = float(callback.best_model_score), str(callback.monitor)
-    log.info("best by %s (%.4f): %s", name, score, callback.best_model_path)
     start = before.get(name)
+    since = "" if start is None else f", before training {start:.4f}"
+    log.info("best by %s (%.4f%s): %s", name, score, since, callback.best_model_path)
     if start is not None and (score <= start if callback.mode == "max" else score >= start):
         log.warning(
             "Training made the net no better: %s was %.4f before. Keep the net that you began from, or try more "

@@ -1,7 +1,9 @@
 """Learning-rate schedules by optimizer step."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,8 +34,17 @@ class Factor:
         return self.final + (1 - self.final) * left[self.shape]
 
 
-def schedule(optimizer: Optimizer, **options: int | float | str) -> LambdaLR:
+def schedule(optimizer: Optimizer, **options: Any) -> LambdaLR:
     """The scheduler of `Factor(**options)`, all of whose numbers go into checkpoints.
+
+    Raises:
+        UserError: see `factor_of`.
+    """
+    return LambdaLR(optimizer, factor_of(options))
+
+
+def factor_of(options: Mapping[str, Any]) -> Factor:
+    """What the options of a schedule say.
 
     Raises:
         UserError: an unknown shape, or no step is left after the warm-up.
@@ -42,5 +53,8 @@ def schedule(optimizer: Optimizer, **options: int | float | str) -> LambdaLR:
     if factor.shape not in SCHEDULE_SHAPES:
         raise UserError(f"scheduler.shape={factor.shape} is not known; choose one of: {', '.join(SCHEDULE_SHAPES)}.")
     if not 0 <= factor.warmup_steps < factor.total_steps:
-        raise UserError(f"scheduler.warmup_steps={factor.warmup_steps}: give 0 to {factor.total_steps - 1}.")
-    return LambdaLR(optimizer, factor)
+        raise UserError(
+            f"scheduler.warmup_steps={factor.warmup_steps}: give 0 to {factor.total_steps - 1}, fewer than "
+            f"trainer.max_steps={factor.total_steps}."
+        )
+    return factor
