@@ -24,6 +24,7 @@ from u2slim.export.calibration import Gate
 from u2slim.export.deploy import Deployment
 from u2slim.export.run import export, files, kinds_of_files
 from u2slim.export.targets import TARGETS
+from u2slim.images.preprocess import ISNET_PREPROCESS
 from u2slim.models import Net
 from u2slim.runtime.phone_files import net_bytes, read_ncnn_files
 from u2slim.zoo.open import open_net
@@ -85,6 +86,21 @@ def test_a_file_says_what_it_takes_and_makes_torchs_masks(target: str, preproces
     with pytest.raises(UserError, match="differs from torch"):
         deployment(small, tolerance=1e-12).write(path, preprocess, "fp32", target)
     assert not list(tmp_path.iterdir()), "not even the older one"
+
+
+@pytest.mark.parametrize("target", ["ncnn", "litert"])
+def test_a_net_whose_first_layer_works_in_place_leaves_the_photo_alone(target: str, tmp_path: Path):
+    """As IS-Net's, which divides all photos by 255. ncnn divided the photo itself, and crashed."""
+    needs(target)
+    path = tmp_path / f"net{TARGETS[target].ending}"
+    small = Small()
+    small.preprocess = ISNET_PREPROCESS
+    rows = deployment(small).write(path, "embedded", "fp32", target)
+    assert rows[0].largest < 1e-4
+    runner = open_net(path).runner(target)
+    image = np.full((SIDE, SIDE, 3), 200, np.uint8)
+    np.testing.assert_array_equal(runner(image), runner(image))
+    assert (image == 200).all()
 
 
 @pytest.mark.parametrize("target", ["ncnn", "litert"])

@@ -15,7 +15,7 @@ from rich.progress import track
 from u2slim.export.calibration import Samples
 from u2slim.export.float_layers import fewest_in_float
 from u2slim.runtime.phone_files import write_ncnn_files
-from u2slim.runtime.phone_runners import NcnnRunner
+from u2slim.runtime.phone_runners import NcnnRunner, own_mat
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _ranges(path: Path, net: Sequence[_Layer], photos: Sequence[np.ndarray]) -> 
     for photo in track(photos, "ranges of each photo"):
         blob_3HW = runner.blob(runner.resized(photo))[0]
         with loaded.create_extractor() as extractor:
-            extractor.input(runner.input, ncnn.Mat(blob_3HW))
+            extractor.input(runner.input, own_mat(blob_3HW))
             for blob in blobs:
                 found[blob].append(float(np.abs(np.array(extractor.extract(blob)[1])).max()))
     return found

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,17 +42,22 @@ class NcnnRunner(FileRunner):
                 raise UserError("ncnn cannot load the net: it was made for another version, export it again.")
 
     def run(self, blob_B3HW: np.ndarray) -> np.ndarray:
-        import ncnn
-
         answers = []
         for blob_3HW in blob_B3HW:
             with self.net.create_extractor() as extractor:
-                extractor.input(self.input, ncnn.Mat(blob_3HW))
+                extractor.input(self.input, own_mat(blob_3HW))
                 status, answer = extractor.extract(self.output)
                 if status:
                     raise UserError(f"ncnn cannot compute the net (status {status}).")
                 answers.append(np.array(answer))
         return np.stack(answers)
+
+
+def own_mat(blob_3HW: np.ndarray) -> Any:
+    """An `ncnn.Mat` in ncnn's own memory: a first layer that works in place crashes on any other."""
+    import ncnn
+
+    return ncnn.Mat(blob_3HW).clone()
 
 
 class LiteRTRunner(FileRunner):
