@@ -47,7 +47,7 @@ def export(cfg: DictConfig, folder: Path) -> float:
     # All that can be refused is refused before the net is made: least squares take minutes, or an hour.
     batch = batch_setting(settings.batch)
     kinds = kinds_of_files(settings)
-    for target in {target for target, *_ in kinds}:
+    for target in dict.fromkeys(target for target, *_ in kinds):
         TARGETS[target].check_tools(settings.onnx2tf)
     warn_of_idle(cfg, {precision for *_, precision in kinds})
     images, photos = photos_of(settings, "images", settings.count), []

@@ -52,7 +52,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     # Wrong settings of the net and the schedule are said before data are looked at.
     with torch.device("meta"):
         build_net(plain(cfg.model))
-    if cfg.scheduler and cfg.scheduler._target_ == f"{schedule.__module__}.{schedule.__qualname__}":
+    if cfg.scheduler and cfg.scheduler.get("_target_") == f"{schedule.__module__}.{schedule.__qualname__}":
         factor_of({name: value for name, value in cfg.scheduler.items() if not name.startswith("_")})
     if cfg.data.cache is None:
         warn_idle("data.cache names no cache", "data.cache_gb")
