@@ -90,6 +90,7 @@ class Deployment:
 
     def _convert(self, path: Path, preprocess: str, precision: str, target: Target) -> None:
         assert target.convert is not None
+        target.check_form(self.dynamic, self.batch, self.outputs)
         target.check_tools(self.onnx2tf)
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.onnx"

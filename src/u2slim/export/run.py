@@ -134,11 +134,7 @@ def kinds_of_files(settings: DictConfig) -> list[tuple[str, str, str]]:
                 raise UserError(f"export.precision={precision}: {reason}.")
             log.warning("left out: %s", reason)
     for target in wanted["target"]:
-        if target != "onnx" and (settings.dynamic or settings.batch != 1 or settings.outputs != "first"):
-            raise UserError(
-                f"export.target={target} makes files of one size for one photo, with one output: leave out "
-                "export.dynamic, export.batch and export.outputs."
-            )
+        TARGETS[target].check_form(settings.dynamic, settings.batch, settings.outputs)
     if not settings.output:
         return made
     output, endings = user_path(settings.output), {name: target.ending for name, target in TARGETS.items()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from u2slim.errors import UserError
 from u2slim.export.calibration import Samples
 from u2slim.export.coreml_program import CoreMLRunner, coremltools
 from u2slim.export.precisions import PRECISIONS
@@ -45,6 +46,14 @@ class Target:
     convert: Conversion | None = None
     converter: Callable[[str], object] | None = None
     runner: type[FileRunner] | None = None
+
+    def check_form(self, dynamic: bool, batch: object, outputs: str) -> None:
+        """Raise a UserError where there are no such files of that form, as the settings of `export` name it."""
+        if self.convert is not None and (dynamic or batch != 1 or outputs != "first"):
+            raise UserError(
+                f"export.target={self.name} makes files of one size for one photo, with one output: leave out "
+                "export.dynamic, export.batch and export.outputs."
+            )
 
     def check_tools(self, onnx2tf: str) -> None:
         """Raise a UserError where what makes or runs such a file is not installed."""

@@ -28,7 +28,7 @@ from u2slim.training.loggers import forget_run
 from u2slim.training.lr_find import find_learning_rate
 from u2slim.training.provenance import provenance
 from u2slim.training.resume import checkpoint_for, finished_before
-from u2slim.training.schedules import factor_of, schedule
+from u2slim.training.schedules import Factor, schedule
 from u2slim.training.signals import Interrupted
 from u2slim.training.speed import choose_precision, device_of, keep_memory
 from u2slim.zoo import open_net
@@ -53,7 +53,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     with torch.device("meta"):
         build_net(plain(cfg.model))
     if cfg.scheduler and cfg.scheduler.get("_target_") == f"{schedule.__module__}.{schedule.__qualname__}":
-        factor_of({name: value for name, value in cfg.scheduler.items() if not name.startswith("_")})
+        Factor(**{name: value for name, value in cfg.scheduler.items() if not name.startswith("_")})
     if cfg.data.cache is None:
         warn_idle("data.cache names no cache", "data.cache_gb")
     writes = join_run(cfg.trainer.num_nodes)

@@ -1,7 +1,6 @@
 """Learning-rate schedules by optimizer step."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,9 @@ class Factor:
     """Of the learning rate at a step: a linear rise over `warmup_steps`, then `shape` down to `final`.
 
     `poly` is (1 - part of the way)^`power`; `cosine` half a period; `constant` stays at 1.
+
+    Raises:
+        UserError: an unknown shape, or no step is left after the warm-up.
     """
 
     total_steps: int
@@ -25,6 +27,15 @@ class Factor:
     shape: str = "cosine"
     final: float = 0.0
     power: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.shape not in SCHEDULE_SHAPES:
+            raise UserError(f"scheduler.shape={self.shape} is not known; choose one of: {', '.join(SCHEDULE_SHAPES)}.")
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise UserError(
+                f"scheduler.warmup_steps={self.warmup_steps}: give 0 to {self.total_steps - 1}, fewer than "
+                f"trainer.max_steps={self.total_steps}."
+            )
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps:
@@ -35,26 +46,5 @@ class Factor:
 
 
 def schedule(optimizer: Optimizer, **options: Any) -> LambdaLR:
-    """The scheduler of `Factor(**options)`, all of whose numbers go into checkpoints.
-
-    Raises:
-        UserError: see `factor_of`.
-    """
-    return LambdaLR(optimizer, factor_of(options))
-
-
-def factor_of(options: Mapping[str, Any]) -> Factor:
-    """What the options of a schedule say.
-
-    Raises:
-        UserError: an unknown shape, or no step is left after the warm-up.
-    """
-    factor = Factor(**options)
-    if factor.shape not in SCHEDULE_SHAPES:
-        raise UserError(f"scheduler.shape={factor.shape} is not known; choose one of: {', '.join(SCHEDULE_SHAPES)}.")
-    if not 0 <= factor.warmup_steps < factor.total_steps:
-        raise UserError(
-            f"scheduler.warmup_steps={factor.warmup_steps}: give 0 to {factor.total_steps - 1}, fewer than "
-            f"trainer.max_steps={factor.total_steps}."
-        )
-    return factor
+    """The scheduler of `Factor(**options)`, all of whose numbers go into checkpoints."""
+    return LambdaLR(optimizer, Factor(**options))
