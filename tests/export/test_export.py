@@ -163,7 +163,9 @@ def deployment(net: Net, **settings) -> Deployment:
     return Deployment(net, SIDE, images=images, photos=images, gate=gate, **settings)
 
 
-def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_float(tmp_path: Path, caplog):
+def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_float(
+    tmp_path: Path, caplog, monkeypatch
+):
     caplog.set_level("INFO")
     path = tmp_path / "net.onnx"
     deployment(Three()).write(path, "embedded", "int8")
@@ -181,6 +183,9 @@ def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_f
     assert kept in (["first"], ["middle"], ["first", "middle"], ["middle", "first"])
     assert rows[1].runtime == "onnxruntime" and rows[1].iou > 0.9
     caplog.clear()
+    rows = deployment(wide, max_loss=1).write(path, "embedded", "int8")
+    assert "stay in float" in caplog.text and rows[1].mean < 0.02, "even where maxF may fall to 0"
+    monkeypatch.setattr("u2slim.export.float_layers.MAX_MOVED", 1)
     with pytest.raises(UserError, match=r"differs from torch .* mean 0\.06\d*, mask IoU 0\.0"):
         deployment(wide, max_loss=1).write(path, "embedded", "int8")
     assert not path.exists()

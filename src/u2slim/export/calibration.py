@@ -97,18 +97,26 @@ def input_blobs(path: Path, images: Sequence[np.ndarray]) -> list[dict[str, np.n
     return [{runner.input: runner.blob(runner.resized(image))} for image in images]
 
 
-def largest_values(model: onnx.ModelProto, blobs: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The largest magnitude that each computed value takes on the inputs, by the value's name."""
+def values_of(
+    model: onnx.ModelProto, names: Sequence[str], blobs: Iterable[dict[str, np.ndarray]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """For each of the inputs these computed values, by name."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    names = [name for node in model.graph.node for name in node.output]
     outputs = {output.name for output in model.graph.output}
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    largest = dict.fromkeys(names, 0.0)
     for blob in blobs:
-        for name, value in zip(names, session.run(names, blob), strict=True):
+        yield dict(zip(names, session.run(names, blob), strict=True))
+
+
+def largest_values(model: onnx.ModelProto, blobs: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The largest magnitude that each computed value takes on the inputs, by the value's name."""
+    names = [name for node in model.graph.node for name in node.output]
+    largest = dict.fromkeys(names, 0.0)
+    for values in values_of(model, names, blobs):
+        for name, value in values.items():
             largest[name] = max(largest[name], float(np.abs(value).max(initial=0)))
     return largest

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from u2slim.export.calibration import Gate, Samples
+from u2slim.export.centring import centre
 from u2slim.export.parity import ParityRow, Reference, beside_darker, check_parity, reference_of
 from u2slim.export.precisions import PRECISIONS
 from u2slim.export.targets import TARGETS, Target
@@ -95,6 +96,8 @@ class Deployment:
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.onnx"
             self._make(whole, preprocess, "fp32")
+            if PRECISIONS[precision].centred:
+                centre(whole, self.photos or self.images)
             entries = {item.key: item.value for item in onnx.load(whole).metadata_props}
             samples = Samples(self.images, self.photos, self.gate, self.onnx2tf)
             target.convert(whole, path, precision, samples, entries | {"u2slim.precision": precision})
@@ -118,7 +121,10 @@ class Deployment:
             write_onnx(self.net, self.size, path, preprocess, *options, self.metadata)
             self._float_files[preprocess] = path.read_bytes()
         path.write_bytes(self._float_files[preprocess])
-        if (conversion := PRECISIONS[precision].convert) is not None:
+        wanted = PRECISIONS[precision]
+        if wanted.centred:
+            centre(path, self.photos or self.images)
+        if (conversion := wanted.convert) is not None:
             samples = Samples(self.images, self.photos, self.gate)
             convert(path, partial(conversion, samples=samples), precision)
         if self.batch is not None and self.batch > 1:

@@ -23,7 +23,8 @@ _OPERATORS = {
     *("Shape", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Floor", "Mul", "Div", "Sub", "Max", "ReduceMax"),
 }
 
-_OTHER_PART = {ENLARGED: BESIDE, BESIDE: ENLARGED, SUM: TAPS, TAPS: SUM}
+_REDUCE, _EXPAND = "reduce", "expand"  # of a `LowRankConv`: only `export.centring` gives the first a bias
+_OTHER_PART = {ENLARGED: BESIDE, BESIDE: ENLARGED, SUM: TAPS, TAPS: SUM, _REDUCE: _EXPAND, _EXPAND: _REDUCE}
 _SCALING = ("Cast", "Mul", "Add")  # what makes the outputs of a `ConvInteger` of its sums
 
 
@@ -87,7 +88,7 @@ def read_convolutions(path: Path) -> OnnxConvolutions:
 
 
 def _before_rewriting(found: list[Convolution]) -> list[Convolution]:
-    """Our own files' convolutions as the net has them, where `onnx_rewrites` made two of one."""
+    """Our own files' convolutions as the net has them, where `onnx_rewrites` or `export.centring` changed them."""
     parts = {convolution.name: convolution for convolution in found}
     whole = []
     for convolution in found:
@@ -101,7 +102,19 @@ def _before_rewriting(found: list[Convolution]) -> list[Convolution]:
         elif ending == SUM:
             taps_IT = other.weight_OIKK[:, :, 0, 0].T
             whole.append(replace(convolution, name=name, weight_OIKK=taps_IT.reshape(1, -1, 3, 3)))
+        elif ending == _REDUCE:
+            whole.append(replace(convolution, bias_O=None))
+        elif ending == _EXPAND:
+            whole.append(replace(convolution, bias_O=_bias_through(other, convolution)))
     return whole
+
+
+def _bias_through(first: Convolution, second: Convolution) -> np.ndarray | None:
+    """The bias of a 1x1 convolution that stands for those of both."""
+    if first.bias_O is None:
+        return second.bias_O
+    bias_O = second.weight_OIKK[:, :, 0, 0].astype(np.float64) @ first.bias_O
+    return (bias_O if second.bias_O is None else bias_O + second.bias_O).astype(np.float32)
 
 
 def _load(path: Path) -> onnx.ModelProto:
