@@ -44,11 +44,14 @@ def centre(path: Path, photos: Sequence[np.ndarray]) -> None:
         return
     names = [first.output[0] for first, _ in pairs]
     seen = list(values_of(model, names, input_blobs(path, photos[:LOOKED_AT])))
+    shifts: dict[str, np.ndarray] = {}  # of biases, by the node's output: in a chain, a node has two
     for first, second in pairs:
         mean_C = np.mean([values[first.output[0]].mean((0, 2, 3), dtype=np.float64) for values in seen], 0)
         weight_OC = numpy_helper.to_array(constants[second.input[1]])[:, :, 0, 0].astype(np.float64)
-        _add_to_bias(graph, first, -mean_C)
-        _add_to_bias(graph, second, weight_OC @ mean_C)
+        for node, shift_O in ((first, -mean_C), (second, weight_OC @ mean_C)):
+            shifts[node.output[0]] = shift_O + shifts.get(node.output[0], 0)
+    for name, shift_O in shifts.items():
+        _set_bias(graph, makers[name], shift_O + _bias(makers[name], constants))
     drop_unused(graph)
     onnx.save(model, path)
 
@@ -64,11 +67,12 @@ def _sees_one_place(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
     return list(dims[2:]) == [1, 1] and attributes.get("group", 1) == 1 and not any(attributes.get("pads", ()))
 
 
-def _add_to_bias(graph: onnx.GraphProto, node: onnx.NodeProto, shift_O: np.ndarray) -> None:
+def _bias(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> np.ndarray | float:
+    return numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else 0.0
+
+
+def _set_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias_O: np.ndarray) -> None:
     """In a constant of its own, as nodes may share one."""
-    if len(node.input) > 2:
-        known = next(tensor for tensor in graph.initializer if tensor.name == node.input[2])
-        shift_O = shift_O + numpy_helper.to_array(known)
-        del node.input[2]
-    node.input.append(f"{node.name}.centred_bias")
-    graph.initializer.append(numpy_helper.from_array(shift_O.astype(np.float32), node.input[2]))
+    del node.input[2:]
+    node.input.append(f"{node.output[0]}.centred_bias")
+    graph.initializer.append(numpy_helper.from_array(bias_O.astype(np.float32), node.input[2]))

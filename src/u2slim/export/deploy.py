@@ -12,7 +12,7 @@ import onnx
 from u2slim.export.calibration import Gate, Samples
 from u2slim.export.centring import centre
 from u2slim.export.parity import ParityRow, Reference, beside_darker, check_parity, reference_of
-from u2slim.export.precisions import PRECISIONS
+from u2slim.export.precisions import PRECISIONS, Precision
 from u2slim.export.targets import TARGETS, Target
 from u2slim.files import write_whole
 from u2slim.models import Net
@@ -96,8 +96,7 @@ class Deployment:
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.onnx"
             self._make(whole, preprocess, "fp32")
-            if PRECISIONS[precision].centred:
-                centre(whole, self.photos or self.images)
+            self._centre(whole, PRECISIONS[precision])
             entries = {item.key: item.value for item in onnx.load(whole).metadata_props}
             samples = Samples(self.images, self.photos, self.gate, self.onnx2tf)
             target.convert(whole, path, precision, samples, entries | {"u2slim.precision": precision})
@@ -113,6 +112,11 @@ class Deployment:
         """By the kind of input: all precisions are made of one graph."""
         return {}
 
+    def _centre(self, path: Path, wanted: Precision) -> None:
+        """By the photos that the precision looks at, so that other precisions beside it change no file."""
+        if wanted.centred:
+            centre(path, self.photos if wanted.photos and self.photos else self.images)
+
     def _make(self, path: Path, preprocess: str, precision: str) -> None:
         if preprocess not in self._float_files:
             # Conversions look at one photo after the other, so a number of photos is set when they are done.
@@ -122,8 +126,7 @@ class Deployment:
             self._float_files[preprocess] = path.read_bytes()
         path.write_bytes(self._float_files[preprocess])
         wanted = PRECISIONS[precision]
-        if wanted.centred:
-            centre(path, self.photos or self.images)
+        self._centre(path, wanted)
         if (conversion := wanted.convert) is not None:
             samples = Samples(self.images, self.photos, self.gate)
             convert(path, partial(conversion, samples=samples), precision)
