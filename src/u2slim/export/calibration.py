@@ -38,9 +38,8 @@ class Gate:
             return f"{len(self.pairs)} images of {' and '.join(dict.fromkeys(pair.set for pair in self.pairs))}"
         return f"the float net's own answers on {len(self.images)} images"
 
-    def loss_beside(self, whole: Path, kind: type[FileRunner] = OnnxRuntimeRunner) -> Callable[[Path], float]:
-        """What gives the score of the file `whole` in onnxruntime, computed once, less that of another in `kind`."""
-        float_net = OnnxRuntimeRunner(whole)
+    def loss_beside(self, float_net: FileRunner) -> Callable[[FileRunner], float]:
+        """What gives the score of the float net, computed once, less that of another."""
         score_of = mean_iou if float_net.labels else max_f
         own = [] if self.pairs else list(self._own_truth(float_net))
 
@@ -48,9 +47,9 @@ class Gate:
             return score_of(net, map(load_pair, self.pairs) if self.pairs else own)
 
         before = found(float_net)
-        return lambda small: before - found(kind(small))
+        return lambda small: before - found(small)
 
-    def _own_truth(self, float_net: OnnxRuntimeRunner) -> Iterator[Scored]:
+    def _own_truth(self, float_net: FileRunner) -> Iterator[Scored]:
         for image in self.images:
             if float_net.labels:
                 yield image, float_net.class_map(image)

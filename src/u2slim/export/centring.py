@@ -5,7 +5,6 @@ takes them away again. In 8 bits such a mean takes the whole range, and in 16 bi
 the weights that read it.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from u2slim.export.calibration import input_blobs, values_of
-from u2slim.runtime.batch_axis import drop_unused
-from u2slim.runtime.onnx_rewrites import attributes_of
+from u2slim.runtime.onnx_rewrites import EditedGraph, attributes_of
 
 LOOKED_AT = 4  # photos: a mean need not be exact
 
@@ -30,15 +28,12 @@ def centre(path: Path, photos: Sequence[np.ndarray]) -> None:
         photos: RGB images of any size, of which the first few are looked at.
     """
     model = onnx.load(path)
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
-    readers.update(output.name for output in graph.output)
-    makers = {node.output[0]: node for node in graph.node if _is_known(node, constants)}
+    graph = EditedGraph(model)
+    known = {name: node for name, node in graph.makers.items() if _is_known(node, graph)}
     pairs = [
-        (makers[node.input[0]], node)
-        for node in makers.values()
-        if node.input[0] in makers and readers[node.input[0]] == 1 and _sees_one_place(node, constants)
+        (known[node.input[0]], node)
+        for node in known.values()
+        if node.input[0] in known and graph.only_reader(node.input[0]) and _sees_one_place(node, graph)
     ]
     if not pairs:
         return
@@ -47,32 +42,29 @@ def centre(path: Path, photos: Sequence[np.ndarray]) -> None:
     shifts: dict[str, np.ndarray] = {}  # of biases, by the node's output: in a chain, a node has two
     for first, second in pairs:
         mean_C = np.mean([values[first.output[0]].mean((0, 2, 3), dtype=np.float64) for values in seen], 0)
-        weight_OC = numpy_helper.to_array(constants[second.input[1]])[:, :, 0, 0].astype(np.float64)
+        weight_OC = numpy_helper.to_array(graph.constants[second.input[1]])[:, :, 0, 0].astype(np.float64)
         for node, shift_O in ((first, -mean_C), (second, weight_OC @ mean_C)):
             shifts[node.output[0]] = shift_O + shifts.get(node.output[0], 0)
     for name, shift_O in shifts.items():
-        _set_bias(graph, makers[name], shift_O + _bias(makers[name], constants))
-    drop_unused(graph)
+        _shift_bias(graph, known[name], shift_O)
+    graph.finish()
     onnx.save(model, path)
 
 
-def _is_known(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    return node.op_type == "Conv" and all(name in constants for name in node.input[1:])
+def _is_known(node: onnx.NodeProto, graph: EditedGraph) -> bool:
+    return node.op_type == "Conv" and all(name in graph.constants for name in node.input[1:])
 
 
-def _sees_one_place(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+def _sees_one_place(node: onnx.NodeProto, graph: EditedGraph) -> bool:
     """Whether each output pixel is of one input pixel, of all channels, and of no padding."""
     attributes = attributes_of(node)
-    dims = constants[node.input[1]].dims
+    dims = graph.constants[node.input[1]].dims
     return list(dims[2:]) == [1, 1] and attributes.get("group", 1) == 1 and not any(attributes.get("pads", ()))
 
 
-def _bias(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> np.ndarray | float:
-    return numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else 0.0
-
-
-def _set_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias_O: np.ndarray) -> None:
+def _shift_bias(graph: EditedGraph, node: onnx.NodeProto, shift_O: np.ndarray) -> None:
     """In a constant of its own, as nodes may share one."""
+    for name in node.input[2:]:
+        shift_O = shift_O + numpy_helper.to_array(graph.constants[name])
     del node.input[2:]
-    node.input.append(f"{node.output[0]}.centred_bias")
-    graph.initializer.append(numpy_helper.from_array(bias_O.astype(np.float32), node.input[2]))
+    node.input.append(graph.constant(f"{node.output[0]}.centred_bias", shift_O.astype(np.float32)))

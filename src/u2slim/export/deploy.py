@@ -95,8 +95,7 @@ class Deployment:
         target.check_tools(self.onnx2tf)
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.onnx"
-            self._make(whole, preprocess, "fp32")
-            self._centre(whole, PRECISIONS[precision])
+            self._write_float(whole, preprocess, PRECISIONS[precision])
             entries = {item.key: item.value for item in onnx.load(whole).metadata_props}
             samples = Samples(self.images, self.photos, self.gate, self.onnx2tf)
             target.convert(whole, path, precision, samples, entries | {"u2slim.precision": precision})
@@ -112,12 +111,8 @@ class Deployment:
         """By the kind of input: all precisions are made of one graph."""
         return {}
 
-    def _centre(self, path: Path, wanted: Precision) -> None:
-        """By the photos that the precision looks at, so that other precisions beside it change no file."""
-        if wanted.centred:
-            centre(path, self.photos if wanted.photos and self.photos else self.images)
-
-    def _make(self, path: Path, preprocess: str, precision: str) -> None:
+    def _write_float(self, path: Path, preprocess: str, wanted: Precision) -> None:
+        """The graph in float32, as a precision is made of it."""
         if preprocess not in self._float_files:
             # Conversions look at one photo after the other, so a number of photos is set when they are done.
             batch = 1 if self.batch == 1 else None
@@ -125,8 +120,12 @@ class Deployment:
             write_onnx(self.net, self.size, path, preprocess, *options, self.metadata)
             self._float_files[preprocess] = path.read_bytes()
         path.write_bytes(self._float_files[preprocess])
+        if wanted.centred:  # by the photos that it looks at, so that other precisions beside it change no file
+            centre(path, self.photos if wanted.photos and self.photos else self.images)
+
+    def _make(self, path: Path, preprocess: str, precision: str) -> None:
         wanted = PRECISIONS[precision]
-        self._centre(path, wanted)
+        self._write_float(path, preprocess, wanted)
         if (conversion := wanted.convert) is not None:
             samples = Samples(self.images, self.photos, self.gate)
             convert(path, partial(conversion, samples=samples), precision)

@@ -46,14 +46,15 @@ def fewest_in_float(
     Returns:
         the layers, and whether ranges are the widest.
     """
-    gate, loss_of = samples.gate, samples.gate.loss_beside(whole, kind)
     float_net = OnnxRuntimeRunner(whole)
+    gate, loss_of = samples.gate, samples.gate.loss_beside(float_net)
     images = [float_net.resized(image) for image in samples.photos[:RANKED_ON]]
     expected = _probabilities(float_net, images)
     name, measure = f"int8 in {kind.runtime}", "mIoU" if float_net.labels else "maxF"
 
     def cost() -> _Cost:
-        return _Cost(loss_of(path), _moved(kind(path), images, expected))
+        runner = kind(path)
+        return _Cost(loss_of(runner), _moved(runner, images, expected))
 
     def is_little(found: _Cost) -> bool:
         return found.loss <= gate.max_loss and found.moved <= MAX_MOVED

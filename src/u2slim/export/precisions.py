@@ -83,7 +83,8 @@ PRECISIONS = {
             quantise,
             centred=True,
             photos=True,
-            max_mean=0.03,  # rounding to 8 bits does not reach it, a runtime that computes wrongly does
+            # Rounding does not reach it (`float_layers.MAX_MOVED`), a runtime that computes wrongly does.
+            max_mean=0.03,
         ),
     )
 }

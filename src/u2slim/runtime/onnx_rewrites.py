@@ -4,6 +4,7 @@ Where each gain was measured: docs/lab/export.md.
 """
 
 from collections import Counter
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def rewrite(model: onnx.ModelProto) -> None:
 
     A convolution becomes two, and its node's name with an ending is that of each.
     """
-    graph = _Graph(model)
+    graph = EditedGraph(model)
     for node in list(model.graph.node):
         if node.op_type == "Conv" and (weight := graph.constants.get(node.input[1])) is not None:
             weight_OIKK = numpy_helper.to_array(weight)
@@ -31,20 +32,23 @@ def rewrite(model: onnx.ModelProto) -> None:
     graph.finish()
 
 
-class _Graph:
+class EditedGraph:
     """A graph that is being changed, with its constants, who makes and reads each value, and channels."""
 
     def __init__(self, model: onnx.ModelProto):
-        self.graph = model.graph
+        self.model, self.graph = model, model.graph
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.makers = {name: node for node in self.graph.node for name in node.output}
         self.readers = Counter(name for node in self.graph.node for name in node.input)
         self.readers.update(output.name for output in self.graph.output)
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        self.shapes = {
+        self.instead: dict[str, list[onnx.NodeProto]] = {}  # by a node's first output, what takes its place
+
+    @cached_property
+    def shapes(self) -> dict[str, list[int]]:
+        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        return {
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred.value_info
         }
-        self.instead: dict[str, list[onnx.NodeProto]] = {}  # by a node's first output, what takes its place
 
     def constant(self, name: str, values: np.ndarray) -> str:
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
@@ -68,7 +72,7 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
 
-def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: np.ndarray) -> None:
+def _narrow_before_enlarging(graph: EditedGraph, conv: onnx.NodeProto, weight_OIKK: np.ndarray) -> None:
     """Let a 1x1 convolution take its two inputs apart, the enlarged one before it is enlarged.
 
     A 1x1 convolution and bilinear resizing may change places, as the weights of each pixel's neighbours add up to 1.
@@ -118,7 +122,7 @@ def _narrow_before_enlarging(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: n
     graph.instead[conv.output[0]] = [beside, total]
 
 
-def _one_channel_by_taps(graph: _Graph, conv: onnx.NodeProto, weight_OIKK: np.ndarray) -> None:
+def _one_channel_by_taps(graph: EditedGraph, conv: onnx.NodeProto, weight_OIKK: np.ndarray) -> None:
     """Let a 3x3 convolution to one channel be a 1x1 convolution to nine, and the sum of these, each moved to its place.
 
     Runtimes compute channels in blocks of 8 to 24, so that one channel takes as long as that many.
