@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from u2slim.export.calibration import Gate, Samples
-from u2slim.export.centring import centre
+from u2slim.export.conditioning import condition
 from u2slim.export.parity import ParityRow, Reference, beside_darker, check_parity, reference_of
 from u2slim.export.precisions import PRECISIONS, Precision
 from u2slim.export.targets import TARGETS, Target
@@ -120,8 +120,8 @@ class Deployment:
             write_onnx(self.net, self.size, path, preprocess, *options, self.metadata)
             self._float_files[preprocess] = path.read_bytes()
         path.write_bytes(self._float_files[preprocess])
-        if wanted.centred:  # by the photos that it looks at, so that other precisions beside it change no file
-            centre(path, self.photos if wanted.photos and self.photos else self.images)
+        if wanted.conditioned:  # by the photos that it looks at, so that other precisions beside it change no file
+            condition(path, self.photos if wanted.photos and self.photos else self.images)
 
     def _make(self, path: Path, preprocess: str, precision: str) -> None:
         wanted = PRECISIONS[precision]

@@ -24,7 +24,7 @@ class Precision:
         name: as `export.precision` has it.
         about: what it does to the graph.
         convert: writes the file, from the float file; None: it is the float file.
-        centred: whether values between convolutions are brought to a mean of 0 before (`export.centring`).
+        conditioned: whether `export.conditioning` rewrites the float file before, so that rounding costs less.
         photos: whether `convert` looks at photos, so that real ones are better than generated ones.
         exact: whether it must agree with torch within `export.tolerance` everywhere.
         keeps_masks: whether its masks must agree with torch's by `export.min_iou`.
@@ -35,7 +35,7 @@ class Precision:
     name: str
     about: str
     convert: Conversion | None = None
-    centred: bool = False
+    conditioned: bool = False
     photos: bool = False
     exact: bool = False
     keeps_masks: bool = False
@@ -63,7 +63,7 @@ PRECISIONS = {
             "fp16",
             "weights in float16, computed in float32",
             _stored_in_half,
-            centred=True,
+            conditioned=True,
             keeps_masks=True,
             loads_everywhere=True,
         ),
@@ -75,13 +75,18 @@ PRECISIONS = {
             loads_everywhere=True,
         ),
         Precision(
-            "fp16_compute", "computed in float16, too", _computed_in_half, centred=True, photos=True, keeps_masks=True
+            "fp16_compute",
+            "computed in float16, too",
+            _computed_in_half,
+            conditioned=True,
+            photos=True,
+            keeps_masks=True,
         ),
         Precision(
             "int8",
             "weights and activations in 8 bits",
             quantise,
-            centred=True,
+            conditioned=True,
             photos=True,
             # Rounding does not reach it (`float_layers.MAX_MOVED`), a runtime that computes wrongly does.
             max_mean=0.03,

@@ -23,7 +23,7 @@ _OPERATORS = {
     *("Shape", "Slice", "Gather", "Unsqueeze", "Squeeze", "Reshape", "Floor", "Mul", "Div", "Sub", "Max", "ReduceMax"),
 }
 
-_REDUCE, _EXPAND = "reduce", "expand"  # of a `LowRankConv`: only `export.centring` gives the first a bias
+_REDUCE, _EXPAND = "reduce", "expand"  # of a `LowRankConv`: only `export.conditioning` gives the first a bias
 _OTHER_PART = {ENLARGED: BESIDE, BESIDE: ENLARGED, SUM: TAPS, TAPS: SUM, _REDUCE: _EXPAND, _EXPAND: _REDUCE}
 _SCALING = ("Cast", "Mul", "Add")  # what makes the outputs of a `ConvInteger` of its sums
 
@@ -88,7 +88,7 @@ def read_convolutions(path: Path) -> OnnxConvolutions:
 
 
 def _before_rewriting(found: list[Convolution]) -> list[Convolution]:
-    """Our own files' convolutions as the net has them, where `onnx_rewrites` or `export.centring` changed them."""
+    """Our own files' convolutions as the net has them, where `onnx_rewrites` or `export.conditioning` changed them."""
     parts = {convolution.name: convolution for convolution in found}
     whole = []
     for convolution in found:
