@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 
 from u2slim.export.calibration import input_blobs, values_of
+from u2slim.models.least_squares import balanced
 from u2slim.runtime.onnx_rewrites import TAPS, EditedGraph, attributes_of
 
 LOOKED_AT = 4  # photos: a mean need not be exact
@@ -54,7 +56,7 @@ def _balance_all(graph: EditedGraph) -> None:
 def _balance(graph: EditedGraph, first: onnx.NodeProto, second: onnx.NodeProto) -> None:
     """Mix the channels between, so that both convolutions' weights are as small as their product allows.
 
-    With the product's singular values d, these are `sqrt(d) V` and `U sqrt(d)`. A bias of the first is one more input.
+    A bias of the first is one more input.
     """
     if any(attributes_of(node).get("group", 1) != 1 for node in (first, second)):
         return
@@ -65,16 +67,12 @@ def _balance(graph: EditedGraph, first: onnx.NodeProto, second: onnx.NodeProto) 
     outputs_PM = np.moveaxis(weight_OMKK, 1, -1).reshape(-1, len(weight_MIKK))
     if len(weight_MIKK) > min(inputs_MJ.shape[1], len(outputs_PM)):
         return
-    q_JM, r_MM = np.linalg.qr(inputs_MJ.T)
-    q_PM, s_MM = np.linalg.qr(outputs_PM)
-    u_MM, d_M, v_MM = np.linalg.svd(s_MM @ r_MM.T)
-    inputs_MJ = np.sqrt(d_M)[:, None] * (v_MM @ q_JM.T)
-    outputs_PM = (q_PM @ u_MM) * np.sqrt(d_M)
+    inputs_MJ, outputs_MP = (made.numpy() for made in balanced(torch.tensor(inputs_MJ), torch.tensor(outputs_PM.T)))
     if has_bias:
         inputs_MJ, bias_M = inputs_MJ[:, :-1], inputs_MJ[:, -1]
         _set(graph, first, 2, bias_M)
     _set(graph, first, 1, inputs_MJ.reshape(weight_MIKK.shape))
-    outputs_OKKM = outputs_PM.reshape(len(weight_OMKK), *weight_OMKK.shape[2:], -1)
+    outputs_OKKM = outputs_MP.T.reshape(len(weight_OMKK), *weight_OMKK.shape[2:], -1)
     _set(graph, second, 1, np.moveaxis(outputs_OKKM, -1, 1))
 
 

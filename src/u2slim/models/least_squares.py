@@ -35,6 +35,7 @@ P positions, I inputs, O outputs, N channels of narrowed inputs. Gram matrices a
 pixels are so alike that a Gram matrix of float32 sums need not be positive definite.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -168,6 +169,20 @@ def principal_directions(rows_PO: Tensor, root_OO: Tensor | None = None) -> tupl
         return mean_O, directions_OO, directions_OO
     directions_OO = torch.linalg.eigh(root_OO @ gram_OO @ root_OO)[1]
     return mean_O, root_OO @ directions_OO, torch.linalg.solve(root_OO, directions_OO)
+
+
+def balanced(first_MI: Tensor, second_MO: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of a product first.T @ second (I, O) that rounding harms least: short rows, about equally long.
+
+    With the product's singular values d, sqrt(d) U and sqrt(d) V are as short as it allows. A turn by the discrete
+    Hartley transform, which is orthogonal, gives each row about an equal part of all of them.
+    """
+    (q_IM, r_MM), (q_OM, s_MM) = (torch.linalg.qr(factor.T) for factor in (first_MI, second_MO))
+    u_MM, d_M, v_MM = torch.linalg.svd(r_MM @ s_MM.T)
+    place_M = torch.arange(len(d_M), dtype=d_M.dtype)
+    angle_MM = torch.outer(place_M, place_M) * (2 * math.pi / len(d_M))
+    turn_MM = (angle_MM.cos() + angle_MM.sin()) * (d_M / len(d_M)).sqrt()
+    return turn_MM @ (q_IM @ u_MM).T, turn_MM @ (v_MM @ q_OM.T)
 
 
 class Narrowing:
