@@ -7,7 +7,7 @@ import torch
 
 from u2slim.errors import UserError
 from u2slim.models import LowRankConv, StandardConv
-from u2slim.models.least_squares import Goal
+from u2slim.models.least_squares import Goal, balanced
 from u2slim.models.rounding import noise, rounded
 
 
@@ -66,6 +66,35 @@ def test_of_few_weights_it_comes_near_the_best_of_all_grids():
 
 def test_each_bit_less_is_four_times_the_noise():
     assert [noise(bits) / noise(bits + 1) for bits in (5, 6, 7)] == pytest.approx([4, 4, 4], rel=0.25)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 7, 12])
+def test_balanced_factors_have_the_same_product_and_rows_as_short_as_that_allows(channels):
+    generator = torch.Generator().manual_seed(channels)
+    first, second = (torch.randn(channels, n, generator=generator, dtype=torch.float64) for n in (40, 24))
+    mixed = torch.randn(channels, channels, generator=generator, dtype=torch.float64).matrix_exp()
+    first, second = mixed @ first, torch.linalg.solve(mixed.T, second)
+    product = first.T @ second
+    made = balanced(first, second)
+    torch.testing.assert_close(made[0].T @ made[1], product)
+    least = float(torch.linalg.matrix_norm(product, "nuc")) / channels
+    lengths = torch.stack([factor.square().sum(1) for factor in made])
+    torch.testing.assert_close(lengths.mean(1), torch.full((2,), least, dtype=torch.float64))
+    assert lengths.max() < 2 * least
+
+
+def test_balanced_factors_lose_less_in_few_bits():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(12, n, generator=generator, dtype=torch.float64) for n in (40, 24))
+    first[1:] = first[:1] + 0.1 * first[1:]  # channels that are nearly alike, of which differences are taken
+    second[0] = -second[1:].sum(0)
+    covariance, product = torch.eye(40, dtype=torch.float64), first.T @ second
+    errors = []
+    for factors in ((first, second), balanced(first, second)):
+        made = rounded(factors[0], covariance, 4).T
+        best = made @ torch.linalg.lstsq(made, product).solution
+        errors.append(float((best - product).square().sum() / product.square().sum()))
+    assert errors[1] < 0.5 * errors[0]
 
 
 @pytest.mark.parametrize("kind", ["dense", "low rank", "narrowed"])

@@ -37,8 +37,9 @@ from u2slim.zoo.records import u2net_of
 
 DENSE: Form = (None, 0)
 FLOAT_BITS = 16  # of a weight that is not rounded, as files have it
-# What rounding by the inputs' covariance leaves of nearest rounding's error, and a later layer's fit of that.
-ROUNDING_LEFT = 0.4
+# What rounding by the inputs' covariance leaves of nearest rounding's error, and a later layer's fit of that: of a
+# dense convolution's weights, and of each factor's of one of low rank (docs/how/least-squares.md).
+DENSE_LEFT, FACTOR_LEFT = 0.4, 0.25
 OVERHEAD = 600  # bytes of a packed file for each convolution that are no weights: nodes, names, shapes
 
 
@@ -75,13 +76,13 @@ def offers_of(measured: FormErrors, bits: Collection[int | None] = (None,), in_b
     offers = []
     channels = measured.inputs, measured.outputs
     for form, error in {**measured.errors, DENSE: 0.0}.items():
-        count = weights(form, *channels)
+        count, left = weights(form, *channels), DENSE_LEFT if form == DENSE else FACTOR_LEFT
         if count > 9 * math.prod(channels):
             continue
         for each in bits:
             rows = sum(rows for rows, _ in factors(form, *channels))
             size = count * (each or FLOAT_BITS) / 8 + (4 * rows if each else 0) if in_bytes else count
-            added = ROUNDING_LEFT * len(factors(form, *channels)) * noise(each) * measured.whole if each else 0
+            added = left * len(factors(form, *channels)) * noise(each) * measured.whole if each else 0
             offers.append(Offer(form, each, size, count * measured.places, error + added))
     return offers
 

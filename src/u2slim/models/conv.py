@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from u2slim.errors import UserError
-from u2slim.models.least_squares import MIN_RIDGE, Goal, Narrowing, Regression, principal_directions, product
+from u2slim.models.least_squares import MIN_RIDGE, Goal, Narrowing, Regression, balanced, principal_directions, product
 from u2slim.models.rounding import BITS, rounded
 
 _RIDGE_TO_ZERO = 1e-3  # at most, where weights have no dense ones to go towards
@@ -344,6 +344,8 @@ class LowRankConv(ConvVariant, nn.Sequential):
             narrowing = Narrowing(regression.spread, goal.weighted(best_CO[:-1]))
             narrow_NI = narrowing.solve(seen, rank).T
             if self.bits:
+                behind_NC = narrowing.behind(narrow_NI.T, rank).transpose(0, 1).flatten(1)
+                narrow_NI = balanced(narrow_NI, behind_NC)[0]
                 narrow_NI = rounded(narrow_NI, narrowing.spread_II, self.bits)
             self.narrow.weight.copy_(narrow_NI[:, :, None, None])
             patches_P9I = patches_P9I @ narrow_NI.T.float()
@@ -367,6 +369,8 @@ class LowRankConv(ConvVariant, nn.Sequential):
         offset_O = mean_O + ((coefficients[-1] - mean_O) @ taking_OR) @ putting_OR.T
         expand_CO = torch.cat(((putting_OR * deviation_R).T, offset_O[None]))
         if self.bits:
+            reduce_RI, behind_RO = balanced(reduce_RI, goal.weighted(expand_CO[:-1]))
+            expand_CO = torch.cat((goal.unweighted(behind_RO), expand_CO[-1:]))
             reduce_RI = rounded(reduce_RI, regression.spread, self.bits)
             between = Regression(patches_P9I.flatten(1) @ reduce_RI.T.float(), _BETWEEN_RIDGE, expand_CO)
             expand_CO, made = _fitted(between, goal, rounds, self.bits)
