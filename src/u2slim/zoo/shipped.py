@@ -85,7 +85,7 @@ SHIPPED = {
         Shipped("lite-dwsep", "depthwise-separable, in float32, for 256 pixels", (0.892, 0.057), side=256),
         Shipped("lite-l", "five sixths " + _PACKED.format("8"), (0.943, 0.031), False, "packed"),
         Shipped("lite-m", "nine tenths " + _PACKED.format("4 to 8"), (0.942, 0.032), False, "packed"),
-        Shipped("lite-s", "two thirds " + _PACKED.format("4 to 6"), (0.927, 0.035), False, "packed"),
+        Shipped("lite-s", "three quarters " + _PACKED.format("3 to 8"), (0.935, 0.033), False, "packed"),
         Shipped(
             "isnet-s",
             "IS-Net's edges at 1024 pixels: two fifths of its weights, in 4 to 8 bits, computed in float32",
