@@ -1,6 +1,7 @@
 """Exported graphs: their names, outputs, open sizes and smaller weights, computed by onnxruntime beside torch."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,27 @@ def test_int8_weights_are_rounded_by_channel_and_outliers_keep_their_layers_in_f
     rows = deployment(Three(), max_loss=-1).write(path, "embedded", "int8")
     assert rows[1].largest < 1e-4
     assert "3 of 3 layers in float" in caplog.text and "more than export.max_loss allows" in caplog.text
+
+
+def test_int8_fits_its_ranges_to_few_photos_where_most_make_huge_values_for_nothing(tmp_path: Path, caplog):
+    """IS-Net's ailment: most photos drive some channels many times as far, where nothing but their sign matters."""
+    caplog.set_level("INFO")
+    net = Three()
+    colours = net.first.weight[4]
+    with torch.no_grad():  # a channel of 200 times red less green, so 0 for grey, and nothing that the mask needs
+        colours.zero_()
+        colours[:2, 1, 1] = 200 * torch.tensor([0.229, -0.224])
+        net.first.bias[4] = 200 * (0.485 - 0.456 - 0.01)
+    grey = np.repeat(render(0, 0)[0].mean(2, keepdims=True).astype(np.uint8), 3, 2)
+    photos = [grey, *(grey.copy() for _ in range(3))]
+    for number, photo in enumerate(photos[1:]):
+        photo[20 * number : 20 * number + 4, :4] = 200, 0, 0
+    made = replace(deployment(net), images=photos, photos=photos, gate=Gate([], photos, max_loss=0.05))
+    rows = made.write(tmp_path / "net.onnx", "embedded", "int8")
+    by_share = re.findall(r"masks move by (\S+) in the mean.* by ranges of (\d+)%", caplog.text)
+    moved = {int(share): float(amount) for amount, share in by_share}
+    assert moved[25] < 0.005 < 0.01 < min(moved[100], moved[50])
+    assert "stay in float" not in caplog.text and rows[1].mean < 0.005
 
 
 class ThreeClasses(Three):

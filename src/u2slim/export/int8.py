@@ -3,8 +3,7 @@
 import json
 import logging
 import re
-import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +14,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from rich.progress import track
 
 from u2slim.export.calibration import Samples, input_blobs
-from u2slim.export.float_layers import fewest_in_float
+from u2slim.export.float_layers import SHARES, WIDEST, fewest_in_float, range_of
 from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 
 Feed = dict[str, np.ndarray]
@@ -28,17 +27,15 @@ def quantise(whole: Path, small: Path, samples: Samples) -> None:
     """
     layers, blobs = _layers(whole), input_blobs(whole, samples.photos)
     with TemporaryDirectory() as folder:
-        widest_file, medians_file = Path(folder) / "widest.json", Path(folder) / "medians.json"
+        files = {share: Path(folder) / f"{share}.json" for share in SHARES}
 
-        def write(path: Path, floats: Collection[str], widest: bool) -> None:
-            if not widest and not medians_file.is_file():
-                shutil.copy(widest_file, medians_file)
-                _take_medians(whole, medians_file, blobs)
-            ranges = widest_file if widest else medians_file
+        def write(path: Path, floats: Collection[str], share: float) -> None:
+            ranges = files[share]
+            if share != WIDEST and not ranges.is_file():
+                _narrow(whole, files, blobs)
             _quantise(whole, path, blobs, ranges, [node for layer in floats for node in layers[layer]])
 
-        floats, widest = fewest_in_float(whole, small, OnnxRuntimeRunner, list(layers), write, samples)
-        write(small, floats, widest)
+        write(small, *fewest_in_float(whole, small, OnnxRuntimeRunner, list(layers), write, samples))
 
 
 def _layers(path: Path) -> dict[str, list[str]]:
@@ -83,8 +80,8 @@ def _quantise(whole: Path, path: Path, blobs: Sequence[Feed], ranges: Path, excl
         logging.getLogger().disabled = disabled
 
 
-def _take_medians(whole: Path, ranges: Path, blobs: Sequence[Feed]) -> None:
-    """Make each range in the file, of onnxruntime's format, that of the median photo rather than of all."""
+def _narrow(whole: Path, files: Mapping[float, Path], blobs: Sequence[Feed]) -> None:
+    """Write the files of ranges that hold fewer photos, by their share, like that of the widest."""
     with TemporaryDirectory() as folder:
         calibrator = create_calibrator(whole, ["Conv"], str(Path(folder) / "augmented.onnx"))
         extremes: dict[str, list[tuple[float, float]]] = {}
@@ -94,12 +91,14 @@ def _take_medians(whole: Path, ranges: Path, blobs: Sequence[Feed]) -> None:
             for name, found in calibrator.compute_data().items():
                 extremes.setdefault(name, []).append((float(np.min(found.lowest)), float(np.max(found.highest))))
             calibrator.clear_collected_data()
-    content = json.loads(ranges.read_text())
-    for name, entry in content["data"].items():
-        if name in extremes:
-            lowest, highest = np.median(extremes[name], axis=0)
-            entry["lowest"]["data"], entry["highest"]["data"] = [float(lowest)], [float(highest)]
-    ranges.write_text(json.dumps(content))
+    content = json.loads(files[WIDEST].read_text())
+    for share in files.keys() - {WIDEST}:
+        for name, entry in content["data"].items():
+            if name in extremes:
+                lowest, highest = zip(*extremes[name], strict=True)
+                low, high = range_of(lowest, highest, share)
+                entry["lowest"]["data"], entry["highest"]["data"] = [float(low)], [float(high)]
+        files[share].write_text(json.dumps(content))
 
 
 class _Reader(CalibrationDataReader):

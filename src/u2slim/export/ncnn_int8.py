@@ -13,7 +13,7 @@ import numpy as np
 from rich.progress import track
 
 from u2slim.export.calibration import Samples
-from u2slim.export.float_layers import fewest_in_float
+from u2slim.export.float_layers import fewest_in_float, range_of
 from u2slim.runtime.phone_files import write_ncnn_files
 from u2slim.runtime.phone_runners import NcnnRunner, own_mat
 
@@ -62,12 +62,11 @@ def quantise_ncnn(
         write_ncnn_files(path, layers, weights, metadata)
         ranges = _ranges(path, net, samples.photos)
 
-        def write(at: Path, floats: Collection[str], widest: bool) -> None:
-            largest = {blob: float(np.max(values) if widest else np.median(values)) for blob, values in ranges.items()}
+        def write(at: Path, floats: Collection[str], share: float) -> None:
+            largest = {blob: float(range_of(values, values, share)[1]) for blob, values in ranges.items()}
             write_ncnn_files(at, *_written(head, net, largest, floats), metadata)
 
-        floats, widest = fewest_in_float(whole, path, NcnnRunner, names, write, samples)
-        write(path, floats, widest)
+        write(path, *fewest_in_float(whole, path, NcnnRunner, names, write, samples))
         return path.read_text(), path.with_suffix(".bin").read_bytes()
 
 

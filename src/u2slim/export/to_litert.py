@@ -8,13 +8,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from rich.progress import track
 
 from u2slim.errors import UserError, missing_extra
 from u2slim.export.calibration import Samples
-from u2slim.export.float_layers import fewest_in_float
+from u2slim.export.float_layers import fewest_in_float, range_of
 from u2slim.export.operators import prepare
 from u2slim.export.quiet import quietly
 from u2slim.runtime.phone_files import with_litert_metadata
@@ -107,14 +106,13 @@ def _in_8_bits(whole: Path, data: bytes, samples: Samples, metadata: Mapping[str
         ranges = _ranges(path, data, samples)
         names = _convolutions(path)
 
-        def write(at: Path, floats: Collection[str], widest: bool) -> None:
+        def write(at: Path, floats: Collection[str], share: float) -> None:
             quantizer = _quantizer(data)
             _recipe(quantizer, is_embedded, floats)
-            chosen = {name: _range(found, widest) for name, found in ranges.items()}
+            chosen = {name: _range(found, share) for name, found in ranges.items()}
             at.write_bytes(with_litert_metadata(_quantised(quantizer, chosen), metadata))
 
-        floats, widest = fewest_in_float(whole, path, LiteRTRunner, names, write, samples)
-        write(path, floats, widest)
+        write(path, *fewest_in_float(whole, path, LiteRTRunner, names, write, samples))
         return path.read_bytes()
 
 
@@ -145,13 +143,11 @@ def _ranges(path: Path, data: bytes, samples: Samples) -> dict[str, list[dict]]:
     return found
 
 
-def _range(found: list[dict], widest: bool) -> dict:
+def _range(found: list[dict], share: float) -> dict:
     if not {"min", "max"} <= found[0].keys():
         return found[0]
-    low, high = (np.stack([values[end] for values in found]) for end in ("min", "max"))
-    if widest:
-        return {"min": low.min(0), "max": high.max(0)}
-    return {"min": np.median(low, 0), "max": np.median(high, 0)}
+    low, high = range_of([values["min"] for values in found], [values["max"] for values in found], share)
+    return {"min": low, "max": high}
 
 
 def _convolutions(path: Path) -> list[str]:
