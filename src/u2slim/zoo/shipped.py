@@ -84,7 +84,7 @@ SHIPPED = {
         Shipped("lite-half", "half of its weights, in float32", (0.943, 0.031)),
         Shipped("lite-dwsep", "depthwise-separable, in float32, for 256 pixels", (0.892, 0.057), side=256),
         Shipped("lite-l", "five sixths " + _PACKED.format("8"), (0.943, 0.031), False, "packed"),
-        Shipped("lite-m", "nine tenths " + _PACKED.format("4 to 8"), (0.942, 0.032), False, "packed"),
+        Shipped("lite-m", "nine tenths " + _PACKED.format("4 to 8"), (0.943, 0.031), False, "packed"),
         Shipped("lite-s", "three quarters " + _PACKED.format("3 to 8"), (0.935, 0.033), False, "packed"),
         Shipped(
             "isnet-s",
