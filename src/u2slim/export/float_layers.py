@@ -16,8 +16,8 @@ from u2slim.runtime.onnx_runners import OnnxRuntimeRunner
 
 log = logging.getLogger(__name__)
 
-# Of the photos' largest values, which share a range holds: of all, or else of fewer. Some nets, as IS-Net, make values
-# twenty times as large for one photo in two, and what is cut off of them then is mostly nothing that matters.
+# How many of the photos a range holds all values of: all of them, or else fewer. Some nets, as IS-Net, make values
+# twenty times as large for one photo in two, and a range that holds those has too few steps for the rest.
 SHARES = (WIDEST := 1.0, 0.5, 0.25)
 RANKED_ON = 4  # photos: every layer is tried on each
 # By which masks may move in the mean on these. Beyond .03 the comparison with torch takes a file for wrongly computed.
@@ -45,7 +45,7 @@ def fewest_in_float(
         path: a file to write to, of the runtime's ending.
         kind: the runtime.
         layers: by name.
-        write: writes a file, given what stays in float, and the share of photos that ranges hold (see `range_of`).
+        write: writes a file, given what stays in float, and the share of photos that ranges hold (see `largest_of`).
 
     Returns:
         the layers, and that share.
@@ -89,13 +89,13 @@ def fewest_in_float(
 
 
 def range_of(lowest: ArrayLike, highest: ArrayLike, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """From where to where the values of this share of photos go, at each end by itself.
+    """From where to where the values of this share of photos go, at each end by itself; see `largest_of`."""
+    return -largest_of(-np.asarray(lowest), share), largest_of(highest, share)
 
-    Args:
-        lowest, highest: (photos, ...), the ends of each photo's own range.
-    """
-    low = np.quantile(np.asarray(lowest), 1 - share, axis=0, method="higher")
-    return low, np.quantile(np.asarray(highest), share, axis=0, method="lower")
+
+def largest_of(values: ArrayLike, share: float) -> np.ndarray:
+    """The largest value of this share of photos, given (photos, ...), each photo's own largest."""
+    return np.quantile(np.asarray(values), share, axis=0, method="lower")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from rich.progress import track
 
 from u2slim.export.calibration import Samples
-from u2slim.export.float_layers import fewest_in_float, range_of
+from u2slim.export.float_layers import fewest_in_float, largest_of
 from u2slim.runtime.phone_files import write_ncnn_files
 from u2slim.runtime.phone_runners import NcnnRunner, own_mat
 
@@ -63,7 +63,7 @@ def quantise_ncnn(
         ranges = _ranges(path, net, samples.photos)
 
         def write(at: Path, floats: Collection[str], share: float) -> None:
-            largest = {blob: float(range_of(values, values, share)[1]) for blob, values in ranges.items()}
+            largest = {blob: float(largest_of(values, share)) for blob, values in ranges.items()}
             write_ncnn_files(at, *_written(head, net, largest, floats), metadata)
 
         write(path, *fewest_in_float(whole, path, NcnnRunner, names, write, samples))
